@@ -1,0 +1,323 @@
+"""`gateway demo`: two small real services with fault knobs, and the gateway in front of them, to be tried with curl.
+
+The services run in this process, the gateway as a child started the way an operator starts it. Not for production, and no
+part of the gateway: nothing else imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from aiohttp import ClientError, ClientSession, ClientTimeout, WSMsgType, web
+
+PORTS: Final = {"users": 9001, "orders": 9002}
+CONFIG: Final = Path("config", "demo.yaml")
+READY_WITHIN: Final = 20.0
+DEFAULT_LISTEN: Final = "127.0.0.1:8080"
+DEFAULT_ADMIN: Final = "127.0.0.1:9900"
+
+_BIG_BLOCK: Final = bytes(64 * 1024)
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value) + b"\n", status=status, content_type="application/json")
+
+
+def _number(request: web.Request, name: str, default: int, largest: int) -> int:
+    """A whole number from the query; 400 when it is none, so that a typing error is seen."""
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and int(text) <= largest):
+        raise web.HTTPBadRequest(text=f"{name}: a whole number up to {largest}, please\n")
+    return int(text)
+
+
+async def _healthy(request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+# -- users ---------------------------------------------------------------------------------------------------------------
+
+
+async def _user(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    return _json({"id": name, "name": f"User {name}", "service": "users"})
+
+
+async def _slow(request: web.Request) -> web.Response:
+    """Answers after `ms` milliseconds: tries time budgets."""
+    milliseconds = _number(request, "ms", 2000, 600_000)
+    await asyncio.sleep(milliseconds / 1000)
+    return _json({"waited_ms": milliseconds, "service": "users"})
+
+
+async def _status(request: web.Request) -> web.Response:
+    """Answers with the status asked for: tries retries and circuit breakers."""
+    code = int(request.match_info["code"])
+    if not 200 <= code <= 599:
+        raise web.HTTPBadRequest(text="a final status code is between 200 and 599\n")
+    return web.Response(status=code) if code in {204, 304} else _json({"status": code, "service": "users"}, code)
+
+
+async def _reset(request: web.Request) -> web.Response:
+    """Breaks the connection without an answer: what a crashing service looks like from outside."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
+
+
+async def _headers(request: web.Request) -> web.Response:
+    """The request as it arrived here: what the gateway adds, changes and removes."""
+    return _json(
+        {"method": request.method, "target": request.raw_path, "headers": [list(pair) for pair in request.headers.items()]}
+    )
+
+
+async def _websocket(request: web.Request) -> web.WebSocketResponse:
+    """Sends every message back."""
+    socket = web.WebSocketResponse(heartbeat=30.0)
+    await socket.prepare(request)
+    async for message in socket:
+        if message.type is WSMsgType.TEXT:
+            await socket.send_str(message.data)
+        elif message.type is WSMsgType.BINARY:
+            await socket.send_bytes(message.data)
+    return socket
+
+
+def users_app() -> web.Application:
+    """The service `users`."""
+    app = web.Application()
+    app.router.add_get("/healthz", _healthy)
+    app.router.add_get("/users/slow", _slow)
+    app.router.add_route("*", r"/users/status/{code:\d{3}}", _status)
+    app.router.add_get("/users/reset", _reset)
+    app.router.add_route("*", "/users/headers", _headers)
+    app.router.add_get("/users/ws", _websocket)
+    app.router.add_get("/users/{id}", _user)
+    return app
+
+
+# -- orders --------------------------------------------------------------------------------------------------------------
+
+
+async def _order(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    return _json({"id": name, "items": [{"sku": "tea", "quantity": 2}], "service": "orders"})
+
+
+async def _new_order(request: web.Request) -> web.Response:
+    """Sends the JSON back that it was sent."""
+    try:
+        received = orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        return _json({"error": f"not JSON: {error}"}, 400)
+    return _json({"received": received, "service": "orders"}, 201)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    """Server-sent events, one a second, until `count` or until the client leaves."""
+    count = _number(request, "count", 3600, 86_400)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    try:
+        for number in range(1, count + 1):
+            await response.write(b"id: %d\ndata: %s\n\n" % (number, orjson.dumps({"order": number})))
+            await asyncio.sleep(1.0 if number < count else 0.0)
+    except ConnectionResetError:
+        pass
+    return response
+
+
+async def _big(request: web.Request) -> web.StreamResponse:
+    """A download of `mib` MiB of zero bytes."""
+    size = _number(request, "mib", 10, 1024) * 1024 * 1024
+    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)})
+    await response.prepare(request)
+    try:
+        for _ in range(size // len(_BIG_BLOCK)):
+            await response.write(_BIG_BLOCK)
+    except ConnectionResetError:
+        pass
+    return response
+
+
+def orders_app() -> web.Application:
+    """The service `orders`."""
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_get("/healthz", _healthy)
+    app.router.add_post("/orders", _new_order)
+    app.router.add_get("/orders/stream", _stream)
+    app.router.add_get("/orders/big", _big)
+    app.router.add_get("/orders/{id}", _order)
+    return app
+
+
+APPS: Final[dict[str, Callable[[], web.Application]]] = {"users": users_app, "orders": orders_app}
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+class _DemoError(Exception):
+    """The demo cannot go on; the message is for the person who started it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo until Ctrl-C or SIGTERM. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="gateway demo", description="Two demo services, and the gateway in front of them.")
+    parser.add_argument("--service", action="append", choices=list(APPS), help="only this service; may be repeated")
+    parser.add_argument("--services-only", action="store_true", help="no gateway")
+    parser.add_argument("--host", default="127.0.0.1", help="address the services listen on (default: %(default)s)")
+    parser.add_argument("--config", type=Path, help=f"configuration of the gateway (default: {CONFIG})")
+    options = parser.parse_args(argv)
+    try:
+        config = None if options.services_only else find_config(options.config)
+        return asyncio.run(_demo(options.service or list(APPS), options.host, config))
+    except _DemoError as error:
+        print(f"gateway demo: {error}", file=sys.stderr)
+        return 1
+
+
+def find_config(given: Path | None) -> Path:
+    """The configuration to run: the one given, or the demo's in the working directory or beside the source."""
+    candidates = [given] if given is not None else [CONFIG, Path(__file__).resolve().parent.parent / CONFIG]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise _DemoError(f"there is no {candidates[0]} here; run it in the project's directory, or use --config")
+
+
+async def _demo(services: Sequence[str], host: str, config: Path | None) -> int:
+    runners: list[web.AppRunner] = []
+    with _stop_signals() as stop:
+        try:
+            for name in services:
+                runners.append(await _start_service(name, host))  # noqa: PERF401 - what runs is stopped when the next fails
+            if config is None:
+                await stop.wait()
+                return 0
+            return await _with_gateway(config, stop)
+        finally:
+            await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def _start_service(name: str, host: str) -> web.AppRunner:
+    runner = web.AppRunner(APPS[name](), access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, PORTS[name]).start()
+    except OSError as error:
+        await runner.cleanup()
+        why = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        raise _DemoError(f"the service '{name}' cannot listen on {host}:{PORTS[name]}: {why}") from None
+    print(f"service {name:<8} http://{host}:{PORTS[name]}", flush=True)
+    return runner
+
+
+async def _with_gateway(config: Path, stop: asyncio.Event) -> int:
+    """Start the gateway, say what to try, and wait for the signal or for the gateway to end."""
+    listen, admin = addresses(config)
+    # A process group of its own: Ctrl-C reaches only us, so the gateway gets one signal, and drains.
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "run", str(config), stdin=asyncio.subprocess.DEVNULL, process_group=0
+    )
+    ended = asyncio.ensure_future(child.wait())
+    stopped = asyncio.ensure_future(stop.wait())
+    ready = asyncio.ensure_future(_until_ready(f"http://{admin}/readyz"))
+    try:
+        await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not ended.done():
+            ready.result()
+            print(_what_to_try(listen, admin), flush=True)
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            raise _DemoError(f"the gateway ended with exit code {ended.result()}")
+        return 0
+    finally:
+        ready.cancel()
+        stopped.cancel()
+        if not ended.done():
+            child.terminate()
+        await ended
+
+
+def addresses(config: Path) -> tuple[str, str]:
+    """Where the gateway and its admin listener can be reached, read loosely: the gateway itself judges the file."""
+    import yaml
+
+    try:
+        document: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        document = None
+    server, admin = (_child(document, name) for name in ("server", "admin"))
+    listen = _child(server, "listen")
+    first = listen[0] if isinstance(listen, list) and listen else listen
+    return _reachable(_child(first, "address") or first, DEFAULT_LISTEN), _reachable(_child(admin, "listen"), DEFAULT_ADMIN)
+
+
+def _child(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, dict) else None
+
+
+def _reachable(address: Any, default: str) -> str:
+    host, colon, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+    if not (colon and port.isdigit()):
+        return default
+    return f"127.0.0.1:{port}" if host in {"", "0.0.0.0", "[::]", "*"} else address
+
+
+async def _until_ready(url: str) -> None:
+    try:
+        async with asyncio.timeout(READY_WITHIN), ClientSession(timeout=ClientTimeout(total=1.0)) as session:
+            while not await _answers(session, url):  # noqa: ASYNC110 - another process has no Event to set
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise _DemoError(f"the gateway was not ready within {READY_WITHIN:.0f} s ({url})") from None
+
+
+async def _answers(session: ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except (ClientError, TimeoutError):
+        return False
+
+
+def _what_to_try(listen: str, admin: str) -> str:
+    tries = (
+        (f"curl -i http://{listen}/users/1", "a plain request"),
+        (f"curl -s http://{listen}/users/headers", "what the service sees of it"),
+        (f"curl -i 'http://{listen}/users/slow?ms=5000'", "a time budget"),
+        (f"curl -i http://{listen}/users/status/503", "a failing service"),
+        (f"curl -i http://{listen}/users/reset", "a crashing service"),
+        (f"curl -i http://{listen}/orders -H 'Content-Type: application/json' -d '{{\"tea\": 2}}'", "a request with a body"),
+        (f"curl -N 'http://{listen}/orders/stream?count=5'", "a stream, event by event"),
+        (f"curl -so /dev/null -w '%{{speed_download}} B/s\\n' 'http://{listen}/orders/big?mib=100'", "a download"),
+        (f"curl -s http://{admin}/metrics", "what was counted"),
+    )
+    lines = [f"gateway          http://{listen}   admin http://{admin}", "", "Try, in another terminal:"]
+    lines += [f"  {command}   # {text}" for command, text in tries]
+    return "\n".join(["", *lines, "", "Ctrl-C stops everything."])

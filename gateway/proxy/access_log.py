@@ -1,0 +1,150 @@
+"""The access log: one JSON object per line, never at the expense of the requests it is about.
+
+`record` serialises on the loop and appends to a bounded queue; one daemon thread polls the queue and writes. So a record costs
+no system call, no lock and no wake-up, and a reader that stalls or goes away costs lines (counted in
+`gateway_access_log_dropped_total`), not requests.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+from typing import Any, Final
+
+import orjson
+
+from gateway.metrics import GatewayMetrics
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_LINES: Final = 20_000
+INTERVAL: Final = 0.1
+"""Seconds between two looks at the queue: the age a line may reach before it is written."""
+WRITE_BYTES: Final = 256 * 1024
+"""Lines are joined up to about this much for one write. Each write waits for the interpreter lock, up to 5 ms when the loop is
+saturated, so smaller blocks (64 KiB) would cap the log below the rate of requests."""
+DEPTH: Final = 8
+
+_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE
+
+
+class AccessLog:
+    """A `LogSink` that writes to a file descriptor. `record` belongs to one thread, the loop's."""
+
+    def __init__(
+        self,
+        fd: int,
+        metrics: GatewayMetrics | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_lines: int = MAX_LINES,
+        interval: float = INTERVAL,
+    ) -> None:
+        """Duplicates `fd`, so that nobody else can close it and have its number reused for a client's socket."""
+        self._fd = os.dup(fd)
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._max_lines = max_lines
+        self._interval = interval
+        self._lines: deque[bytes] = deque()
+        # Each of these two has one writer (the loop, the thread), so their difference needs no lock.
+        self._queued = 0
+        self._taken = 0
+        self.dropped = 0
+        """Lines that were not written: queue full, write failed, or not serialisable."""
+        self._dropped_lock = threading.Lock()
+        self._stop = threading.Event()
+        self._give_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Queue one line; drop it when the queue is full. Never blocks, never raises."""
+        if self._queued - self._taken >= self._max_bytes or len(self._lines) >= self._max_lines or self._stop.is_set():
+            self._drop(1)
+            return
+        try:
+            line = orjson.dumps(entry, _text, _OPTIONS)
+        except (TypeError, ValueError, RecursionError):
+            try:
+                line = orjson.dumps(_plain(entry, DEPTH), _text, _OPTIONS)
+            except Exception:  # noqa: BLE001 - a value's own __str__ may raise anything, and the request must not fail for it
+                self._drop(1)
+                return
+        self._queued += len(line)
+        self._lines.append(line)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what is queued, but wait no longer than `timeout` seconds for a reader that does not read."""
+        self._stop.set()
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            return
+        self._give_up.set()
+        self._drop(len(self._lines))
+        self._lines.clear()
+
+    def _run(self) -> None:
+        """The thread: look at the queue every interval, write all there is, and once more when told to stop."""
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(self._interval)
+            while self._lines and not self._give_up.is_set():
+                self._write(self._next_block())
+        os.close(self._fd)
+
+    def _next_block(self) -> list[bytes]:
+        lines, size = [], 0
+        while self._lines and size < WRITE_BYTES:
+            line = self._lines.popleft()
+            lines.append(line)
+            size += len(line)
+        self._taken += size
+        return lines
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Write the block, in as many parts as the descriptor takes. What fails is dropped, and the next block tried anew:
+        a full disk or a reader that comes back may take it."""
+        rest = memoryview(b"".join(lines))
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                # Somebody made the descriptor non-blocking: terminals are shared between processes.
+                select.select((), (self._fd,), (), self._interval)
+                if self._give_up.is_set():
+                    self._drop(len(lines))
+                    return
+            except OSError:
+                self._drop(len(lines))
+                return
+
+    def _drop(self, count: int) -> None:
+        with self._dropped_lock:
+            self.dropped += count
+            if self._metrics is not None:
+                self._metrics.access_log_dropped += count
+
+
+def _text(value: object) -> str:
+    """Anything JSON has no form for, as text; bytes with what is not UTF-8 escaped."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """The entry as orjson takes it: lone surrogates escaped, keys as text, big integers as text, depth bounded."""
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if depth == 0:
+        return "…"
+    if isinstance(value, dict):
+        return {_plain(key if isinstance(key, str) else _text(key), 1): _plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth - 1) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float)) else _plain(_text(value), 1)

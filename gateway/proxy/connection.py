@@ -1,0 +1,114 @@
+"""What both sides of the gateway share: a transport with flow control, and one lazily moved timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol, cast
+
+WRITE_HIGH: Final = 64 * 1024
+"""Bytes waiting in user space for one peer before its source is paused. Twice this bounds a stream's memory."""
+
+NEVER: Final = float("inf")
+
+
+class Source(Protocol):
+    """Where the bytes come from that are written to a connection; it stops while the connection cannot take more."""
+
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """A connection with back-pressure both ways. Subclasses read; whoever writes sets `source`."""
+
+    __slots__ = ("reading_paused", "source", "stalled_since", "transport", "write_paused")
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.write_paused = False
+        self.stalled_since = NEVER
+        """When the peer stopped taking bytes (monotonic), or NEVER."""
+        self.reading_paused = False
+        self.source: Source | None = None
+
+    def adopt(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport of `connection_made`."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses of it
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self.write_paused = True
+        self.stalled_since = monotonic()
+        if self.source is not None:
+            self.source.hold()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has drained."""
+        self.write_paused = False
+        self.stalled_since = NEVER
+        if self.source is not None:
+            self.source.release()
+
+    def pause_reading(self) -> None:
+        """Stop taking bytes from the peer. Idempotent."""
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take bytes again. Idempotent."""
+        if self.reading_paused:
+            self.reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+
+class Alarm:
+    """One timer that is moved by assignment: pushing it later costs nothing, since it re-arms itself when it rings early.
+
+    A cancelled and renewed loop timer costs 1.3 µs per request; this costs 0.1 µs, because deadlines mostly move forward.
+    """
+
+    __slots__ = ("_armed_for", "_handle", "_loop", "_ring", "due")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[float], None]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._handle: asyncio.TimerHandle | None = None
+        self._armed_for = NEVER
+        self.due = NEVER
+
+    def set(self, due: float, now: float) -> None:
+        """Ring at `due` (monotonic seconds) and not before, whatever was set earlier."""
+        self.due = due
+        if due < self._armed_for:
+            self._arm(now)
+
+    def cancel(self) -> None:
+        """Never ring again unless set anew, and hold nothing in the loop."""
+        self.due = self._armed_for = NEVER
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _arm(self, now: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._armed_for = self.due
+        self._handle = self._loop.call_later(max(0.0, self.due - now), self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._armed_for = NEVER
+        if self.due == NEVER:
+            return
+        now = monotonic()
+        if now < self.due:
+            self._arm(now)
+            return
+        self.due = NEVER
+        self._ring(now)

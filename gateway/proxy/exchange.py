@@ -1,0 +1,207 @@
+"""One request and its response: the facts, the marks, and the coroutine that lives them.
+
+The coroutine (`pipeline.serve`) is driven by the callbacks of the two connections, not by an asyncio task: a task costs
+about 5 µs per request on CPython 3.11, a step here 0.2 µs. The rule that makes it simple: a coroutine suspends with
+`await suspend()` inside a loop that re-checks its own condition, so a spurious `wake()` does no harm; failures are
+thrown in at that point by `fail()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Coroutine, Generator
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from gateway.errors import Failed, Failure
+from gateway.proxy.connection import NEVER
+from gateway.proxy.heads import own_answer
+
+if TYPE_CHECKING:
+    from gateway.proxy.body import Body
+    from gateway.proxy.http1 import RequestHead
+    from gateway.proxy.server import DownstreamConnection
+    from gateway.proxy.tunnel import Tunnel
+    from gateway.proxy.upstream import UpstreamConnection
+    from gateway.snapshot import Endpoint, Route, Snapshot
+
+_log = logging.getLogger("gateway")
+
+
+@types.coroutine
+def suspend() -> Generator[None, None, None]:
+    """Wait for the next `wake()` or `fail()` of the exchange."""
+    yield
+
+
+class Exchange:
+    """State of one request; see the module's docstring. Times are monotonic seconds."""
+
+    __slots__ = (
+        "_coroutine",
+        "_raised",
+        "_running",
+        "attempts",
+        "budget",
+        "client",
+        "client_connection",
+        "committed",
+        "deadline",
+        "dispatched_at",
+        "due",
+        "due_failure",
+        "endpoint",
+        "failure",
+        "head",
+        "host",
+        "host_field",
+        "keep_alive",
+        "parameters",
+        "path",
+        "query_at",
+        "request_body",
+        "request_id",
+        "response_body",
+        "response_bytes",
+        "route",
+        "snapshot",
+        "started",
+        "status",
+        "tunnel",
+        "upstream_connection",
+        "upstream_seconds",
+    )
+
+    def __init__(self, connection: DownstreamConnection, snapshot: Snapshot, head: RequestHead, now: float) -> None:
+        self.client_connection = connection
+        self.snapshot = snapshot
+        self.head = head
+        self.started = now
+        self.route: Route | None = None
+        self.host = b""
+        """Normalised host that routes matched on."""
+        self.host_field = b""
+        """The authority as it is forwarded."""
+        self.path = b""
+        self.query_at = -1
+        """Where `?` stands in the target, or -1."""
+        self.parameters: tuple[tuple[str, bytes], ...] = ()
+        self.client: IPv4Address | IPv6Address | None = None
+        self.request_id = b""
+        self.request_body: Body | None = None
+        self.response_body: Body | None = None
+        self.response_bytes = 0
+        self.budget = 0.0
+        """Seconds from the complete request to the response head."""
+        self.deadline = NEVER
+        """The instant the response head must be there. NEVER while the client is still sending its body."""
+        self.due = NEVER
+        """When the current phase has taken too long, with `due_failure`; NEVER while progress of a body is what counts."""
+        self.due_failure = Failure.DEADLINE
+        self.dispatched_at = 0.0
+        self.upstream_connection: UpstreamConnection | None = None
+        self.upstream_seconds = 0.0
+        self.attempts = 0
+        self.endpoint: Endpoint | None = None
+        self.status = 0
+        self.failure: Failure | None = None
+        self.committed = False
+        """The final response head has been written: a failure can only be shown by cutting the connection."""
+        self.keep_alive = head.keep_alive
+        self.tunnel: Tunnel | None = None
+        self._coroutine: Coroutine[None, None, None] | None = None
+        self._running = False
+        self._raised: Failed | None = None
+
+    def start(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run the exchange until it first has to wait."""
+        self._coroutine = coroutine
+        self._step(None)
+
+    def wake(self) -> None:
+        """Something the coroutine may be waiting for has happened. Harmless when it is running or over."""
+        if self._coroutine is not None and not self._running:
+            self._step(None)
+
+    def fail(self, failed: Failed) -> None:
+        """Make the coroutine's current wait raise `failed`. The first failure counts; nothing happens once it is over."""
+        if self._coroutine is None:
+            return
+        if self._running:
+            self._raised = self._raised or failed
+        else:
+            self._step(failed)
+
+    # -- what the steps ask ------------------------------------------------------------------------------------------
+
+    def limit(self, due: float, failure: Failure, now: float) -> None:
+        """The current phase must be over at `due`, else the exchange fails so. NEVER: watch the body's progress instead."""
+        self.due = due
+        self.due_failure = failure
+        if due == NEVER:
+            due = now + self.snapshot.server.timeouts.body_idle
+        self.client_connection.alarm.set(due, now)
+
+    def request_is_read(self) -> bool:
+        """The whole request has been received, so the connection can carry another."""
+        return self.request_body is None or self.request_body.done
+
+    def field_value(self, name: bytes) -> bytes | None:
+        """A request field that routes match on, by lower-case name; forwarding fields only from trusted peers."""
+        head = self.head
+        value = head.values.get(name)
+        if value is None and head.forwarded is not None and self.client_connection.trusted:
+            value = head.forwarded.get(name)
+        if value is None and name == b"upgrade":
+            value = head.upgrade or None
+        return value
+
+    def query(self) -> dict[bytes, bytes]:
+        """The decoded query parameters; of a repeated one, the first."""
+        target = self.head.target
+        pairs = parse_qsl(target[self.query_at + 1 :], keep_blank_values=True) if self.query_at >= 0 else []
+        return dict(reversed(pairs))
+
+    def send_own(self, status: int, lines: tuple[bytes, ...], body: bytes) -> None:
+        """Send a complete response made here. It counts as the answer of this exchange."""
+        client = self.client_connection
+        self.status = status
+        with_body = self.head.method != b"HEAD"
+        self.response_bytes = len(body) if with_body else 0
+        lines = (*lines, self.snapshot.names.request_id_line + self.request_id)
+        client.transport.write(
+            own_answer(
+                status,
+                lines,
+                body,
+                date=client.plane.date,
+                keep_alive=self.keep_alive,
+                minor=self.head.minor,
+                with_body=with_body,
+            )
+        )
+
+    def _step(self, failed: Failed | None) -> None:
+        coroutine = self._coroutine
+        assert coroutine is not None
+        while True:
+            self._running = True
+            try:
+                if failed is None:
+                    coroutine.send(None)
+                else:
+                    coroutine.throw(failed)
+            except StopIteration:
+                self._coroutine = None
+            except Exception:
+                self._coroutine = None
+                _log.exception("an exchange ended in an error of the gateway")
+                self.client_connection.transport.abort()
+            self._running = False
+            failed, self._raised = self._raised, None
+            if failed is None or self._coroutine is None:
+                break
+        if self._coroutine is None:
+            self.client_connection.exchange_over(self)

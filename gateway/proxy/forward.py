@@ -1,0 +1,134 @@
+"""THE ATTEMPT LOOP: (a) pick an endpoint, (b) get a connection, (c) one attempt, (d) settle it, (e) again?
+
+Returns the upstream connection once a final response head is on it, or raises `Failed`. The caller relays the body and
+ends the connection. A deadline, a client that leaves and an upstream that fails all arrive here as `Failed`, thrown in
+where the attempt waits; the connection of a failed attempt is closed at once.
+"""
+
+from __future__ import annotations
+
+from random import random
+from time import monotonic
+from typing import Final
+
+from gateway.errors import Failed, Failure
+from gateway.policies.timeout import attempt_ends
+from gateway.proxy.body import Outlet
+from gateway.proxy.connection import NEVER
+from gateway.proxy.exchange import Exchange, suspend
+from gateway.proxy.heads import upstream_head
+from gateway.proxy.upstream import EndpointPool, UpstreamConnection
+from gateway.snapshot import Endpoint, Route, Upstream
+
+IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+"""RFC 9110 9.2.2: only these may be repeated without being told to."""
+
+
+async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConnection:
+    """See the module's docstring."""
+    request_body = x.request_body
+    fresh = False
+    while True:
+        # (a) pick an endpoint
+        endpoint = upstream.endpoints[upstream.balancer.pick(upstream.endpoints, random())]
+        pool = endpoint.pool
+        assert isinstance(pool, EndpointPool)
+        x.endpoint = endpoint
+
+        # (b) a connection: the one used last, or a new one
+        connection = None if fresh else pool.take()
+        reused = connection is not None
+        try:
+            if connection is None:
+                connection = await _connect(x, route, pool)
+            elif request_body is not None:
+                request_body.keep_for_replay()
+
+            # (c) one attempt
+            await _attempt(x, route, upstream, endpoint, connection)
+        except Failed as failed:
+            # (d) settle
+            stale = False
+            if connection is not None:
+                stale = reused and connection.silent and failed.failure is Failure.TERMINATED
+                connection.end()
+            _settle(x, upstream, failed)
+
+            # (e) again? Only what a stale connection lost: it closed before a byte of the response (RFC 9112 9.3.1).
+            if not stale or not _may_repeat(x) or monotonic() >= x.deadline:
+                raise
+            if request_body is not None:
+                request_body.rewind()
+            fresh = True
+            upstream.metrics.retries += 1
+        except BaseException:
+            if connection is not None:
+                connection.end()
+            raise
+        else:
+            _settle(x, upstream, None)
+            return connection
+
+
+async def _connect(x: Exchange, route: Route, pool: EndpointPool) -> UpstreamConnection:
+    now = monotonic()
+    due = now + route.timeout.connect
+    if x.deadline < due:
+        x.limit(x.deadline, Failure.DEADLINE, now)
+    else:
+        x.limit(due, Failure.CONNECT_TIMEOUT, now)
+    return await pool.connect(x)
+
+
+async def _attempt(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, connection: UpstreamConnection) -> None:
+    """Send the request on `connection` and wait for the final response head."""
+    now = monotonic()
+    x.attempts += 1
+    x.dispatched_at = now
+    x.upstream_connection = connection
+    connection.begin(x)
+    head = upstream_head(x, route, upstream, endpoint, now)
+    body = x.request_body
+    if body is None:
+        connection.transport.write(head)
+    else:
+        outlet = Outlet(connection, head, chunked=x.head.chunked)
+        body.attach(outlet, connection)
+        outlet.flush_head()
+    if body is None or body.done or x.head.expect_continue:
+        limit_attempt(x, route, now)
+    else:
+        x.limit(NEVER, Failure.BODY_TIMEOUT, now)
+    while connection.response is None:
+        await suspend()
+
+
+def limit_attempt(x: Exchange, route: Route, now: float) -> None:
+    """The request is with the upstream: from now on its time counts."""
+    due = attempt_ends(route.timeout, now, x.deadline)
+    x.limit(due, Failure.DEADLINE if due >= x.deadline else Failure.ATTEMPT_TIMEOUT, now)
+
+
+def _may_repeat(x: Exchange) -> bool:
+    return x.head.method in IDEMPOTENT and (x.request_body is None or x.request_body.replayable)
+
+
+def _settle(x: Exchange, upstream: Upstream, failed: Failed | None) -> None:
+    """Record the attempt's outcome and the time it took up to the response head."""
+    metrics = upstream.metrics
+    if x.dispatched_at:
+        seconds = monotonic() - x.dispatched_at
+        x.upstream_seconds += seconds
+        x.dispatched_at = 0.0
+        if failed is None:
+            metrics.duration.observe(seconds)
+    if failed is not None:
+        failure = failed.failure
+        metrics.attempted("cancelled" if failure.source == "downstream" else failure.code)
+        return
+    connection = x.upstream_connection
+    assert connection is not None and connection.response is not None
+    if connection.response.status >= 500:
+        metrics.attempted("http_5xx")
+    else:
+        metrics.attempts["ok"] += 1

@@ -1,0 +1,219 @@
+"""What the gateway writes: the head towards the upstream, the head towards the client, and its own answers.
+
+Everything it adds is added after hop-by-hop fields were removed, so that a client cannot strip it (RFC 9110 7.6.1).
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from gateway.errors import Failed, Failure
+from gateway.headers import forwarded_node, quoted_string
+from gateway.policies.timeout import remaining_ms
+from gateway.proxy.connection import NEVER
+from gateway.proxy.http1 import REASONS, ResponseHead, drop_lines
+from gateway.snapshot import FieldEdits, ForwardedFields, ServerTiming
+
+if TYPE_CHECKING:
+    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.server import DownstreamConnection
+    from gateway.snapshot import Endpoint, Route, Upstream
+
+PROBLEM_TYPE: Final = "urn:problem-type:gateway:"
+"""Prefix of the `type` of problem bodies; the failure's code follows."""
+
+
+def upstream_head(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, now: float) -> bytes:
+    """The request head of one attempt on `endpoint`, with what is left of the budget at `now`."""
+    head = x.head
+    names = x.snapshot.names
+    host = upstream.host
+    if host is None:
+        host = x.host_field or endpoint.authority
+    elif not host:
+        host = endpoint.authority
+    deadline = x.deadline if x.deadline != NEVER else now + x.budget
+    edits = route.request_edits
+    parts = [
+        b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, upstream_target(x, route), host),
+        *(head.lines if edits is None else edited(head.lines, edits)),
+        x.client_connection.via_line,
+        *forwarded_lines(x),
+        names.request_id_line + x.request_id,
+        b"%b%d" % (names.budget_line, remaining_ms(now, deadline)),
+    ]
+    if head.expect_continue:
+        parts.append(b"Expect: 100-continue")
+    if head.upgrade:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: " + head.upgrade)
+    if head.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n\r\n")
+    elif head.length >= 0:
+        parts.append(b"Content-Length: %d\r\n\r\n" % head.length)
+    else:
+        parts.append(b"\r\n")
+    return b"\r\n".join(parts)
+
+
+def upstream_target(x: Exchange, route: Route) -> bytes:
+    """The target to send: the client's bytes, but for a configured prefix rewrite."""
+    target = x.head.target
+    rewrite = route.rewrite
+    if rewrite is None:
+        return target
+    rest = target[len(rewrite.old) :]
+    if not target.startswith(rewrite.old) or (rest and rest[0] not in b"/?"):
+        raise Failed(Failure.PATH_AMBIGUOUS, "the path is written in a way that its prefix cannot be replaced")
+    rewritten = rewrite.new + rest
+    return rewritten if rewritten.startswith(b"/") else b"/" + rewritten
+
+
+def edited(lines: list[bytes], edits: FieldEdits) -> list[bytes]:
+    """A copy of the field lines with the operator's changes."""
+    lines = list(lines)
+    if edits.drop:
+        drop_lines(lines, edits.drop)
+    lines.extend(edits.lines)
+    return lines
+
+
+def forwarded_lines(x: Exchange) -> tuple[bytes, ...]:
+    """Who the request came from, for the upstream: what trusted proxies said and this hop."""
+    connection = x.client_connection
+    mode = x.snapshot.server.forwarded
+    if mode is ForwardedFields.X_FORWARDED and not (connection.trusted and x.head.forwarded):
+        return (connection.forwarded_line, b"X-Forwarded-Host: " + x.host_field)
+    if mode is ForwardedFields.OFF:
+        return ()
+    return _forwarded_in_full(x, connection, mode)
+
+
+def _forwarded_in_full(x: Exchange, connection: DownstreamConnection, mode: ForwardedFields) -> tuple[bytes, ...]:
+    received = (x.head.forwarded if connection.trusted else None) or {}
+    lines = []
+    if mode is not ForwardedFields.FORWARDED:
+        hops = [hop for hop in (received.get(b"x-forwarded-for"), connection.peer_node) if hop]
+        lines += [
+            b"X-Forwarded-For: " + b", ".join(hops),
+            b"X-Forwarded-Proto: " + received.get(b"x-forwarded-proto", connection.scheme),
+            b"X-Forwarded-Host: " + received.get(b"x-forwarded-host", x.host_field),
+        ]
+        lines += [
+            name.title().replace(b"Ip", b"IP") + b": " + received[name]
+            for name in (b"x-forwarded-port", b"x-forwarded-prefix", b"x-real-ip")
+            if name in received
+        ]
+    if mode is not ForwardedFields.X_FORWARDED:
+        element = b"for=%b;host=%b;proto=%b" % (forwarded_node(connection.peer), quoted_string(x.host_field), connection.scheme)
+        lines.append(b"Forwarded: " + b", ".join(part for part in (received.get(b"forwarded"), element) if part))
+    return tuple(lines)
+
+
+def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, chunked: bool) -> bytes:
+    """The head of the upstream's response as the client gets it. `length` -1: no Content-Length."""
+    lines = head.lines
+    if route.response_edits is not None:
+        lines = edited(lines, route.response_edits)
+    names = x.snapshot.names
+    parts = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *lines]
+    if not head.has_date:
+        parts.append(b"Date: " + x.client_connection.plane.date)
+    parts.append(names.request_id_line + x.request_id)
+    if wants_timing(x, route):
+        parts.append(server_timing(x))
+    if length >= 0:
+        parts.append(b"Content-Length: %d" % length)
+    elif chunked:
+        parts.append(b"Transfer-Encoding: chunked")
+    if not x.keep_alive:
+        parts.append(b"Connection: close")
+    elif not x.head.minor:
+        parts.append(b"Connection: keep-alive")
+    parts.append(b"\r\n")
+    return b"\r\n".join(parts)
+
+
+def wants_timing(x: Exchange, route: Route) -> bool:
+    """Whether this response carries `Server-Timing`."""
+    if route.server_timing is ServerTiming.ON_REQUEST:
+        return bool(x.head.values) and x.head.values.get(b"x-server-timing") == b"1"
+    return route.server_timing is ServerTiming.ALWAYS
+
+
+def server_timing(x: Exchange) -> bytes:
+    """Milliseconds so far in the gateway and at the upstream, and the number of attempts."""
+    total = monotonic() - x.started
+    upstream = x.upstream_seconds
+    return b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"' % (
+        (total - upstream) * 1000,
+        upstream * 1000,
+        x.attempts,
+    )
+
+
+def switching_head(head: ResponseHead) -> bytes:
+    """The 101 for the client."""
+    return b"\r\n".join(
+        (b"HTTP/1.1 101 Switching Protocols", *head.lines, b"Connection: Upgrade", b"Upgrade: " + head.upgrade, b"\r\n")
+    )
+
+
+def interim_head(head: ResponseHead) -> bytes:
+    """A 1xx on its way through."""
+    return b"\r\n".join((b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.lines, b"\r\n"))
+
+
+def own_answer(
+    status: int,
+    lines: tuple[bytes, ...],
+    body: bytes,
+    *,
+    date: bytes,
+    keep_alive: bool,
+    minor: int = 1,
+    with_body: bool = True,
+) -> bytes:
+    """A complete response made here. HEAD gets the head alone (`with_body` False)."""
+    parts = [b"HTTP/1.1 %d %b" % (status, REASONS.get(status, b"")), b"Date: " + date, *lines]
+    if status not in (204, 304):
+        parts.append(b"Content-Length: %d" % len(body))
+    if not keep_alive:
+        parts.append(b"Connection: close")
+    elif not minor:
+        parts.append(b"Connection: keep-alive")
+    parts.append(b"\r\n")
+    if with_body and status not in (204, 304):
+        parts[-1] += body
+    return b"\r\n".join(parts)
+
+
+def problem_lines(failed: Failed, server_name: str) -> tuple[bytes, ...]:
+    """The field lines of a problem response: `Proxy-Status` (RFC 9209) says who failed and how."""
+    status = b"Proxy-Status: %b; error=%b" % (server_name.encode("ascii"), failed.failure.code.encode("ascii"))
+    if failed.detail:
+        status += b"; details=" + quoted_string(failed.detail.encode("ascii", "replace"))
+    return (
+        b"Content-Type: application/problem+json",
+        b"Cache-Control: no-store",
+        b"X-Content-Type-Options: nosniff",
+        status,
+        *failed.fields,
+    )
+
+
+def problem_body(failed: Failed, route: str | None, request_id: bytes) -> bytes:
+    """An RFC 9457 problem: static words of the failure table and our own ids, nothing the client sent."""
+    failure = failed.failure
+    problem: dict[str, Any] = {
+        "type": PROBLEM_TYPE + failure.code,
+        "title": failure.title,
+        "status": failure.status,
+        "detail": failed.detail or failure.title,
+        "code": failure.code,
+        "route": route,
+        "request_id": request_id.decode("ascii"),
+    }
+    return orjson.dumps(problem)

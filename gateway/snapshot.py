@@ -1,0 +1,223 @@
+"""The compiled world a request runs in: Snapshot ▸ Route ▸ Upstream ▸ Endpoint.
+
+Everything is resolved: names are objects, defaults merged, units parsed, field lines encoded, metric objects bound. A
+request reads the snapshot once and keeps it to its last byte. Frozen, but for the live parts of an `Endpoint`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gateway.headers import Networks
+from gateway.metrics import RouteMetrics, UpstreamMetrics
+from gateway.policies.load_balancing import Balancer
+from gateway.policies.timeout import TimeoutSettings
+from gateway.ports import Pool
+from gateway.router import Router
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One address to listen on: `host` and `port`, or a Unix socket `path`."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection or message may cost. Sizes in bytes; each limit has its own failure."""
+
+    headers: int = 32 * 1024
+    header_count: int = 128
+    target: int = 8 * 1024
+    response_headers: int = 64 * 1024
+    connections: int = 10_000
+    requests_per_connection: int = 10_000
+    tunnels: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimeouts:
+    """Time limits of the downstream connection and of shutdown, in seconds."""
+
+    header: float = 10.0
+    body_idle: float = 30.0
+    write_stall: float = 30.0
+    keep_alive: float = 75.0
+    drain: float = 25.0
+    drain_delay: float = 0.0
+
+
+class ForwardedFields(Enum):
+    """Which fields tell the upstream about the client."""
+
+    X_FORWARDED = "x_forwarded"
+    FORWARDED = "forwarded"
+    BOTH = "both"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The resolved `server:` block."""
+
+    listeners: tuple[Listener, ...]
+    name: str
+    """Our pseudonym in `Via` and `Proxy-Status`; also how a loop is detected."""
+    trusted_proxies: Networks
+    limits: Limits = Limits()
+    timeouts: ServerTimeouts = ServerTimeouts()
+    forwarded: ForwardedFields = ForwardedFields.X_FORWARDED
+    encoded_slash: bool = True
+    double_slash: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FieldEdits:
+    """Changes to a header section: drop all fields of these names, then append these lines."""
+
+    drop: frozenset[bytes] = frozenset()
+    """Lower-case names: those removed and those about to be set."""
+    lines: tuple[bytes, ...] = ()
+    """Complete field lines without CRLF."""
+
+
+class ServerTiming(Enum):
+    """When a response carries `Server-Timing`."""
+
+    ON_REQUEST = "on_request"
+    """When the request has `X-Server-Timing: 1`."""
+    ALWAYS = "always"
+    OFF = "off"
+
+
+class Endpoint:
+    """One address of an upstream. Settings are fixed; `in_flight` and the pool are live."""
+
+    __slots__ = ("authority", "host", "in_flight", "path", "pool", "port", "tls", "url", "weight")
+
+    def __init__(self, url: str, *, host: str, port: int, path: str, tls: bool, weight: int, authority: bytes) -> None:
+        self.url = url
+        self.host = host
+        self.port = port
+        self.path = path
+        """Unix socket path, or empty."""
+        self.tls = tls
+        self.weight = weight
+        self.authority = authority
+        """What `Host` says when the upstream does not preserve the client's."""
+        self.in_flight = 0
+        self.pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """How connections to an upstream are made and kept."""
+
+    idle_timeout: float = 4.0
+    """Seconds an idle connection is kept: less than the upstream's own keep-alive."""
+    max_idle: int = 256
+    """Idle connections kept per endpoint."""
+    max_connections: int = 1024
+    """Connections per endpoint."""
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
+    server_name: str = ""
+    """TLS name to ask for and to verify; empty: the endpoint's host."""
+    tls_fingerprint: str = ""
+    """Stands for `tls` in comparisons: a digest over its settings and the content of its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A named group of endpoints."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    balancer: Balancer
+    settings: UpstreamSettings
+    host: bytes | None
+    """None: the client's `Host` is kept; empty: the endpoint's authority; else this value."""
+    metrics: UpstreamMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Answer with `Location`: `to`, and the request's path and query behind it when `keep_path`."""
+
+    status: int
+    to: bytes
+    keep_path: bool
+    keep_query: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """A fixed answer."""
+
+    status: int
+    body: bytes
+    lines: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Replace the path prefix `old` by `new`, on the raw bytes of the target."""
+
+    old: bytes
+    new: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Everything decided in advance for the requests of one route. Exactly one of upstream, redirect, respond is set."""
+
+    name: str
+    metrics: RouteMetrics
+    upstream: Upstream | None = None
+    redirect: Redirect | None = None
+    respond: Respond | None = None
+    timeout: TimeoutSettings = TimeoutSettings()
+    max_body: int = 10 * 1024 * 1024
+    """Largest request body in bytes; -1: no limit."""
+    rewrite: Rewrite | None = None
+    request_edits: FieldEdits | None = None
+    response_edits: FieldEdits | None = None
+    upgrades: frozenset[bytes] = frozenset({b"websocket"})
+    """Lower-case protocols that may be upgraded to."""
+    server_timing: ServerTiming = ServerTiming.ON_REQUEST
+    access_log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Request field names that an operator can choose, in lower case, and the same encoded for sending."""
+
+    request_id: bytes = b"x-request-id"
+    budget: bytes = b"x-request-timeout-ms"
+    request_id_line: bytes = b"X-Request-ID: "
+    budget_line: bytes = b"X-Request-Timeout-Ms: "
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One configuration, compiled."""
+
+    server: ServerSettings
+    names: Names
+    router: Router[Route]
+    routes: tuple[Route, ...]
+    upstreams: tuple[Upstream, ...]
+    unmatched: RouteMetrics
+    config_hash: str
+    match_fields: frozenset[bytes] = field(default_factory=frozenset)
+    """Lower-case names of request fields that routes match on."""
