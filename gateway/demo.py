@@ -310,7 +310,7 @@ def _what_to_try(listen: str, admin: str) -> str:
     tries = (
         (f"curl -i http://{listen}/users/1", "a plain request"),
         (f"curl -s http://{listen}/users/headers", "what the service sees of it"),
-        (f"curl -i 'http://{listen}/users/slow?ms=5000'", "a time budget"),
+        (f"curl -i 'http://{listen}/users/slow?ms=2000'", "a time budget"),
         (f"curl -i http://{listen}/users/status/503", "a failing service"),
         (f"curl -i http://{listen}/users/reset", "a crashing service"),
         (f"curl -i http://{listen}/orders -H 'Content-Type: application/json' -d '{{\"tea\": 2}}'", "a request with a body"),

@@ -11,6 +11,9 @@ class Pool(Protocol):
     def retire(self) -> None:
         """No new exchanges: close idle connections now, busy ones when their exchange ends."""
 
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for too long; called once a second with the monotonic time."""
+
     def counts(self) -> dict[str, int]:
         """Connections by state, for `/upstreams`."""
 

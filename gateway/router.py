@@ -241,13 +241,19 @@ class Router(Generic[T]):
 
         `field_value` gives a request field by lower-case name; `query` the decoded query, asked for only when a route needs it.
         """
-        tables = self._tables(host)
-        if not tables:
-            return _NO_HOST
-        segments = path[1:].split(b"/")
         entries: list[_Entry[T]] = []
-        for table in tables:
-            _collect(table, segments, 0, entries)
+        if self._exact or self._wildcards:
+            tables = self._tables(host)
+            if not tables:
+                return _NO_HOST
+            segments = path[1:].split(b"/")
+            for table in tables:
+                _collect(table, segments, 0, entries)
+        elif self._any is not None:
+            segments = path[1:].split(b"/")
+            _collect(self._any, segments, 0, entries)
+        else:
+            return _NO_HOST
         if len(entries) > 1:
             entries.sort(key=_rank_of)
         allow: list[bytes] = []

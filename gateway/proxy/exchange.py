@@ -151,9 +151,9 @@ class Exchange:
     def field_value(self, name: bytes) -> bytes | None:
         """A request field that routes match on, by lower-case name; forwarding fields only from trusted peers."""
         head = self.head
-        value = head.values.get(name)
-        if value is None and head.forwarded is not None and self.client_connection.trusted:
-            value = head.forwarded.get(name)
+        value = head.fields.values.get(name)
+        if value is None and head.fields.forwarded is not None and self.client_connection.trusted:
+            value = head.fields.forwarded.get(name)
         if value is None and name == b"upgrade":
             value = head.upgrade or None
         return value

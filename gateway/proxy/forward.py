@@ -45,7 +45,9 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
                 request_body.keep_for_replay()
 
             # (c) one attempt
-            await _attempt(x, route, upstream, endpoint, connection)
+            dispatch(x, route, upstream, endpoint, connection)
+            while connection.response is None:
+                await suspend()
         except Failed as failed:
             # (d) settle
             stale = False
@@ -80,8 +82,8 @@ async def _connect(x: Exchange, route: Route, pool: EndpointPool) -> UpstreamCon
     return await pool.connect(x)
 
 
-async def _attempt(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, connection: UpstreamConnection) -> None:
-    """Send the request on `connection` and wait for the final response head."""
+def dispatch(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, connection: UpstreamConnection) -> None:
+    """Send the request on `connection`, as much of it as is there; the rest follows as it comes."""
     now = monotonic()
     x.attempts += 1
     x.dispatched_at = now
@@ -92,15 +94,13 @@ async def _attempt(x: Exchange, route: Route, upstream: Upstream, endpoint: Endp
     if body is None:
         connection.transport.write(head)
     else:
-        outlet = Outlet(connection, head, chunked=x.head.chunked)
+        outlet = Outlet(connection, head, chunked=x.head.fields.chunked)
         body.attach(outlet, connection)
         outlet.flush_head()
     if body is None or body.done or x.head.expect_continue:
         limit_attempt(x, route, now)
     else:
         x.limit(NEVER, Failure.BODY_TIMEOUT, now)
-    while connection.response is None:
-        await suspend()
 
 
 def limit_attempt(x: Exchange, route: Route, now: float) -> None:

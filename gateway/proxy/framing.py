@@ -155,12 +155,12 @@ class ChunkedDecoder:
 
     def _end(self, data: bytes, at: int) -> None:
         match = _TRAILERS.match(data, at)
+        if (len(data) if match is None else match.end()) - at > MAX_TRAILERS:
+            raise FramingError("the trailer section is too large")
         if match is not None:
             self.done = True
             self.rest = data[match.end() :]
             return
-        if len(data) - at > MAX_TRAILERS:
-            raise FramingError("the trailer section is too large")
         if data.find(b"\r\n\r\n", at) != -1 or data.startswith(b"\r\n", at) or _BARE_LF.search(data, at) is not None:
             raise FramingError("the trailer section is not valid")
         self._held = data[at:]

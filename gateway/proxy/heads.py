@@ -14,8 +14,9 @@ from gateway.errors import Failed, Failure
 from gateway.headers import forwarded_node, quoted_string
 from gateway.policies.timeout import remaining_ms
 from gateway.proxy.connection import NEVER
-from gateway.proxy.http1 import REASONS, ResponseHead, drop_lines
-from gateway.snapshot import FieldEdits, ForwardedFields, ServerTiming
+from gateway.proxy.http1 import without
+from gateway.proxy.http1_response import REASONS, ResponseHead
+from gateway.snapshot import FieldEdits, ForwardedFields, Rewrite, ServerTiming
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
@@ -37,33 +38,33 @@ def upstream_head(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpo
         host = endpoint.authority
     deadline = x.deadline if x.deadline != NEVER else now + x.budget
     edits = route.request_edits
-    parts = [
-        b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, upstream_target(x, route), host),
-        *(head.lines if edits is None else edited(head.lines, edits)),
-        x.client_connection.via_line,
-        *forwarded_lines(x),
-        names.request_id_line + x.request_id,
-        b"%b%d" % (names.budget_line, remaining_ms(now, deadline)),
-    ]
+    fields = head.fields
+    framing = b""
+    if fields.length >= 0:
+        framing = b"Content-Length: %d\r\n" % fields.length
+    elif fields.chunked:
+        framing = b"Transfer-Encoding: chunked\r\n"
     if head.expect_continue:
-        parts.append(b"Expect: 100-continue")
+        framing += b"Expect: 100-continue\r\n"
     if head.upgrade:
-        parts.append(b"Connection: Upgrade\r\nUpgrade: " + head.upgrade)
-    if head.chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n\r\n")
-    elif head.length >= 0:
-        parts.append(b"Content-Length: %d\r\n\r\n" % head.length)
-    else:
-        parts.append(b"\r\n")
-    return b"\r\n".join(parts)
+        framing += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b\r\n%b%d\r\n%b\r\n" % (
+        head.method,
+        head.target if route.rewrite is None else rewritten_target(head.target, route.rewrite),
+        host,
+        head.kept if edits is None else edited(head.kept, edits),
+        x.client_connection.via_line,
+        forwarded_lines(x),
+        names.request_id_line,
+        x.request_id,
+        names.budget_line,
+        remaining_ms(now, deadline),
+        framing,
+    )
 
 
-def upstream_target(x: Exchange, route: Route) -> bytes:
-    """The target to send: the client's bytes, but for a configured prefix rewrite."""
-    target = x.head.target
-    rewrite = route.rewrite
-    if rewrite is None:
-        return target
+def rewritten_target(target: bytes, rewrite: Rewrite) -> bytes:
+    """The client's target with the configured prefix replaced, and not a byte else changed."""
     rest = target[len(rewrite.old) :]
     if not target.startswith(rewrite.old) or (rest and rest[0] not in b"/?"):
         raise Failed(Failure.PATH_AMBIGUOUS, "the path is written in a way that its prefix cannot be replaced")
@@ -71,28 +72,26 @@ def upstream_target(x: Exchange, route: Route) -> bytes:
     return rewritten if rewritten.startswith(b"/") else b"/" + rewritten
 
 
-def edited(lines: list[bytes], edits: FieldEdits) -> list[bytes]:
-    """A copy of the field lines with the operator's changes."""
-    lines = list(lines)
+def edited(block: bytes, edits: FieldEdits) -> bytes:
+    """The field lines of `block` with the operator's changes."""
     if edits.drop:
-        drop_lines(lines, edits.drop)
-    lines.extend(edits.lines)
-    return lines
+        block = without(block, edits.drop)
+    return block + b"".join([line + b"\r\n" for line in edits.lines])
 
 
-def forwarded_lines(x: Exchange) -> tuple[bytes, ...]:
+def forwarded_lines(x: Exchange) -> bytes:
     """Who the request came from, for the upstream: what trusted proxies said and this hop."""
     connection = x.client_connection
     mode = x.snapshot.server.forwarded
-    if mode is ForwardedFields.X_FORWARDED and not (connection.trusted and x.head.forwarded):
-        return (connection.forwarded_line, b"X-Forwarded-Host: " + x.host_field)
+    if mode is ForwardedFields.X_FORWARDED and not (connection.trusted and x.head.fields.forwarded):
+        return b"%bX-Forwarded-Host: %b\r\n" % (connection.forwarded_line, x.host_field)
     if mode is ForwardedFields.OFF:
-        return ()
-    return _forwarded_in_full(x, connection, mode)
+        return b""
+    return b"".join([line + b"\r\n" for line in _forwarded_in_full(x, connection, mode)])
 
 
-def _forwarded_in_full(x: Exchange, connection: DownstreamConnection, mode: ForwardedFields) -> tuple[bytes, ...]:
-    received = (x.head.forwarded if connection.trusted else None) or {}
+def _forwarded_in_full(x: Exchange, connection: DownstreamConnection, mode: ForwardedFields) -> list[bytes]:
+    received = (x.head.fields.forwarded if connection.trusted else None) or {}
     lines = []
     if mode is not ForwardedFields.FORWARDED:
         hops = [hop for hop in (received.get(b"x-forwarded-for"), connection.peer_node) if hop]
@@ -109,45 +108,49 @@ def _forwarded_in_full(x: Exchange, connection: DownstreamConnection, mode: Forw
     if mode is not ForwardedFields.X_FORWARDED:
         element = b"for=%b;host=%b;proto=%b" % (forwarded_node(connection.peer), quoted_string(x.host_field), connection.scheme)
         lines.append(b"Forwarded: " + b", ".join(part for part in (received.get(b"forwarded"), element) if part))
-    return tuple(lines)
+    return lines
 
 
 def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, chunked: bool) -> bytes:
     """The head of the upstream's response as the client gets it. `length` -1: no Content-Length."""
-    lines = head.lines
-    if route.response_edits is not None:
-        lines = edited(lines, route.response_edits)
-    names = x.snapshot.names
-    parts = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *lines]
-    if not head.has_date:
-        parts.append(b"Date: " + x.client_connection.plane.date)
-    parts.append(names.request_id_line + x.request_id)
-    if wants_timing(x, route):
-        parts.append(server_timing(x))
+    fields = head.fields
+    framing = b""
     if length >= 0:
-        parts.append(b"Content-Length: %d" % length)
+        framing = b"Content-Length: %d\r\n" % length
     elif chunked:
-        parts.append(b"Transfer-Encoding: chunked")
+        framing = b"Transfer-Encoding: chunked\r\n"
     if not x.keep_alive:
-        parts.append(b"Connection: close")
+        framing += b"Connection: close\r\n"
     elif not x.head.minor:
-        parts.append(b"Connection: keep-alive")
-    parts.append(b"\r\n")
-    return b"\r\n".join(parts)
+        framing += b"Connection: keep-alive\r\n"
+    if not fields.has_date:
+        framing += b"Date: %b\r\n" % x.client_connection.plane.date
+    if wants_timing(x, route):
+        framing += server_timing(x)
+    edits = route.response_edits
+    return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b\r\n" % (
+        head.status,
+        head.reason,
+        fields.kept if edits is None else edited(fields.kept, edits),
+        x.snapshot.names.request_id_line,
+        x.request_id,
+        framing,
+    )
 
 
 def wants_timing(x: Exchange, route: Route) -> bool:
     """Whether this response carries `Server-Timing`."""
     if route.server_timing is ServerTiming.ON_REQUEST:
-        return bool(x.head.values) and x.head.values.get(b"x-server-timing") == b"1"
+        values = x.head.fields.values
+        return bool(values) and values.get(b"x-server-timing") == b"1"
     return route.server_timing is ServerTiming.ALWAYS
 
 
 def server_timing(x: Exchange) -> bytes:
-    """Milliseconds so far in the gateway and at the upstream, and the number of attempts."""
+    """The `Server-Timing` line: milliseconds so far in the gateway and at the upstream, and the number of attempts."""
     total = monotonic() - x.started
     upstream = x.upstream_seconds
-    return b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"' % (
+    return b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"\r\n' % (
         (total - upstream) * 1000,
         upstream * 1000,
         x.attempts,
@@ -156,14 +159,13 @@ def server_timing(x: Exchange) -> bytes:
 
 def switching_head(head: ResponseHead) -> bytes:
     """The 101 for the client."""
-    return b"\r\n".join(
-        (b"HTTP/1.1 101 Switching Protocols", *head.lines, b"Connection: Upgrade", b"Upgrade: " + head.upgrade, b"\r\n")
-    )
+    fields = head.fields
+    return b"HTTP/1.1 101 Switching Protocols\r\n%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (fields.kept, fields.upgrade)
 
 
 def interim_head(head: ResponseHead) -> bytes:
     """A 1xx on its way through."""
-    return b"\r\n".join((b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.lines, b"\r\n"))
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.fields.kept)
 
 
 def own_answer(

@@ -40,12 +40,12 @@ def location(x: Exchange, redirect: Redirect) -> bytes:
 def spend_forward(x: Exchange) -> bool:
     """`Max-Forwards` (RFC 9110 7.6.2): on OPTIONS, 0 is answered here (True), anything else goes on as one less."""
     head = x.head
-    if head.method != b"OPTIONS":
-        head.lines.append(b"Max-Forwards: %d" % head.max_forwards)
-        return False
-    if head.max_forwards:
-        head.lines.append(b"Max-Forwards: %d" % (head.max_forwards - 1))
-        return False
-    x.committed = True
-    x.send_own(204, (ALLOW,), b"")
-    return True
+    left = head.fields.max_forwards
+    if head.method == b"OPTIONS":
+        if left == 0:
+            x.committed = True
+            x.send_own(204, (ALLOW,), b"")
+            return True
+        left -= 1
+    head.kept += b"Max-Forwards: %d\r\n" % left
+    return False

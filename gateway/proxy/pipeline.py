@@ -35,7 +35,7 @@ from gateway.proxy.tunnel import Tunnel, websocket_accept
 from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
 
 if TYPE_CHECKING:
-    from gateway.proxy.http1 import ResponseHead
+    from gateway.proxy.http1_response import ResponseHead
     from gateway.proxy.upstream import UpstreamConnection
     from gateway.snapshot import Route
 
@@ -53,7 +53,7 @@ async def serve(x: Exchange) -> None:
         # 4
         admit(x, route)
         upstream = route.upstream
-        if x.head.max_forwards >= 0 and spend_forward(x):
+        if x.head.fields.max_forwards >= 0 and spend_forward(x):
             pass
         elif upstream is None:
             answer_locally(x, route)
@@ -61,7 +61,18 @@ async def serve(x: Exchange) -> None:
             # 6
             connection = await forward(x, route, upstream)
             # 7 – 8
-            await relay(x, route, connection)
+            head = connection.response
+            assert head is not None
+            if not x.request_is_read():
+                x.keep_alive = False
+            if head.status == 101:
+                await _tunnel(x, route, connection, head)
+            elif connection.body is None:
+                send_whole(x, route, connection, head)
+            else:
+                await _stream(x, route, connection, head, connection.body)
+            while x.client_connection.write_paused:
+                await suspend()
     except Failed as failed:
         refuse(x, failed)
     except Exception:
@@ -88,7 +99,7 @@ def match(x: Exchange) -> Route:
     elif b"#" in target:
         raise Failed(Failure.BAD_REQUEST, "the request target holds a fragment", close=True)
     else:
-        x.host_field = head.host or b""
+        x.host_field = head.fields.host or b""
     host = x.client_connection.host_of(x.host_field)
     if host is None:
         raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
@@ -118,14 +129,14 @@ def _other_form(x: Exchange) -> bytes:
     """Absolute-form, whose authority wins over `Host` (RFC 9112 3.2.2), or asterisk-form; returns the target to match."""
     head = x.head
     if head.target == b"*" and head.method == b"OPTIONS":
-        x.host_field = head.host or b""
+        x.host_field = head.fields.host or b""
         return b"/"
     scheme, authority, target = split_absolute(head.target)
     if scheme not in (b"http", b"https"):
         raise Failed(Failure.BAD_REQUEST, "the scheme of the request target is not http", close=True)
     if scheme != x.client_connection.scheme:
         raise Failed(Failure.MISDIRECTED, "the scheme is not the connection's")
-    if head.host is not None and normalise_host(head.host) is None:
+    if head.fields.host is not None and normalise_host(head.fields.host) is None:
         raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
     x.host_field = authority
     head.target = target
@@ -138,12 +149,12 @@ def identify(x: Exchange) -> None:
     head = x.head
     if connection.trusted:
         names = x.snapshot.names
-        given = head.values.get(names.request_id, b"")
+        given = head.fields.values.get(names.request_id, b"")
         if given and valid_request_id(given):
             x.request_id = given
-        if head.forwarded and b"x-forwarded-for" in head.forwarded:
+        if head.fields.forwarded and b"x-forwarded-for" in head.fields.forwarded:
             x.client = client_address(
-                connection.peer, head.forwarded[b"x-forwarded-for"], x.snapshot.server.trusted_proxies
+                connection.peer, head.fields.forwarded[b"x-forwarded-for"], x.snapshot.server.trusted_proxies
             )
     if not x.request_id:
         x.request_id = b"%032x" % getrandbits(128)
@@ -155,8 +166,8 @@ def identify(x: Exchange) -> None:
 def start_deadline(x: Exchange, route: Route) -> None:
     """The budget runs from the complete request; while a client uploads, its progress is watched instead."""
     budget = route.timeout.request
-    if x.client_connection.trusted and x.head.values:
-        given = timeout.parse_budget_ms(x.head.values.get(x.snapshot.names.budget, b""))
+    if x.client_connection.trusted and x.head.fields.values:
+        given = timeout.parse_budget_ms(x.head.fields.values.get(x.snapshot.names.budget, b""))
         if given is not None and given < budget:
             budget = given
     x.budget = budget
@@ -224,11 +235,11 @@ def admit(x: Exchange, route: Route) -> None:
     body = x.request_body
     if body is not None:
         body.limit = route.max_body
-        if 0 <= route.max_body < max(head.length, body.received):
+        if 0 <= route.max_body < max(head.fields.length, body.received):
             raise Failed(Failure.CONTENT_TOO_LARGE, close=True)
     elif head.expect_continue:
         head.expect_continue = False
-    if head.via is not None and x.client_connection.came_by_us(head.via):
+    if head.fields.via and x.client_connection.came_by_us(head.fields.via):
         raise Failed(Failure.LOOP, close=True)
     if head.upgrade:
         if head.upgrade not in route.upgrades or head.method != b"GET" or body is not None:
@@ -240,40 +251,28 @@ def admit(x: Exchange, route: Route) -> None:
 # -- 7, 8: the response ------------------------------------------------------------------------------------------------
 
 
-async def relay(x: Exchange, route: Route, connection: UpstreamConnection) -> None:
-    """Send the upstream's response on: in one write when it is all there, as a stream otherwise."""
-    head = connection.response
-    assert head is not None
-    if head.status == 101:
-        await _tunnel(x, route, connection, head)
-        return
+def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
+    """Send a response that is all there, in one write. The upstream is free before the client is served."""
+    data = connection.content
+    connection.end()
+    length = len(data)
+    if not length and (x.head.method == b"HEAD" or head.status in (204, 304)):
+        length = head.length if head.status != 204 else -1
+    message = heads.client_head(x, route, head, length, chunked=False)
     x.status = head.status
-    client = x.client_connection
-    if not x.request_is_read():
-        x.keep_alive = False
-    body = connection.body
-    if body is None or body.done:
-        data = b"" if body is None else body.whole()
-        connection.end()
-        length = head.length if body is None else len(data)
-        if head.status == 204:
-            length = -1
-        message = heads.client_head(x, route, head, length, chunked=False)
-        x.committed = True
-        x.response_bytes = len(data)
-        client.transport.write(message + data if data else message)
-    else:
-        await _stream(x, route, connection, head, body)
-    while client.write_paused:
-        await suspend()
+    x.committed = True
+    x.response_bytes = len(data)
+    x.client_connection.transport.write(message + data if data else message)
 
 
 async def _stream(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body) -> None:
+    """Send the head with what is there of the body, and the rest as it comes."""
     client = x.client_connection
     chunked = head.length < 0 and x.head.minor != 0
     if head.length < 0 and not chunked:
         x.keep_alive = False
     outlet = Outlet(client, heads.client_head(x, route, head, head.length, chunked=chunked), chunked=chunked)
+    x.status = head.status
     x.committed = True
     x.response_body = body
     body.on_done = x.wake
@@ -325,11 +324,13 @@ async def _tunnel(x: Exchange, route: Route, connection: UpstreamConnection, hea
 
 def _check_switch(x: Exchange, head: ResponseHead) -> None:
     asked = x.head.upgrade
-    if not asked or head.upgrade != asked or b"upgrade" not in (head.options or ()):
+    fields = head.fields
+    if not asked or fields.upgrade != asked or not fields.switches:
         raise Failed(Failure.UPGRADE_FAILED, "the upstream switched to what was not asked for")
     if asked == b"websocket":
-        key = next((line.partition(b":")[2].strip() for line in x.head.lines if line[:18].lower() == b"sec-websocket-key:"), b"")
-        if head.values.get(b"sec-websocket-accept") != websocket_accept(key):
+        lines = x.head.kept.split(b"\r\n")
+        key = next((line[18:].strip() for line in lines if line[:18].lower() == b"sec-websocket-key:"), b"")
+        if fields.websocket_accept != websocket_accept(key):
             raise Failed(Failure.UPGRADE_FAILED, "the Sec-WebSocket-Accept is not the answer to the key")
 
 

@@ -25,12 +25,12 @@ from gateway.proxy.framing import ChunkedDecoder, LengthDecoder
 from gateway.proxy.http1 import (
     MAX_EMPTY_LINES,
     RequestHead,
-    ResponseHead,
+    RequestReader,
     check_partial_request,
     check_request_size,
-    parse_request,
     request_kinds,
 )
+from gateway.proxy.http1_response import ResponseHead
 from gateway.proxy.tunnel import Tunnel
 from gateway.snapshot import Snapshot
 
@@ -50,7 +50,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 class DataPlane:
     """What the connections of one worker share. `apply` swaps the snapshot; a request keeps the one it began with."""
 
-    __slots__ = ("connections", "date", "draining", "kinds", "log", "loop", "metrics", "snapshot", "via_line")
+    __slots__ = ("connections", "date", "draining", "log", "loop", "metrics", "reader", "snapshot", "via_line")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, snapshot: Snapshot, metrics: GatewayMetrics, log: LogSink | None
@@ -68,8 +68,9 @@ class DataPlane:
         """New requests live in `snapshot` from now on."""
         names = snapshot.names
         self.snapshot = snapshot
-        self.kinds = request_kinds({names.request_id, names.budget, b"x-server-timing"}, snapshot.match_fields)
-        self.via_line = b"Via: 1.1 " + snapshot.server.name.encode("ascii")
+        noted = {names.request_id, names.budget, b"x-server-timing"}
+        self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
+        self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
 
     def tick(self) -> None:
         """Once a second: renew the date, close upstream connections that were idle for too long."""
@@ -167,7 +168,7 @@ class DownstreamConnection(Connection):
             self.trusted = self.peer in server.trusted_proxies
         else:
             self.peer_node = forwarded_node(None)
-        self.forwarded_line = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b" % (self.peer_node, self.scheme)
+        self.forwarded_line = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (self.peer_node, self.scheme)
         if plane.metrics.connections > server.limits.connections:
             self._refuse_connection(Failed(Failure.CONNECTION_LIMIT, close=True))
             return
@@ -266,8 +267,8 @@ class DownstreamConnection(Connection):
             return b""
         self._scanned = 0
         self._empty_lines = 0
-        head = parse_request(data, self.plane.kinds)
         end += 4
+        head = self.plane.reader.read(data, end)
         if end > 512:
             check_request_size(data, end, head, limits.target, limits.headers, limits.header_count)
         self._begin(head, data[end:] if len(data) > end else b"")
@@ -287,10 +288,11 @@ class DownstreamConnection(Connection):
         now = monotonic()
         self._served += 1
         exchange = Exchange(self, self.plane.snapshot, head, now)
-        if head.chunked:
+        fields = head.fields
+        if fields.chunked:
             body = exchange.request_body = Body(self, ChunkedDecoder())
-        elif head.length > 0:
-            body = exchange.request_body = Body(self, LengthDecoder(head.length))
+        elif fields.length > 0:
+            body = exchange.request_body = Body(self, LengthDecoder(fields.length))
         else:
             body = None
         if body is not None:
@@ -420,7 +422,7 @@ class DownstreamConnection(Connection):
             self._host_field = field
         return self._host
 
-    def came_by_us(self, via: list[bytes]) -> bool:
+    def came_by_us(self, via: tuple[bytes, ...]) -> bool:
         """Our own pseudonym stands in the request's `Via`: it has come round (RFC 9110 7.3)."""
         name = self.plane.snapshot.server.name.encode("ascii")
         return any(member.split()[1:2] == [name] for value in via for member in value.split(b","))

@@ -19,20 +19,18 @@ from gateway.proxy.body import Body
 from gateway.proxy.connection import Connection
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.framing import ChunkedDecoder, Decoder, LengthDecoder, UntilClose
-from gateway.proxy.http1 import ResponseHead, parse_response
+from gateway.proxy.http1_response import ResponseHead, ResponseReader, check_partial_response
 from gateway.proxy.tunnel import Tunnel
 from gateway.snapshot import Endpoint, UpstreamSettings
 
 MAX_INTERIM: Final = 64
 """1xx responses before one final response; a flood of them is not an answer."""
 
-_STATUS_START: Final = b"HTTP/1."
-
 
 class UpstreamConnection(Connection):
     """One connection to an endpoint, with at most one exchange on it."""
 
-    __slots__ = ("_buffer", "_interim", "body", "exchange", "idle_since", "pool", "response", "reusable", "silent", "tunnel")
+    __slots__ = ("_buffer", "_interim", "body", "content", "exchange", "idle_since", "pool", "response", "reusable", "silent", "tunnel")
 
     def __init__(self, pool: EndpointPool) -> None:
         super().__init__()
@@ -41,7 +39,9 @@ class UpstreamConnection(Connection):
         self.response: ResponseHead | None = None
         """The final response head, once it is there."""
         self.body: Body | None = None
-        """The response's body, None when it has none."""
+        """The response's body, when more of it is still to come than arrived with the head."""
+        self.content = b""
+        """The response's whole content, when it arrived with the head."""
         self.idle_since = 0.0
         self.reusable = False
         self.silent = True
@@ -113,6 +113,7 @@ class UpstreamConnection(Connection):
         self.exchange = exchange
         self.response = None
         self.body = None
+        self.content = b""
         self.reusable = True
         self.silent = True
         self._interim = 0
@@ -135,7 +136,8 @@ class UpstreamConnection(Connection):
             and not self.transport.is_closing()
         ):
             self.body = None
-            self.resume_reading()
+            if self.reading_paused:
+                self.resume_reading()
             self.pool.put(self)
         else:
             self.transport.abort()
@@ -148,13 +150,13 @@ class UpstreamConnection(Connection):
             if end == -1 or end > limit:
                 if len(data) > limit:
                     raise Failed(Failure.RESPONSE_HEAD_TOO_LARGE)
-                if not data.startswith(_STATUS_START[: len(data)]):
-                    raise Failed(Failure.PROTOCOL, "the response does not begin like HTTP/1")
+                check_partial_response(data)
                 self._buffer = data
                 return
             self._buffer = b""
-            head = parse_response(data)
-            rest = data[end + 4 :] if len(data) > end + 4 else b""
+            end += 4
+            head = self.pool.reader.read(data, end)
+            rest = data[end:] if len(data) > end else b""
             if head.status >= 200 or head.status == 101:
                 break
             self._interim_response(head, exchange)
@@ -170,27 +172,38 @@ class UpstreamConnection(Connection):
         exchange.client_connection.interim(head)
 
     def _final_response(self, head: ResponseHead, rest: bytes, exchange: Exchange) -> None:
-        if not head.keep_alive:
+        if not head.keep_alive or head.status == 101:
             self.reusable = False
-        decoder = _decoder(head, exchange)
-        if decoder is None:
-            if rest and head.status != 101:
+        status = head.status
+        if exchange.head.method == b"HEAD" or status in (101, 204, 304):
+            # RFC 9112 6.3, item 1: no body, whatever the fields say.
+            if status == 101:
+                self._buffer = rest
+            elif rest:
                 self.reusable = False
+        elif head.length == len(rest):
+            self.content = rest
         else:
-            body = self.body = Body(self, decoder)
-            if isinstance(decoder, UntilClose):
-                self.reusable = False
-            if rest:
-                try:
-                    body.feed(rest)
-                except Failed as failed:
-                    raise Failed(Failure.PROTOCOL, failed.detail) from None
-                if body.done and decoder.rest:
-                    self.reusable = False
-        if head.status == 101:
-            self._buffer = rest
+            self._begin_body(head, rest)
         self.response = head
         exchange.wake()
+
+    def _begin_body(self, head: ResponseHead, rest: bytes) -> None:
+        decoder = _decoder(head)
+        body = Body(self, decoder)
+        if isinstance(decoder, UntilClose):
+            self.reusable = False
+        if rest:
+            try:
+                body.feed(rest)
+            except Failed as failed:
+                raise Failed(Failure.PROTOCOL, failed.detail) from None
+            if body.done and decoder.rest:
+                self.reusable = False
+        if body.done:
+            self.content = body.whole()
+        else:
+            self.body = body
 
     def take_buffer(self) -> bytes:
         """Bytes that came behind a 101 head: the first of the tunnel."""
@@ -198,11 +211,8 @@ class UpstreamConnection(Connection):
         return data
 
 
-def _decoder(head: ResponseHead, exchange: Exchange) -> Decoder | None:
-    """How the response's body is framed (RFC 9112 6.3); None when it has no body."""
-    status = head.status
-    if exchange.head.method == b"HEAD" or status in (101, 204, 304):
-        return None
+def _decoder(head: ResponseHead) -> Decoder:
+    """How the response's body is framed (RFC 9112 6.3)."""
     if head.chunked:
         return ChunkedDecoder()
     if head.length >= 0:
@@ -213,7 +223,7 @@ def _decoder(head: ResponseHead, exchange: Exchange) -> Decoder | None:
 class EndpointPool:
     """The connections of one endpoint."""
 
-    __slots__ = ("_all", "_idle", "_loop", "_retired", "endpoint", "metrics", "settings")
+    __slots__ = ("_all", "_idle", "_loop", "_retired", "endpoint", "metrics", "reader", "settings")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics
@@ -222,6 +232,7 @@ class EndpointPool:
         self.endpoint = endpoint
         self.settings = settings
         self.metrics = metrics
+        self.reader = ResponseReader()
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._retired = False

@@ -1,0 +1,237 @@
+"""The composition root of one worker: the only place that constructs; owns start, drain and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from gateway import __version__
+from gateway.control.admin import make_admin_runner
+from gateway.control.compile import compile_config, listener
+from gateway.control.dump import effective_config
+from gateway.control.load import Loaded, load
+from gateway.control.problems import ConfigError, render_text
+from gateway.metrics import GatewayMetrics, UpstreamMetrics
+from gateway.proxy.access_log import AccessLog
+from gateway.proxy.server import DataPlane
+from gateway.proxy.upstream import EndpointPool
+from gateway.snapshot import Endpoint, Listener, Snapshot, UpstreamSettings
+
+BACKLOG: Final = 1024
+
+_log = logging.getLogger("gateway")
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text is for the operator."""
+
+
+class App:
+    """One worker. Also what the admin listener shows (`control.admin.AdminState`)."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.ready = False
+        self.metrics = GatewayMetrics(__version__)
+        self.plane: DataPlane
+        self._servers: list[asyncio.Server] = []
+        self._admin: web.AppRunner | None = None
+        self._access_log: AccessLog | None = None
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._ticker: asyncio.TimerHandle | None = None
+
+    # -- AdminState --------------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Shutdown has begun."""
+        return self._stopping.is_set()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What new requests live in."""
+        return self.plane.snapshot
+
+    @property
+    def effective_config(self) -> dict[str, Any]:
+        """The configuration with its defaults, secrets hidden."""
+        return effective_config(self.loaded)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Construct everything and open the listeners. Raises StartError."""
+        loop = asyncio.get_running_loop()
+
+        def make_pool(endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics) -> EndpointPool:
+            return EndpointPool(loop, endpoint, settings, metrics)
+
+        snapshot = compile_config(self.loaded, self.metrics, make_pool)
+        self._access_log = self._open_access_log()
+        self.plane = DataPlane(loop, snapshot, self.metrics, self._access_log)
+        for one in snapshot.server.listeners:
+            self._servers.append(await self._listen(one))
+            _log.info("listening on %s", one)
+        await self._start_admin()
+        self._tick()
+        self.ready = True
+
+    def _open_access_log(self) -> AccessLog | None:
+        settings = self.loaded.config.access_log
+        if settings is None:
+            return None
+        if settings.path == "-":
+            try:
+                return AccessLog(sys.stdout.fileno(), self.metrics)
+            except (OSError, AttributeError, ValueError):
+                _log.warning("standard output is closed: no access log")
+                return None
+        try:
+            fd = os.open(settings.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StartError(f"cannot open the access log `{settings.path}`: {error.strerror}") from None
+        try:
+            return AccessLog(fd, self.metrics)
+        finally:
+            os.close(fd)
+
+    async def _listen(self, one: Listener) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        accept = self.plane.accept if one.tls is None else self.plane.accept_tls
+        limit = self.plane.snapshot.server.timeouts.header if one.tls is not None else None
+        try:
+            if one.path:
+                return await loop.create_unix_server(
+                    accept, one.path, backlog=BACKLOG, ssl=one.tls, ssl_handshake_timeout=limit
+                )
+            return await loop.create_server(
+                accept, one.host or None, one.port, backlog=BACKLOG, ssl=one.tls, ssl_handshake_timeout=limit
+            )
+        except OSError as error:
+            raise StartError(f"cannot listen on {one}: {_reason(error)}") from None
+
+    async def _start_admin(self) -> None:
+        address = self.loaded.config.admin.listen
+        if address is None:
+            return
+        where = listener(address)
+        self._admin = make_admin_runner(self, [where.host] if where.host else [])
+        await self._admin.setup()
+        site: web.BaseSite
+        if where.path:
+            site = web.UnixSite(self._admin, where.path)
+        else:
+            site = web.TCPSite(self._admin, where.host or None, where.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartError(f"cannot listen on {where} (admin): {_reason(error)}") from None
+        _log.info("admin on %s", where)
+
+    def _tick(self) -> None:
+        self.plane.tick()
+        self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
+
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT: the first drains, the second stops at once."""
+        if self._stopping.is_set():
+            self._at_once.set()
+        self._stopping.set()
+
+    async def run_until_stopped(self) -> None:
+        """Serve; when told to stop: fail readiness, stop listening after a delay, let exchanges finish, within the limit."""
+        await self._stopping.wait()
+        timeouts = self.plane.snapshot.server.timeouts
+        _log.info("draining: %d connections", len(self.plane.connections))
+        await self._wait_at_most(timeouts.drain_delay)
+        for server in self._servers:
+            server.close()
+        self.plane.drain()
+        deadline = asyncio.get_running_loop().time() + timeouts.drain
+        while self.plane.connections and not self._at_once.is_set():
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                _log.warning("drain limit reached: cutting %d connections", len(self.plane.connections))
+                break
+            await self._wait_at_most(min(left, 0.05))
+
+    async def _wait_at_most(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._at_once.wait()
+
+    async def stop(self) -> None:
+        """Close everything that `start` opened, however far it came."""
+        self.ready = False
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for server in self._servers:
+            server.close()
+        if hasattr(self, "plane"):
+            self.plane.abort()
+            for upstream in self.plane.snapshot.upstreams:
+                for endpoint in upstream.endpoints:
+                    endpoint.pool.retire()
+            for one in self.plane.snapshot.server.listeners:
+                if one.path:
+                    Path(one.path).unlink(missing_ok=True)
+        if self._admin is not None:
+            await self._admin.cleanup()
+        if self._access_log is not None:
+            self._access_log.close()
+
+
+def _reason(error: OSError) -> str:
+    if error.strerror is None or "address already in use" in str(error):
+        return "the address is already in use; another gateway, or another program?" if "in use" in str(error) else str(error)
+    return error.strerror
+
+
+async def _main(loaded: Loaded) -> int:
+    loop = asyncio.get_running_loop()
+    app = App(loaded)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, app.signalled)
+    try:
+        await app.start()
+        # What lives as long as the process is not worth a look by every collection.
+        gc.collect()
+        gc.freeze()
+        await app.run_until_stopped()
+    except StartError as error:
+        print(f"gateway run: error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        await app.stop()
+    return 0
+
+
+def run(path: str) -> int:
+    """Run one worker on a configuration file until it is told to stop; the exit code (0 stopped, 1 did not start)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        loaded = load(path)
+    except ConfigError as error:
+        print(render_text(error.problems), file=sys.stderr)
+        return 1
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_main(loaded))
+
+
+def _loop_factory() -> Any:
+    """uvloop's loop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

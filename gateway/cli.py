@@ -1,0 +1,261 @@
+"""The commands: run · check · explain · routes · schema · init · demo · healthcheck · version.
+
+Exit codes: 0 ok, 1 the configuration is not valid, 2 wrong usage, 3 not reachable. Each command imports what it needs when it
+runs: a container runs the health check every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from gateway.control.addresses import Address
+    from gateway.control.load import Loaded
+    from gateway.control.problems import Problem
+
+OK: Final = 0
+INVALID: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+
+HEALTH_TIMEOUT: Final = 3.0
+"""Seconds."""
+
+DEFAULT_CONFIG: Final = "config/gateway.yaml"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that suggests the command that was probably meant."""
+
+    commands: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """Print the problem to standard error and exit with 2."""
+        unknown = re.search(r"invalid choice: '(.*?)' \(", message)
+        if unknown is not None and self.commands:
+            close = difflib.get_close_matches(unknown[1], self.commands, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(self.commands)}"
+            message = f"unknown command `{unknown[1]}`; {hint}"
+        self.exit(USAGE, f"{self.prog}: error: {message}\nTry `{self.prog} --help`.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["demo"]:
+            return _demo(arguments[1:])
+        options = _parser().parse_args(arguments)
+        return int(options.command(options))
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else USAGE
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`gateway schema | head`); closing standard output must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gateway", description="A reverse-proxy gateway.", epilog="Documentation: docs/, README.md")
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    _add_config(add("run", _run, "Run the gateway."))
+    check = _add_config(add("check", _check, "Validate a configuration; all problems at once."))
+    check.add_argument("--format", choices=("text", "json", "github"), default="text", help="how to show the problems")
+    explain = add("explain", _explain, "Say which route takes a request, why, and what holds for it.")
+    explain.add_argument("config", metavar="CONFIG")
+    explain.add_argument("method", metavar="METHOD")
+    explain.add_argument("url", metavar="URL", help="https://host/path?query, or /path")
+    explain.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'", help="a request header")
+    _add_config(add("routes", _routes, "List the routes in the order in which they are tried."))
+    add("schema", _schema, "Print the JSON schema of the configuration file.")
+    init = add("init", _init, "Write a commented configuration to start from.")
+    init.add_argument("path", nargs="?", default="gateway.yaml", metavar="PATH", help="default: %(default)s")
+    add("demo", lambda _: OK, "Run two demo services and the gateway in front of them.")
+    health = add("healthcheck", _healthcheck, "Ask the admin listener of a running gateway whether it is ready.")
+    health.add_argument("config", nargs="?", metavar="CONFIG", help="take the admin address from this file")
+    health.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s")
+    add("version", _version, "Print the version.")
+    parser.commands = tuple(commands.choices)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, metavar="CONFIG", help="default: %(default)s")
+    return parser
+
+
+def _colour(stream: TextIO) -> bool:
+    """Whether to colour what goes to `stream`: only on a terminal, and never against NO_COLOR."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _load(path: str) -> Loaded | None:
+    """The configuration; None after its problems went to standard error."""
+    from gateway.control.load import load
+    from gateway.control.problems import ConfigError, render_text
+
+    try:
+        return load(path)
+    except ConfigError as error:
+        print(render_text(error.problems, colour=_colour(sys.stderr)), file=sys.stderr)
+        return None
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gateway.app import run
+
+    return run(options.config)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gateway.control.load import load
+    from gateway.control.problems import ConfigError, render_github, render_json, render_text
+
+    problems: tuple[Problem, ...] = ()
+    summary = ""
+    try:
+        config = load(options.config).config
+        summary = f"{options.config}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
+    except ConfigError as error:
+        problems = error.problems
+        summary = _count(len(problems), "problem")
+    if options.format == "json":
+        print(render_json(problems))
+    elif options.format == "github":
+        print(render_github(problems))
+    else:
+        if problems:
+            print(render_text(problems, colour=_colour(sys.stdout)))
+        print(summary)
+    return INVALID if problems else OK
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from gateway.control.explain import RequestError, explain
+
+    loaded = _load(options.config)
+    if loaded is None:
+        return INVALID
+    try:
+        print(explain(loaded, options.method, options.url, options.header))
+    except RequestError as error:
+        print(f"gateway explain: error: {error}", file=sys.stderr)
+        return USAGE
+    return OK
+
+
+def _routes(options: argparse.Namespace) -> int:
+    from gateway.control.explain import route_table
+
+    loaded = _load(options.config)
+    if loaded is None:
+        return INVALID
+    print(route_table(loaded))
+    return OK
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from gateway.control.json_schema import rendered_schema
+
+    print(rendered_schema(), end="")
+    return OK
+
+
+def _init(options: argparse.Namespace) -> int:
+    from gateway.control.starter import STARTER
+
+    path = Path(options.path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        print(f"gateway init: error: `{path}` exists and is left as it is", file=sys.stderr)
+        return INVALID
+    except OSError as error:
+        print(f"gateway init: error: cannot write `{path}`: {error.strerror}", file=sys.stderr)
+        return INVALID
+    print(f"wrote {path}; next: edit it, then `gateway check {path}` and `gateway run {path}`")
+    return OK
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    from gateway.demo import main as demo
+
+    return demo(arguments)
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    url = options.admin
+    if options.config is not None:
+        loaded = _load(options.config)
+        if loaded is None:
+            return INVALID
+        if loaded.config.admin.listen is None:
+            print("gateway healthcheck: error: the configuration has no admin listener", file=sys.stderr)
+            return USAGE
+        url = _admin_url(loaded.config.admin.listen)
+    ready, text = _ask(url)
+    print(text, file=sys.stdout if ready else sys.stderr)
+    return OK if ready else UNREACHABLE
+
+
+def _admin_url(address: Address) -> str:
+    """Where a health check on the same host reaches the admin listener."""
+    if address.path:
+        return f"unix:{address.path}"
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
+
+
+def _ask(url: str) -> tuple[bool, str]:
+    """Whether `/readyz` answers 200, and a line about it."""
+    import http.client
+    import socket
+    from urllib.parse import urlsplit
+
+    try:
+        if url.startswith("unix:"):
+            connection = http.client.HTTPConnection("localhost", timeout=HEALTH_TIMEOUT)
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(HEALTH_TIMEOUT)
+            connection.sock.connect(url[5:])
+        else:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            if parts.scheme != "http" or not parts.hostname:
+                return False, f"not ready: `{url}` is not an http URL"
+            connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=HEALTH_TIMEOUT)
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+        connection.close()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return False, f"not reachable: {url}: {getattr(error, 'strerror', None) or type(error).__name__}"
+    return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
+
+
+def _version(options: argparse.Namespace) -> int:
+    from gateway import __version__
+
+    print(f"gateway {__version__}")
+    return OK

@@ -1,0 +1,274 @@
+"""(Config, previous Snapshot) ▸ Snapshot: every name an object, every default merged, every line encoded.
+
+Live state is carried over from the previous snapshot: an endpoint, with its pool and what is in flight on it, as long as its
+upstream's name, its URL and weight, and the connection settings are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+from urllib.parse import quote
+
+from gateway.control import tls
+from gateway.control.addresses import Address, EndpointUrl
+from gateway.control.effective import Edits, effective, strip_prefix
+from gateway.control.load import Loaded
+from gateway.control.matches import route_matches
+from gateway.control.schema import Config, Server, UpstreamTls
+from gateway.control.schema import Route as RouteConfig
+from gateway.control.schema import Upstream as UpstreamConfig
+from gateway.headers import Networks
+from gateway.metrics import UNMATCHED, GatewayMetrics, UpstreamMetrics
+from gateway.policies.load_balancing import Algorithm, Balancer, balancer
+from gateway.policies.timeout import TimeoutSettings
+from gateway.ports import Pool
+from gateway.router import Router
+from gateway.snapshot import (
+    Endpoint,
+    FieldEdits,
+    ForwardedFields,
+    Limits,
+    Listener,
+    Names,
+    Redirect,
+    Respond,
+    Rewrite,
+    Route,
+    ServerSettings,
+    ServerTimeouts,
+    ServerTiming,
+    Snapshot,
+    Upstream,
+    UpstreamSettings,
+)
+
+MakePool: TypeAlias = Callable[[Endpoint, UpstreamSettings, UpstreamMetrics], Pool]
+
+
+def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool, previous: Snapshot | None = None) -> Snapshot:
+    """The snapshot of a configuration that `load` has accepted.
+
+    Raises `tls.TlsError` or OSError when a certificate file has changed since; then nothing has been changed. `previous` is
+    left as it is: see `dropped_endpoints` for what to retire once the new snapshot is in place.
+    """
+    config = loaded.config
+    known = {upstream.name: upstream for upstream in previous.upstreams} if previous is not None else {}
+    server = _server(config.server)
+    settings = {name: _upstream_settings(upstream, known.get(name)) for name, upstream in config.upstreams.items()}
+    upstreams = {
+        name: _upstream(name, upstream, settings[name], metrics.upstream(name), make_pool, known.get(name))
+        for name, upstream in config.upstreams.items()
+    }
+    routes = tuple(_route(config, index, upstreams, metrics) for index in range(len(config.routes)))
+    matches = route_matches(config)
+    metrics.config_hash = loaded.hash
+    metrics.config_loaded_at = time.time()
+    return Snapshot(
+        server=server,
+        names=_names(config.server),
+        router=Router(zip(matches, routes, strict=True)),
+        routes=routes,
+        upstreams=tuple(upstreams.values()),
+        unmatched=metrics.route(UNMATCHED),
+        config_hash=loaded.hash,
+        match_fields=frozenset(name for match in matches for name, _ in match.headers),
+    )
+
+
+def dropped_endpoints(previous: Snapshot, current: Snapshot) -> list[Endpoint]:
+    """The endpoints of `previous` that `current` has not carried over: retire their pools."""
+    kept = {id(endpoint) for upstream in current.upstreams for endpoint in upstream.endpoints}
+    return [endpoint for upstream in previous.upstreams for endpoint in upstream.endpoints if id(endpoint) not in kept]
+
+
+def listener(address: Address) -> Listener:
+    """The plain listener of an address, for the admin side."""
+    return Listener(address.host, address.port, address.path)
+
+
+# -- server ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _process_name() -> str:
+    return f"gateway-{secrets.token_hex(3)}"
+
+
+def _server(server: Server) -> ServerSettings:
+    limits, timeouts = server.limits, server.timeouts
+    return ServerSettings(
+        listeners=tuple(
+            Listener(
+                listen.address.host,
+                listen.address.port,
+                listen.address.path,
+                tls.server_context(listen.tls) if listen.tls is not None else None,
+            )
+            for listen in server.listen
+        ),
+        name=server.name or _process_name(),
+        trusted_proxies=Networks(server.trusted_proxies),
+        limits=Limits(
+            headers=limits.headers,
+            header_count=limits.header_count,
+            target=limits.target,
+            response_headers=limits.response_headers,
+            connections=limits.connections,
+            requests_per_connection=limits.requests_per_connection,
+            tunnels=limits.tunnels,
+        ),
+        timeouts=ServerTimeouts(
+            header=timeouts.header,
+            body_idle=timeouts.body_idle,
+            write_stall=timeouts.write_stall,
+            keep_alive=timeouts.keep_alive,
+            drain=timeouts.drain,
+            drain_delay=timeouts.drain_delay,
+        ),
+        forwarded=ForwardedFields(server.forwarded),
+        encoded_slash=server.paths.encoded_slash == "match",
+        double_slash=server.paths.double_slash == "match",
+    )
+
+
+def _names(server: Server) -> Names:
+    request_id, budget = server.request_id.header.encode("ascii"), server.budget_field.encode("ascii")
+    return Names(request_id.lower(), budget.lower(), request_id + b": ", budget + b": ")
+
+
+# -- upstreams -------------------------------------------------------------------------------------------------------
+
+
+def _upstream_settings(upstream: UpstreamConfig, previous: Upstream | None) -> UpstreamSettings:
+    secure = any(endpoint.url.tls for endpoint in upstream.endpoints)
+    client_tls = upstream.tls or UpstreamTls()
+    plain = UpstreamSettings(
+        idle_timeout=upstream.keep_alive.idle,
+        max_idle=upstream.keep_alive.max_idle,
+        max_connections=upstream.max_connections,
+        server_name=(client_tls.server_name or "") if secure else "",
+        tls_fingerprint=tls.fingerprint(client_tls) if secure else "",
+    )
+    if previous is not None and previous.settings == plain:
+        return previous.settings
+    if not secure:
+        return plain
+    return UpstreamSettings(
+        idle_timeout=plain.idle_timeout,
+        max_idle=plain.max_idle,
+        max_connections=plain.max_connections,
+        tls=tls.client_context(client_tls),
+        server_name=plain.server_name,
+        tls_fingerprint=plain.tls_fingerprint,
+    )
+
+
+def _upstream(
+    name: str,
+    upstream: UpstreamConfig,
+    settings: UpstreamSettings,
+    metrics: UpstreamMetrics,
+    make_pool: MakePool,
+    previous: Upstream | None,
+) -> Upstream:
+    kept = {endpoint.url: endpoint for endpoint in previous.endpoints} if previous and previous.settings is settings else {}
+    endpoints = []
+    for written in upstream.endpoints:
+        endpoint = kept.get(written.url.url)
+        if endpoint is None or endpoint.weight != written.weight:
+            endpoint = _endpoint(written.url, written.weight)
+            endpoint.pool = make_pool(endpoint, settings, metrics)
+        endpoints.append(endpoint)
+    return Upstream(
+        name=name,
+        endpoints=tuple(endpoints),
+        balancer=_balancer(Algorithm(upstream.load_balancing), endpoints, previous),
+        settings=settings,
+        host={"preserve": None, "endpoint": b""}.get(upstream.host, upstream.host.encode("ascii")),
+        metrics=metrics,
+    )
+
+
+def _endpoint(url: EndpointUrl, weight: int) -> Endpoint:
+    return Endpoint(
+        url.url,
+        host=url.host,
+        port=url.port,
+        path=url.path,
+        tls=url.tls,
+        weight=weight,
+        authority=url.authority.encode("ascii"),
+    )
+
+
+def _balancer(algorithm: Algorithm, endpoints: list[Endpoint], previous: Upstream | None) -> Balancer:
+    weights = [endpoint.weight for endpoint in endpoints]
+    fresh = balancer(algorithm, weights)
+    if previous is None or type(previous.balancer) is not type(fresh):
+        return fresh
+    return previous.balancer if weights == [endpoint.weight for endpoint in previous.endpoints] else fresh
+
+
+# -- routes ----------------------------------------------------------------------------------------------------------
+
+
+def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics) -> Route:
+    written, resolved = config.routes[index], effective(config, index)
+    return Route(
+        name=written.name,
+        metrics=metrics.route(written.name),
+        upstream=upstreams[written.upstream] if written.upstream is not None else None,
+        redirect=_redirect(written),
+        respond=_respond(written),
+        timeout=TimeoutSettings(resolved.request.value, resolved.attempt.value, resolved.connect.value, resolved.idle.value),
+        max_body=resolved.max_body.value,
+        rewrite=_rewrite(written),
+        request_edits=_field_edits(resolved.request_edits),
+        response_edits=_field_edits(resolved.response_edits),
+        upgrades=frozenset(protocol.encode("ascii") for protocol in resolved.upgrades.value),
+        server_timing=ServerTiming(resolved.server_timing.value),
+        access_log=resolved.access_log.value,
+    )
+
+
+def _redirect(route: RouteConfig) -> Redirect | None:
+    redirect = route.redirect
+    if redirect is None:
+        return None
+    to = redirect.to.encode("ascii")
+    keep_query = redirect.keep_path if redirect.keep_query is None else redirect.keep_query
+    return Redirect(redirect.status, to.rstrip(b"/") if redirect.keep_path else to, redirect.keep_path, keep_query)
+
+
+def _respond(route: RouteConfig) -> Respond | None:
+    respond = route.respond
+    if respond is None:
+        return None
+    body = respond.body.encode("utf-8")
+    lines = [_line(name, value) for name, value in respond.fields.items()]
+    if body:
+        lines.insert(0, _line("Content-Type", respond.content_type))
+    return Respond(respond.status, body, tuple(lines))
+
+
+def _rewrite(route: RouteConfig) -> Rewrite | None:
+    if route.rewrite_prefix is not None:
+        old, new = route.rewrite_prefix.old.rstrip("/"), route.rewrite_prefix.new.rstrip("/")
+        return Rewrite(old.encode("ascii"), new.encode("ascii"))
+    prefix = strip_prefix(route)
+    # Clients send the path percent-encoded; a prefix of `match.path` is decoded text.
+    return Rewrite(quote(prefix, safe="/-._~!$&'()*+,;=:@").encode("ascii"), b"") if prefix else None
+
+
+def _field_edits(edits: Edits) -> FieldEdits | None:
+    drop = frozenset(name.lower().encode("ascii") for name in (*edits.set, *(removed.value for removed in edits.remove)))
+    lines = tuple(_line(name, value.value) for name, value in (*edits.set.items(), *edits.add))
+    return FieldEdits(drop, lines) if drop or lines else None
+
+
+def _line(name: str, value: str) -> bytes:
+    return f"{name}: {value}".encode()

@@ -1,0 +1,143 @@
+"""What holds for a route once `defaults` and built-in defaults are merged, and where each value comes from.
+
+The one place that knows inheritance: `compile` takes the values, `explain` the origins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from gateway.control.nodes import Loc
+from gateway.control.schema import EDITS_OFF, WEBSOCKET, Config, FieldEdits, Policies, Route
+from gateway.policies.timeout import TimeoutSettings
+
+T = TypeVar("T")
+
+_BUILT_IN_TIMEOUT: Final = TimeoutSettings()
+_BUILT_IN_BODY: Final = 10 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Value(Generic[T]):
+    """A resolved value and the place it was written at; None for a built-in default."""
+
+    value: T
+    origin: Loc | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """Merged changes to a header section: name ▸ value with origin."""
+
+    set: dict[str, Value[str]]
+    add: tuple[tuple[str, Value[str]], ...]
+    remove: tuple[Value[str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """Everything a route inherits or decides. Times in seconds, sizes in bytes."""
+
+    request: Value[float]
+    attempt: Value[float]
+    connect: Value[float]
+    idle: Value[float]
+    max_body: Value[int]
+    request_edits: Edits
+    response_edits: Edits
+    upgrades: Value[tuple[str, ...]]
+    server_timing: Value[str]
+    access_log: Value[bool]
+
+
+def effective(config: Config, index: int) -> Effective:
+    """What holds for route number `index`."""
+    scopes: list[tuple[Loc, Policies]] = [(("routes", index), config.routes[index]), (("defaults",), config.defaults)]
+    request = _timeout(scopes, "request", _BUILT_IN_TIMEOUT.request)
+    attempt = _clamped(_timeout(scopes, "attempt", request.value), request)
+    return Effective(
+        request=request,
+        attempt=attempt,
+        connect=_clamped(_timeout(scopes, "connect", _BUILT_IN_TIMEOUT.connect), attempt),
+        idle=_timeout(scopes, "idle", _BUILT_IN_TIMEOUT.idle),
+        max_body=_max_body(config, scopes),
+        request_edits=_edits(scopes, "request_fields"),
+        response_edits=_edits(scopes, "response_fields"),
+        upgrades=_first(scopes, "upgrades", (WEBSOCKET,)),
+        server_timing=_first(scopes, "server_timing", "on_request"),
+        access_log=_first(scopes, "access_log", True),
+    )
+
+
+def _first(scopes: list[tuple[Loc, Policies]], name: str, built_in: T) -> Value[T]:
+    for loc, policies in scopes:
+        value: T | None = getattr(policies, name)
+        if value is not None:
+            return Value(value, (*loc, name))
+    return Value(built_in)
+
+
+def _timeout(scopes: list[tuple[Loc, Policies]], name: str, built_in: float) -> Value[float]:
+    for loc, policies in scopes:
+        value: float | None = getattr(policies.timeout, name, None)
+        if value is not None:
+            return Value(value, (*loc, "timeout", name))
+    return Value(built_in)
+
+
+def _clamped(inner: Value[float], outer: Value[float]) -> Value[float]:
+    """An inherited part of a budget never exceeds the whole: a route that sets only `timeout: 1s` means all of it."""
+    return inner if inner.value <= outer.value else Value(outer.value, outer.origin, "cut to the budget around it")
+
+
+def _max_body(config: Config, scopes: list[tuple[Loc, Policies]]) -> Value[int]:
+    for loc, policies in scopes:
+        if policies.limits is not None and policies.limits.body is not None:
+            return Value(policies.limits.body, (*loc, "limits", "body"))
+    if config.server.limits.body is not None:
+        return Value(config.server.limits.body, ("server", "limits", "body"))
+    return Value(_BUILT_IN_BODY)
+
+
+def _edits(scopes: list[tuple[Loc, Policies]], name: str) -> Edits:
+    """The route's own changes over those of `defaults`: by header name, and a list of removals replaces a list."""
+    (own_loc, own_scope), (base_loc, base_scope) = scopes
+    own: FieldEdits | None = getattr(own_scope, name)
+    base: FieldEdits | None = getattr(base_scope, name)
+    if own is EDITS_OFF:
+        return Edits({}, (), ())
+    merged: dict[str, tuple[str, Value[str]]] = {}
+    added: dict[str, tuple[str, Value[str]]] = {}
+    removed_here = {field.lower() for field in own.remove} if own is not None else set()
+    for loc, edits in ((base_loc, base), (own_loc, own)):
+        if edits is None:
+            continue
+        for field, value in edits.set.items():
+            merged[field.lower()] = (field, Value(value, (*loc, name, "set", field)))
+        for field, value in edits.add.items():
+            added[field.lower()] = (field, Value(value, (*loc, name, "add", field)))
+        if edits is base:
+            for field in removed_here:
+                merged.pop(field, None)
+                added.pop(field, None)
+    remover_loc, remover = (own_loc, own) if own is not None and own.remove else (base_loc, base)
+    removed = tuple(
+        Value(field, (*remover_loc, name, "remove", at)) for at, field in enumerate(remover.remove if remover else ())
+    )
+    return Edits(dict(merged.values()), tuple(added.values()), removed)
+
+
+def strip_prefix(route: Route) -> str:
+    """The prefix to take off the path, without a final `/`; empty for none."""
+    if route.strip_prefix is False:
+        return ""
+    if isinstance(route.strip_prefix, str):
+        return route.strip_prefix.rstrip("/")
+    literal = []
+    for segment in route.match.path[1:].split("/"):
+        if segment == "**" or segment.startswith("{"):
+            break
+        literal.append(segment)
+    return "/" + "/".join(literal) if any(literal) else ""

@@ -1,0 +1,63 @@
+"""`${…}` in values: environment variables and files, replaced after the YAML is parsed, so that they cannot inject any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+MAX_FILE: Final = 64 * 1024
+
+_REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)(\}?)")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def expand(text: str, environ: Mapping[str, str], base: Path) -> str:
+    """`${VAR}`, `${VAR:-default}`, `${VAR:?message}`, `${file:/path}`; `$${` is a literal `${`.
+
+    As in a shell, `:-` and `:?` treat an empty variable as unset. Paths are relative to `base`. Raises ValueError in words for
+    the operator that never hold a value.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        if match[0] == "$${":
+            return "${"
+        if not match[2]:
+            raise ValueError("`${` without `}`; a literal `${` is written `$${`")
+        return _resolve(match[1], environ, base)
+
+    return _REFERENCE.sub(replace, text)
+
+
+def _resolve(reference: str, environ: Mapping[str, str], base: Path) -> str:
+    if reference.startswith("file:"):
+        return read_secret(base / reference[5:])
+    name, separator, rest = reference.partition(":")
+    if _NAME.fullmatch(name) is None or (separator and rest[:1] not in ("-", "?")):
+        raise ValueError("not a reference: write `${VAR}`, `${VAR:-default}`, `${VAR:?message}` or `${file:/path}`")
+    value = environ.get(name)
+    if not separator:
+        if value is None:
+            raise ValueError(f"the environment variable `{name}` is not set; a default is written `${{{name}:-default}}`")
+        return value
+    if value:
+        return value
+    if rest[0] == "?":
+        raise ValueError(f"the environment variable `{name}` is not set: {rest[1:] or 'it is required'}")
+    return rest[1:]
+
+
+def read_secret(path: Path) -> str:
+    """The text of a small file without its final line break. Raises ValueError that names the file, never its content."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read `{path}`: {getattr(error, 'strerror', None) or 'not a path'}") from None
+    if len(content) > MAX_FILE:
+        raise ValueError(f"`{path}` is larger than {MAX_FILE // 1024}KiB")
+    try:
+        return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError(f"`{path}` is not UTF-8 text") from None

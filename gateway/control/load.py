@@ -1,0 +1,276 @@
+"""File ▸ YAML tree with positions ▸ `${…}` ▸ `Config`, with every error of every file reported at once.
+
+Nothing here raises anything but `ConfigError`, whatever the file holds.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Mapping as Environment
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from gateway.control import checks
+from gateway.control.expand import expand
+from gateway.control.json_schema import known_fields
+from gateway.control.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence, TreeParser, problem_at, to_data
+from gateway.control.problems import ConfigError, Problem
+from gateway.control.schema import Config
+from gateway.control.values import did_you_mean
+
+MAX_FILE: Final = 8 * 1024 * 1024
+MAX_INCLUDES: Final = 1000
+INCLUDABLE: Final = ("routes", "upstreams")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration and where each of its values was written."""
+
+    config: Config
+    positions: Positions
+    hash: str
+    """First 12 hex digits of the SHA-256 over all values, `${…}` replaced."""
+    path: Path
+    files: tuple[Path, ...]
+    """The main file and the included ones."""
+
+
+def load(path: str | Path, environ: Environment[str, str] | None = None) -> Loaded:
+    """Read and validate a configuration file and what it includes. Raises ConfigError with all problems."""
+    return _Loader(Path(path), os.environ if environ is None else environ).load()
+
+
+class _Loader:
+    def __init__(self, path: Path, environ: Environment[str, str]) -> None:
+        self.path = path
+        self.environ = environ
+        self.base = path.parent
+        self.problems: list[Problem] = []
+        self.lines: dict[str, list[str]] = {}
+        self.files: list[Path] = [path]
+
+    def load(self) -> Loaded:
+        root = self._parse(self.path)
+        if root is None:
+            raise ConfigError(self.problems)
+        if not isinstance(root, Mapping):
+            self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on")
+            raise ConfigError(self.problems)
+        self._include(root)
+        self._refuse_nulls(root)
+        positions = Positions(root, self.lines)
+        data = to_data(root)
+        config = self._validate(data, positions)
+        if config is not None:
+            self.problems += checks.check(config, positions)
+        if config is None or self.problems:
+            raise ConfigError(self.problems)
+        digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
+        return Loaded(config, positions, digest, self.path, tuple(self.files))
+
+    def _report(self, position: Position, message: str, hint: str = "") -> None:
+        self.problems.append(problem_at(position, self.lines.get(position.file, []), message, hint))
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _parse(self, path: Path) -> Node | None:
+        text = self._read(path)
+        if text is None:
+            return None
+        name = str(path)
+        self.lines[name] = text.splitlines()
+        parser = TreeParser(name, text, lambda value: expand(value, self.environ, self.base))
+        root = parser.parse()
+        self.problems += parser.problems
+        return root
+
+    def _read(self, path: Path) -> str | None:
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_FILE + 1)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a path"
+            self.problems.append(Problem(str(path), 0, 0, f"cannot read the file: {reason}"))
+            return None
+        if len(content) > MAX_FILE:
+            self.problems.append(Problem(str(path), 0, 0, f"the file is larger than {MAX_FILE >> 20}MiB"))
+            return None
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            column = error.start - content.rfind(b"\n", 0, error.start)
+            self.problems.append(Problem(str(path), line, column, "the file is not UTF-8 text"))
+            return None
+
+    # -- includes ----------------------------------------------------------------------------------------------------
+
+    def _include(self, root: Mapping) -> None:
+        """Put the routes and upstreams of the included files behind those of the main file."""
+        found: set[Path] = set()
+        for pattern in self._patterns(root):
+            assert isinstance(pattern.value, str)
+            found.update(self._matching(pattern, pattern.value))
+        if len(found) > MAX_INCLUDES:
+            self._report(root.items["include"][0], f"more than {MAX_INCLUDES} included files")
+            return
+        main = self.path.resolve()
+        for path in sorted(found, key=lambda file: (file.name, str(file))):
+            if path.resolve() == main:
+                continue
+            self.files.append(path)
+            tree = self._parse(path)
+            if isinstance(tree, Mapping):
+                self._merge(root, tree)
+            elif tree is not None:
+                self._report(tree.position, "expected a mapping with `routes:` and `upstreams:`")
+
+    def _patterns(self, root: Mapping) -> list[Scalar]:
+        node = root.items["include"][1] if "include" in root.items else None
+        listed = node.items if isinstance(node, Sequence) else [node] if isinstance(node, Scalar) else []
+        return [item for item in listed if isinstance(item, Scalar) and isinstance(item.value, str) and item.value]
+
+    def _matching(self, pattern: Scalar, text: str) -> list[Path]:
+        path = self.base / text
+        if glob.has_magic(text):
+            # Not Path.glob: it takes no absolute patterns and cannot fail quietly on unreadable folders.
+            names = glob.glob(str(path))  # noqa: PTH207
+            return [Path(name) for name in names if Path(name).is_file()]
+        if path.is_dir():
+            return [file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")]
+        if not path.is_file():
+            self._report(pattern.position, "there is no such file or folder to include")
+            return []
+        return [path]
+
+    def _merge(self, root: Mapping, tree: Mapping) -> None:
+        for name, (key, node) in tree.items.items():
+            if name not in INCLUDABLE:
+                hint = did_you_mean(name, INCLUDABLE) or "this belongs into the main file"
+                self._report(key, f"an included file holds only `routes` and `upstreams`, not `{name}`", hint)
+            elif name == "routes" and isinstance(node, Sequence):
+                self._merge_routes(root, key, node)
+            elif name == "upstreams" and isinstance(node, Mapping):
+                self._merge_upstreams(root, key, node)
+            else:
+                self._report(key, f"expected a {'list' if name == 'routes' else 'mapping'} under `{name}`")
+
+    def _merge_routes(self, root: Mapping, key: Position, node: Sequence) -> None:
+        place, own = root.items.get("routes", (key, Sequence(key)))
+        if isinstance(own, Sequence):
+            root.items["routes"] = (place, Sequence(own.position, [*own.items, *node.items]))
+
+    def _merge_upstreams(self, root: Mapping, key: Position, node: Mapping) -> None:
+        place, own = root.items.get("upstreams", (key, Mapping(key)))
+        if not isinstance(own, Mapping):
+            return
+        merged = Mapping(own.position, dict(own.items))
+        root.items["upstreams"] = (place, merged)
+        for name, (name_key, upstream) in node.items.items():
+            first = merged.items.get(name)
+            if first is not None:
+                self._report(name_key, f"the upstream `{name}` is already defined at {first[0]}")
+            else:
+                merged.items[name] = (name_key, upstream)
+
+    # -- validation --------------------------------------------------------------------------------------------------
+
+    def _refuse_nulls(self, root: Mapping) -> None:
+        stack: list[tuple[Position, str, Node]] = [(key, name, node) for name, (key, node) in root.items.items()]
+        while stack:
+            key, name, node = stack.pop()
+            if isinstance(node, Mapping):
+                stack += [(inner_key, inner, value) for inner, (inner_key, value) in node.items.items()]
+            elif isinstance(node, Sequence):
+                stack += [(item.position, "this entry", item) for item in node.items]
+            elif node.value is None and not node.broken:
+                node.broken = True
+                shown = name if name == "this entry" else f"`{name}`"
+                self._report(key, f"{shown} has no value", "remove the line, or write a value")
+
+    def _validate(self, data: Any, positions: Positions) -> Config | None:
+        try:
+            return Config.model_validate(data, context={"base": self.base})
+        except ValidationError as error:
+            for one in error.errors(include_url=False):
+                problem = _explained(dict(one), positions)
+                if problem is not None:
+                    self.problems.append(problem)
+            return None
+
+
+_PLAIN_TEXTS: Final = {
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "int_parsing_size": "the number is too large",
+    "bool_parsing": "expected `true` or `false`",
+    "bool_type": "expected `true` or `false`",
+    "string_type": "expected text",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "dict_type": "expected a mapping (`name: value`)",
+    "model_type": "expected a mapping (`name: value`)",
+    "tuple_type": "expected a list (`[a, b]`)",
+    "string_pattern_mismatch": "not valid here",
+}
+
+
+def _explained(error: dict[str, Any], positions: Positions) -> Problem | None:
+    """One pydantic error in the operator's words; None when it only follows from one already reported."""
+    kind, loc = str(error["type"]), tuple(error["loc"])
+    on_key = bool(loc) and loc[-1] == "[key]"
+    loc = loc[:-1] if on_key else loc
+    if kind == "missing":
+        return positions.problem(loc[:-1], f"the field `{loc[-1]}` is missing{_within(loc[:-1], positions)}")
+    if kind == "extra_forbidden":
+        known = known_fields(loc[:-1])
+        hint = did_you_mean(str(loc[-1]), known) or (f"known here: {', '.join(known)}" if known else "")
+        return positions.problem(loc, f"unknown field `{loc[-1]}`{_within(loc[:-1], positions)}", hint, key=True)
+    node = positions.find(loc)[0]
+    if isinstance(node, Scalar) and node.broken:
+        return None
+    if kind == "too_short" and isinstance(node, Sequence) and node.items:
+        return None  # each of its entries is reported already
+    context = error.get("ctx", {})
+    name = next((str(step) for step in reversed(positions.written_part(loc)) if isinstance(step, str)), "")
+    message = context.get("message") if kind == "invalid" else _bounds(kind, context) or _PLAIN_TEXTS.get(kind)
+    if message is None:
+        message = "not valid here"
+    hint = str(context.get("hint", "")) if kind == "invalid" else ""
+    if isinstance(node, Scalar) and node.written:
+        # What stands for `${…}` may be secret, and a hint may quote it.
+        hint = f"after `{node.written[:80]}` was replaced" if not node.written.startswith("${file") else ""
+    elif kind == "string_type" and isinstance(node, Scalar) and isinstance(node.value, bool):
+        hint = f'as text it is written `"{str(node.value).lower()}"`'
+    return positions.problem(loc, f"`{name}`: {message}" if name else message, hint, key=on_key)
+
+
+def _bounds(kind: str, context: dict[str, Any]) -> str | None:
+    for bound, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than")):
+        if bound in context:
+            return f"must be {words} {context[bound]}"
+    if kind in ("too_long", "string_too_long") and "max_length" in context:
+        return f"must not be longer than {context['max_length']}"
+    return None
+
+
+def _within(loc: Loc, positions: Positions) -> str:
+    """` in …`: the block in the operator's words, routes by their name."""
+    if not loc:
+        return ""
+    steps = list(loc)
+    if len(steps) >= 2 and steps[0] == "routes" and isinstance(steps[1], int):
+        node = positions.find((*steps[:2], "name"))
+        named = node[0].value if node[2] and isinstance(node[0], Scalar) and not node[0].written else None
+        route = f"route `{named}`" if named else f"route {steps[1] + 1}"
+        rest = ".".join(str(step) for step in steps[2:])
+        return f" in `{rest}` of {route}" if rest else f" in {route}"
+    return f" in `{'.'.join(str(step) for step in steps)}`"

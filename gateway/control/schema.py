@@ -1,0 +1,320 @@
+"""The configuration file, as models: this is the reference manual, the editor's hover text and the validation at once.
+
+A field of a route that is None was not written and is inherited: see `effective.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from gateway.control import addresses, units, values
+from gateway.control.model import Model, required, setting
+from gateway.control.values import OneOrMany, OrOff, choice, number_of
+
+WEBSOCKET = "websocket"
+
+
+# -- server ----------------------------------------------------------------------------------------------------------
+
+
+class ListenTls(Model):
+    """The certificate a listener shows."""
+
+    certificate: values.FilePath = required("PEM file with the certificate and the chain behind it.")
+    key: values.FilePath = required("PEM file with the private key.")
+    key_password: SecretStr | None = setting(None, "Password of the private key. Better: `key_password_file`.")
+    key_password_file: values.FilePath | None = setting(None, "File that holds the password of the private key.")
+    min_version: Annotated[str, *choice("1.2", "1.3")] = setting("1.2", "Oldest TLS version that is accepted: `1.2` or `1.3`.")
+
+
+class Listen(Model):
+    """One address to listen on."""
+
+    short_form = ("address", {"type": "string"})
+
+    address: addresses.ListenAddress = required("`host:port`, `:8080` (all interfaces), `[::1]:80` or `unix:/path`.")
+    tls: ListenTls | None = setting(None, "Serve HTTPS here.")
+
+
+class ServerLimits(Model):
+    """What one client connection or message may cost. Each limit has its own answer and metric."""
+
+    headers: values.HeaderSize = setting("32KiB", "Largest request header section; more is 431.")
+    header_count: int = setting(128, "Most request header fields; more is 431.", ge=8, le=4096)
+    target: values.HeaderSize = setting("8KiB", "Longest request target (path and query); more is 414.")
+    response_headers: values.HeaderSize = setting("64KiB", "Largest response header section of an upstream; more is 502.")
+    body: values.BodySize | None = setting(
+        None, "Largest request body where neither route nor `defaults` says; more is 413. Default `10MiB`; `off`: no limit."
+    )
+    connections: int = setting(10_000, "Most client connections at a time.", ge=1, le=1_000_000)
+    requests_per_connection: int = setting(
+        10_000, "Requests after which a client connection is closed.", ge=1, le=1_000_000_000
+    )
+    tunnels: int = setting(1_000, "Most upgraded connections (WebSocket) at a time.", ge=0, le=1_000_000)
+
+
+class ServerTimeouts(Model):
+    """Time limits of client connections and of shutdown."""
+
+    header: values.Duration = setting("10s", "For a request head to arrive; more is 408.")
+    body_idle: values.Duration = setting("30s", "Longest silence inside a request body; more is 408.")
+    write_stall: values.Duration = setting("30s", "Longest time a client may not read; then the connection is closed.")
+    keep_alive: values.Duration = setting("75s", "How long an idle client connection is kept.")
+    drain: values.Delay = setting("25s", "How long a shutdown waits for requests in flight.")
+    drain_delay: values.Delay = setting("0s", "How long a shutdown keeps accepting while it reports not ready.")
+
+
+class Paths(Model):
+    """What to do with paths that others may read differently. Dot segments (`..`) are always refused with 400."""
+
+    encoded_slash: Annotated[str, *choice("match", "reject")] = setting(
+        "match", "`match`: `%2F` and `\\` count as `/` when routes are matched; `reject`: such a path is 400."
+    )
+    double_slash: Annotated[str, *choice("match", "reject")] = setting(
+        "match", "`match`: `//` counts as `/` when routes are matched; `reject`: such a path is 400."
+    )
+
+
+class RequestId(Model):
+    """The id that ties together the log lines of one request."""
+
+    header: values.OwnFieldName = setting("X-Request-ID", "Header that carries it; a trusted peer's value is kept.")
+
+
+class Server(Model):
+    """The side that clients see."""
+
+    listen: Annotated[tuple[Listen, ...], OneOrMany()] = setting(({"address": ":8080"},), "Where to listen.", min_length=1, max_length=64)
+    name: values.ServerName | None = setting(
+        None, "Our name in `Via` and `Proxy-Status`; must differ between gateways behind one another. Default: random."
+    )
+    trusted_proxies: tuple[addresses.Network, ...] = setting(
+        (), "Addresses and ranges of proxies in front of us. Only they are believed about client address, id and time budget."
+    )
+    limits: ServerLimits = setting({}, "What one connection or message may cost.")
+    timeouts: ServerTimeouts = setting({}, "Time limits of client connections and of shutdown.")
+    forwarded: Annotated[str, *choice("x_forwarded", "forwarded", "both", "off")] = setting(
+        "x_forwarded", "Which headers tell upstreams about the client: `X-Forwarded-*`, `Forwarded` (RFC 7239), both or none."
+    )
+    paths: Paths = setting({}, "What to do with paths that others may read differently.")
+    request_id: RequestId = setting({}, "The id that ties together the log lines of one request.")
+    budget_field: values.OwnFieldName = setting(
+        "X-Request-Timeout-Ms",
+        "Header that tells upstreams how many milliseconds are left; trusted peers may shorten ours by it.",
+    )
+
+
+class Admin(Model):
+    """The second listener: health, metrics and configuration. Keep it off the public network."""
+
+    listen: Annotated[addresses.ListenAddress | None, OrOff(None)] = setting(
+        "127.0.0.1:9900", "Address of the admin listener; `off`: none."
+    )
+
+
+class AccessLog(Model):
+    """One JSON line per request."""
+
+    short_form = ("path", {"type": "string"})
+
+    path: str = setting("-", "File to append to; `-`: standard output.", min_length=1, max_length=4096)
+    query: bool = setting(False, "Log the query string too. It often holds secrets.")
+
+
+# -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
+
+
+class Timeout(Model):
+    """The time budget of a request. It covers everything: waiting, connecting, every attempt."""
+
+    short_form = ("request", {"type": "string", "pattern": units.DURATION_PATTERN})
+
+    request: values.Duration | None = setting(None, "For the whole request; then 504. Default `15s`.")
+    attempt: values.Duration | None = setting(None, "For one attempt at an endpoint. Default: as `request`.")
+    connect: values.Duration | None = setting(None, "To open a connection to an endpoint. Default `3s`.")
+    idle: values.Duration | None = setting(None, "Longest silence inside a stream or WebSocket. Default `5m`.")
+
+
+class RouteLimits(Model):
+    """What one request may cost."""
+
+    body: values.BodySize | None = setting(None, "Largest request body; more is 413. `off`: no limit.")
+
+
+class FieldEdits(Model):
+    """Changes to a header section. They apply in this order: `remove`, `set`, `add`."""
+
+    set: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to write, in place of any that were there.")
+    add: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to add to those that are there.")
+    remove: tuple[values.FieldName, ...] = setting((), "Headers to remove.")
+
+
+EDITS_OFF = FieldEdits()
+"""What `off` stands for: this very object."""
+
+ServerTiming = Annotated[str, *choice("on_request", "always", "off")]
+Switch = Annotated[bool, Field(description="`true` or `false`.")]
+
+
+class Policies(Model):
+    """What a route decides and inherits."""
+
+    timeout: Timeout | None = setting(None, "The time budget. Short form: `timeout: 2s`.")
+    limits: RouteLimits | None = setting(None, "What one request may cost.")
+    request_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
+        None, "Changes to the request headers on the way to the upstream. `off`: none, whatever `defaults` says."
+    )
+    response_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
+        None, "Changes to the response headers on the way to the client. `off`: none, whatever `defaults` says."
+    )
+    upgrades: Annotated[tuple[Annotated[str, *choice(WEBSOCKET)], ...] | None, OrOff(())] = setting(
+        None, "Protocols a connection may be upgraded to. Default `[websocket]`; `off`: none."
+    )
+    server_timing: ServerTiming | None = setting(
+        None,
+        "When a response carries `Server-Timing`: `on_request` (default: if it has `X-Server-Timing: 1`), `always`, `off`.",
+    )
+    access_log: bool | None = setting(None, "Whether requests are logged. Default `true`.")
+
+
+class Defaults(Policies):
+    """What every route inherits, field by field."""
+
+
+# -- upstreams -------------------------------------------------------------------------------------------------------
+
+
+class Endpoint(Model):
+    """One address of an upstream."""
+
+    short_form = ("url", {"type": "string"})
+
+    url: addresses.EndpointAddress = required("`http://host:port`, `https://host:port` or `unix:/path`; without a path.")
+    weight: int = setting(1, "Share of the requests, relative to the other endpoints.", ge=1, le=100)
+
+
+class UpstreamTls(Model):
+    """How `https` endpoints are verified, and what we show them."""
+
+    verify: bool = setting(True, "Verify the certificate. `false` gives up all protection against a man in the middle.")
+    ca: values.FilePath | None = setting(None, "PEM file of the authorities to trust. Default: those of the system.")
+    server_name: str | None = setting(
+        None, "Name to ask for and to verify. Default: the endpoint's host.", pattern=r"^[A-Za-z0-9._:-]{1,253}$"
+    )
+    certificate: values.FilePath | None = setting(None, "PEM file with our client certificate.")
+    key: values.FilePath | None = setting(None, "PEM file with its private key.")
+    key_password: SecretStr | None = setting(None, "Password of the private key. Better: `key_password_file`.")
+    key_password_file: values.FilePath | None = setting(None, "File that holds the password of the private key.")
+
+
+class UpstreamKeepAlive(Model):
+    """Idle connections to an endpoint."""
+
+    idle: values.Duration = setting("4s", "How long one is kept: less than the upstream itself keeps it.")
+    max_idle: int = setting(256, "How many are kept, per endpoint.", ge=0, le=65_535)
+
+
+class Upstream(Model):
+    """A named group of endpoints that serve the same thing."""
+
+    endpoints: tuple[Endpoint, ...] = required("The addresses.", min_length=1, max_length=1024)
+    load_balancing: Annotated[str, *choice("two_choices", "round_robin")] = setting(
+        "two_choices", "`two_choices`: the less loaded of two drawn at random; `round_robin`: in turn, by weight."
+    )
+    host: addresses.UpstreamHost = setting(
+        "preserve", "The `Host` header that is sent: `preserve` (the client's), `endpoint` (that of the URL), or this value."
+    )
+    keep_alive: UpstreamKeepAlive = setting({}, "Idle connections.")
+    max_connections: int = setting(1024, "Most connections, per endpoint.", ge=1, le=65_535)
+    tls: UpstreamTls | None = setting(None, "How `https` endpoints are verified.")
+
+
+# -- routes ----------------------------------------------------------------------------------------------------------
+
+
+class Match(Model):
+    """Which requests a route takes. All conditions must hold."""
+
+    host: values.MatchHost | None = setting(
+        None, "`api.example.com`, or `*.example.com` for all its subdomains. Default: any host."
+    )
+    path: values.MatchPath = setting(
+        "/**", "`/a/b` is exact, `{id}` stands for one segment, `**` at the end for any number of further segments."
+    )
+    methods: tuple[values.Method, ...] = setting((), "Any of these; `GET` brings `HEAD`. Default: all.")
+    headers: dict[values.FieldName, values.ValueCondition] = setting(
+        {}, "Header ▸ its exact value, `{regex: …}` for the whole value, or `true` for any value."
+    )
+    query: dict[str, values.ValueCondition] = setting({}, "The same for query parameters, decoded.")
+
+
+class Redirect(Model):
+    """Send the client elsewhere."""
+
+    short_form = ("to", {"type": "string"})
+
+    to: values.Location = required("`https://host/…` or a path.")
+    status: Annotated[int, *number_of(301, 302, 303, 307, 308)] = setting(
+        "307", "`307` and `308` keep the method; `301` and `308` are remembered by browsers."
+    )
+    keep_path: bool = setting(False, "Put the path of the request behind `to`.")
+    keep_query: bool | None = setting(None, "Keep the query of the request. Default: as `keep_path`.")
+
+
+class Respond(Model):
+    """Answer here, without an upstream."""
+
+    short_form = ("status", {"type": "integer"})
+
+    status: int = setting(200, "Status code.", ge=200, le=599)
+    body: str = setting("", "Body, as text.", max_length=65_536)
+    content_type: values.FieldValue = setting("text/plain; charset=utf-8", "`Content-Type` of the body.")
+    fields: dict[values.FieldName, values.FieldValue] = setting({}, "Further response headers.")
+
+
+class RewritePrefix(Model):
+    """Replace the beginning of the path, whole segments at a time."""
+
+    old: values.Prefix = required("Prefix to replace.", alias="from")
+    new: values.Prefix = required("What stands there instead.", alias="to")
+
+
+class Route(Policies):
+    """Which requests, where they go, and under which policies."""
+
+    name: values.Name = required("Name in metrics, logs and messages. Unique.")
+    match: Match = required("Which requests the route takes.")
+    priority: int = setting(
+        0,
+        "Higher wins, before all else. Without it the more specific route wins: host, then path, then conditions.",
+        ge=-1000,
+        le=1000,
+    )
+    upstream: str | None = setting(None, "Name of the upstream that serves it.")
+    redirect: Redirect | None = setting(None, "Send the client elsewhere. Short form: `redirect: https://…`.")
+    respond: Respond | None = setting(None, "Answer here. Short form: `respond: 404`.")
+    strip_prefix: values.StripPrefix = setting(
+        False, "Take this prefix off the path; `true`: what stands in `match.path` before the first parameter or `**`."
+    )
+    rewrite_prefix: RewritePrefix | None = setting(None, "Replace a prefix of the path: `{from: /a, to: /b}`.")
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+
+class Config(Model):
+    """A gateway configuration."""
+
+    version: Annotated[Literal[1], *number_of(1)] = required("Version of the file format: 1.")
+    include: Annotated[tuple[str, ...], OneOrMany()] = setting(
+        (),
+        "Further files, folders or patterns such as `routes.d/*.yaml`, read in the order of their names.",
+    )
+    server: Server = setting({}, "The side that clients see.")
+    admin: Admin = setting({}, "The admin listener.")
+    access_log: Annotated[AccessLog | None, OrOff(None)] = setting({}, "The access log; `off`: none.")
+    defaults: Defaults = setting({}, "What every route inherits, field by field.")
+    upstreams: dict[values.Name, Upstream] = setting({}, "Name ▸ a group of endpoints.")
+    routes: tuple[Route, ...] = required("The routes. Their order decides only between equals.", min_length=1)

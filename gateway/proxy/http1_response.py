@@ -1,0 +1,187 @@
+"""HTTP/1.1 response heads on the wire (RFC 9112), read as strictly as requests: an upstream's mistake must not become the
+client's problem. What is not canonical is answered 502."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.errors import Failed, Failure
+from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, list_members
+from gateway.proxy.http1 import BARE, FIELD_SECTION, LENGTH, LONGEST_REMEMBERED, MOST_REMEMBERED, ORDINARY_OPTIONS, without
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
+_STATUS_START: Final = b"HTTP/1."
+
+_DROP: Final = 0
+_CONNECTION: Final = 1
+_CONTENT_LENGTH: Final = 2
+_TRANSFER_ENCODING: Final = 3
+_UPGRADE: Final = 4
+_DATE: Final = 5
+_SEEN: Final = 6
+
+_KINDS: Final[Mapping[bytes, int]] = {
+    **dict.fromkeys(HOP_BY_HOP, _DROP),
+    b"trailer": _DROP,
+    b"connection": _CONNECTION,
+    b"content-length": _CONTENT_LENGTH,
+    b"transfer-encoding": _TRANSFER_ENCODING,
+    b"upgrade": _UPGRADE,
+    b"date": _DATE,
+    b"sec-websocket-accept": _SEEN,
+}
+
+
+class ResponseFields:
+    """What a field section says. Never changed once read: responses of the same bytes share one."""
+
+    __slots__ = ("chunked", "has_date", "keep_alive", "kept", "length", "switches", "upgrade", "websocket_accept")
+
+    def __init__(self) -> None:
+        self.kept = b""
+        """The field lines to forward as they are, each with its CRLF."""
+        self.length = -1
+        self.chunked = False
+        self.keep_alive: bool | None = None
+        """What `Connection` says about it; None: nothing, so the version decides."""
+        self.has_date = False
+        self.upgrade = b""
+        self.switches = False
+        """`Connection: upgrade` was sent."""
+        self.websocket_accept = b""
+
+
+class ResponseHead:
+    """A valid response head."""
+
+    __slots__ = ("chunked", "fields", "keep_alive", "length", "reason", "status")
+
+    def __init__(self, status: int, minor: int, reason: bytes, fields: ResponseFields) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.length = fields.length
+        self.chunked = fields.chunked
+        self.keep_alive = bool(minor) if fields.keep_alive is None else fields.keep_alive
+
+
+class ResponseReader:
+    """Reads the response heads of one endpoint; field sections it has seen are not read again."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, ResponseFields] = {}
+
+    def read(self, data: bytes, end: int) -> ResponseHead:
+        """The head at the start of `data` that ends (with its empty line) at `end`. Raises `Failed(PROTOCOL)`."""
+        match = _STATUS_LINE.match(data)
+        if match is None:
+            raise Failed(Failure.PROTOCOL, "the status line is not valid")
+        version, status, reason = match.groups()
+        block = data[match.end() : end]
+        fields = self._seen.get(block)
+        if fields is None:
+            fields = self._read_fields(block)
+        if fields.chunked and version == b"0":
+            raise Failed(Failure.PROTOCOL, "Transfer-Encoding in HTTP/1.0")
+        return ResponseHead(int(status), 0 if version == b"0" else 1, reason or b"", fields)
+
+    def _read_fields(self, block: bytes) -> ResponseFields:
+        if FIELD_SECTION.fullmatch(block) is None:
+            raise Failed(Failure.PROTOCOL, "a field line is not valid")
+        fields = read_response_fields(block)
+        if len(block) <= LONGEST_REMEMBERED:
+            if len(self._seen) >= MOST_REMEMBERED:
+                self._seen.clear()
+            self._seen[block] = fields
+        return fields
+
+
+def read_response_fields(block: bytes) -> ResponseFields:
+    """The meaning of a field section of valid lines. Raises `Failed(PROTOCOL)` for broken framing."""
+    fields = ResponseFields()
+    lines: list[bytes] = []
+    options: list[bytes] = []
+    for line in block.split(b"\r\n")[:-2]:
+        name, _, value = line.partition(b":")
+        kind = _KINDS.get(name.lower())
+        if kind is None:
+            lines.append(line)
+        elif kind == _DATE:
+            lines.append(line)
+            fields.has_date = True
+        elif kind == _CONNECTION:
+            options += list_members(value)
+        elif kind == _SEEN:
+            lines.append(line)
+            fields.websocket_accept = value.strip(b" \t")
+        elif kind != _DROP:
+            _special(fields, kind, value.strip(b" \t"))
+    if fields.chunked and fields.length >= 0:
+        raise Failed(Failure.PROTOCOL, "Transfer-Encoding beside Content-Length")
+    fields.kept = b"".join([line + b"\r\n" for line in lines])
+    if options:
+        _apply_connection(fields, options)
+    return fields
+
+
+def _special(fields: ResponseFields, kind: int, value: bytes) -> None:
+    if kind == _CONTENT_LENGTH:
+        if LENGTH.fullmatch(value) is None or fields.length not in (-1, int(value)):
+            raise Failed(Failure.PROTOCOL, "the Content-Length is not one plain number")
+        fields.length = int(value)
+    elif kind == _TRANSFER_ENCODING:
+        if fields.chunked or value.lower() != b"chunked":
+            raise Failed(Failure.PROTOCOL, "the only transfer coding is chunked, once")
+        fields.chunked = True
+    else:
+        fields.upgrade = value.lower()
+
+
+def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
+    """Obey the upstream's `Connection` options (RFC 9110 7.6.1)."""
+    if b"close" in options:
+        fields.keep_alive = False
+    elif b"keep-alive" in options:
+        fields.keep_alive = True
+    fields.switches = b"upgrade" in options
+    nominated = {option for option in options if option not in ORDINARY_OPTIONS} - NEVER_NOMINATED
+    if nominated:
+        fields.kept = without(fields.kept, nominated)
+
+
+def check_partial_response(buffer: bytes) -> None:
+    """Refuse early what can no longer become a valid response head."""
+    if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer) is not None:
+        raise Failed(Failure.PROTOCOL, "the response head is not valid")
+
+
+REASONS: Final[Mapping[int, bytes]] = {
+    200: b"OK",
+    204: b"No Content",
+    301: b"Moved Permanently",
+    302: b"Found",
+    303: b"See Other",
+    307: b"Temporary Redirect",
+    308: b"Permanent Redirect",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    417: b"Expectation Failed",
+    421: b"Misdirected Request",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}
+"""Reason phrases of the responses made here; others go out without one, which RFC 9112 4 allows."""

@@ -1,0 +1,247 @@
+"""The access log writer, on real pipes: a bad reader costs lines, never the loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import orjson
+import pytest
+
+from gateway.metrics import GatewayMetrics
+from gateway.proxy.access_log import AccessLog
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe whose ends the test may close itself."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError:
+            pass
+
+
+def read_all(fd: int) -> bytes:
+    """What arrives at the pipe until the last writer closes."""
+    parts = []
+    while part := os.read(fd, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def until(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
+    """Whether the condition comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return condition()
+
+
+def lines_of(entries: list[dict[str, object]], pipe: tuple[int, int]) -> list[bytes]:
+    """The lines that a log writes for the entries."""
+    log = AccessLog(pipe[1])
+    for entry in entries:
+        log.record(entry)
+    log.close()
+    os.close(pipe[1])
+    return read_all(pipe[0]).splitlines()
+
+
+def test_entries_become_json_lines_in_order(pipe: tuple[int, int]) -> None:
+    """One JSON object per line, in the order of the records."""
+    entries: list[dict[str, object]] = [{"n": n, "path": "/a\nb", "upstream": None, "ms": 0.5} for n in range(1000)]
+
+    written = lines_of(entries, pipe)
+
+    assert [orjson.loads(line) for line in written] == entries
+
+
+def test_a_line_is_written_within_the_interval_without_close(pipe: tuple[int, int]) -> None:
+    """Lines do not wait for more lines: whoever follows the log sees them at once."""
+    log = AccessLog(pipe[1], interval=0.01)
+    os.set_blocking(pipe[0], False)
+    log.record({"n": 1})
+
+    def arrived() -> bool:
+        try:
+            return os.read(pipe[0], 100) == b'{"n":1}\n'
+        except BlockingIOError:
+            return False
+
+    assert until(arrived)
+    log.close()
+
+
+def test_a_blocked_reader_costs_lines_and_no_time(pipe: tuple[int, int]) -> None:
+    """A full pipe never blocks the loop: the queue is bounded, the rest is dropped and counted, close() gives up."""
+    metrics = GatewayMetrics("0")
+    log = AccessLog(pipe[1], metrics, max_bytes=300_000, interval=0.001)
+    entry = {"filler": "x" * 1000}
+
+    begun = time.monotonic()
+    for _ in range(5_000):
+        log.record(entry)
+    recording = time.monotonic() - begun
+    begun = time.monotonic()
+    log.close(timeout=0.2)
+    closing = time.monotonic() - begun
+
+    assert recording < 1.0
+    assert closing < 1.0
+    assert 4_000 < log.dropped <= 5_000
+    assert metrics.access_log_dropped == log.dropped
+
+
+def test_every_line_is_either_read_or_counted_as_dropped(pipe: tuple[int, int]) -> None:
+    """With a reader that begins late, written and dropped lines add up to the lines recorded."""
+    log = AccessLog(pipe[1], max_lines=100, interval=0.001)
+    for n in range(2_000):
+        log.record({"n": n, "filler": "x" * 500})
+    os.close(pipe[1])
+    written: list[bytes] = []
+
+    def drained() -> bool:
+        written.extend(os.read(pipe[0], 1 << 20).splitlines(keepends=True))
+        return not log._lines
+
+    assert until(drained)
+    log.close()
+    text = b"".join(written) + read_all(pipe[0])
+
+    assert text.endswith(b"\n")
+    assert text.count(b"\n") + log.dropped == 2_000
+    assert log.dropped > 0
+
+
+def test_a_line_limit_holds_as_well_as_the_byte_limit(pipe: tuple[int, int]) -> None:
+    """Many short lines are bounded by their number."""
+    log = AccessLog(pipe[1], max_lines=10, interval=30.0)
+    for _ in range(25):
+        log.record({})
+
+    assert log.dropped == 15
+    log.close()
+    os.close(pipe[1])
+    assert read_all(pipe[0]) == b"{}\n" * 10
+
+
+def test_a_closed_reader_is_counted_and_survived(pipe: tuple[int, int]) -> None:
+    """EPIPE ends neither the thread nor the process: each lost line is counted."""
+    metrics = GatewayMetrics("0")
+    os.close(pipe[0])
+    log = AccessLog(pipe[1], metrics, interval=0.001)
+    log.record({"n": 1})
+    assert until(lambda: log.dropped == 1)
+
+    log.record({"n": 2})
+    assert until(lambda: log.dropped == 2)
+    log.close()
+
+    assert metrics.access_log_dropped == 2
+
+
+def test_a_non_blocking_descriptor_is_waited_for(pipe: tuple[int, int]) -> None:
+    """A terminal that another process made non-blocking loses no line while it is read."""
+    os.set_blocking(pipe[1], False)
+    log = AccessLog(pipe[1], interval=0.001)
+    for n in range(500):
+        log.record({"n": n, "filler": "x" * 1000})
+    assert until(lambda: len(log._lines) < 500)
+    os.close(pipe[1])
+    seen = bytearray()
+
+    def everything() -> bool:
+        seen.extend(os.read(pipe[0], 1 << 20))
+        return seen.count(b"\n") == 500
+
+    assert until(everything)
+    log.close()
+    assert log.dropped == 0
+
+
+def test_a_non_blocking_descriptor_nobody_reads_does_not_hold_up_close(pipe: tuple[int, int]) -> None:
+    """close() ends the wait for a full non-blocking descriptor, and the thread ends with it."""
+    os.set_blocking(pipe[1], False)
+    log = AccessLog(pipe[1], interval=0.001)
+    for _ in range(500):
+        log.record({"filler": "x" * 1000})
+
+    log.close(timeout=0.1)
+
+    assert until(lambda: not log._thread.is_alive())
+    assert log.dropped > 300
+
+
+def test_closing_the_callers_descriptor_does_not_redirect_the_log(pipe: tuple[int, int]) -> None:
+    """The log holds its own duplicate: a reused descriptor number never receives log lines."""
+    log = AccessLog(pipe[1], interval=0.001)
+    os.close(pipe[1])
+    log.record({"n": 1})
+    log.close()
+
+    assert read_all(pipe[0]) == b'{"n":1}\n'
+
+
+def test_records_after_close_are_dropped(pipe: tuple[int, int]) -> None:
+    """An exchange that outlives the log neither raises nor queues for ever."""
+    log = AccessLog(pipe[1])
+    log.close()
+    log.record({"n": 1})
+
+    assert log.dropped == 1
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        ("\udcff\udcfe", "\\xff\\xfe"),
+        ("caf\udcc3\udca9", "café"),
+        ("\ud800", "\\ud800"),
+        (b"\xff/a", "\\xff/a"),
+        ("a\r\n\x1b[31m", "a\r\n\x1b[31m"),
+        (2**70, str(2**70)),
+        (float("nan"), None),
+        (["\udcff", ("\ud800",), {1: "\udcff"}], ["\\xff", ["\\ud800"], {"1": "\\xff"}]),
+        ({"a": {"b": "\udcff"}}, {"a": {"b": "\\xff"}}),
+        (ValueError("x"), "x"),
+    ],
+    ids=repr,
+)
+def test_hostile_values_become_a_valid_line(value: object, expected: object, pipe: tuple[int, int]) -> None:
+    """No value a client can cause keeps a line from being written, or splits it in two."""
+    written = lines_of([{"v": value}], pipe)
+
+    assert len(written) == 1
+    assert orjson.loads(written[0]) == {"v": expected}
+
+
+def test_an_entry_that_contains_itself_is_written_cut_off(pipe: tuple[int, int]) -> None:
+    """A programming error in an entry is bounded too."""
+    entry: dict[str, object] = {"n": 1}
+    entry["self"] = entry
+
+    written = lines_of([entry, {"n": 2}], pipe)
+
+    assert orjson.loads(written[0])["n"] == 1
+    assert "…".encode() in written[0]
+    assert written[1] == b'{"n":2}'
+
+
+def test_a_value_that_cannot_be_text_is_dropped_and_counted(pipe: tuple[int, int]) -> None:
+    """A value whose text form raises costs its line, not the request."""
+
+    class Unprintable:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    log = AccessLog(pipe[1])
+    log.record({"v": Unprintable()})
+    log.close()
+
+    assert log.dropped == 1
