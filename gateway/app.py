@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
@@ -22,7 +22,8 @@ from gateway.control.load import Loaded, load
 from gateway.control.problems import ConfigError, render_text
 from gateway.metrics import GatewayMetrics, UpstreamMetrics
 from gateway.proxy.access_log import AccessLog
-from gateway.proxy.server import DataPlane
+from gateway.proxy.plane import DataPlane
+from gateway.proxy.server import DownstreamConnection
 from gateway.proxy.upstream import EndpointPool
 from gateway.snapshot import Endpoint, Listener, Snapshot, UpstreamSettings
 
@@ -107,7 +108,7 @@ class App:
 
     async def _listen(self, one: Listener) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        accept = self.plane.accept if one.tls is None else self.plane.accept_tls
+        accept = functools.partial(DownstreamConnection, self.plane, b"http" if one.tls is None else b"https")
         limit = self.plane.snapshot.server.timeouts.header if one.tls is not None else None
         try:
             if one.path:
@@ -127,11 +128,8 @@ class App:
         where = listener(address)
         self._admin = make_admin_runner(self, [where.host] if where.host else [])
         await self._admin.setup()
-        site: web.BaseSite
-        if where.path:
-            site = web.UnixSite(self._admin, where.path)
-        else:
-            site = web.TCPSite(self._admin, where.host or None, where.port)
+        unix = web.UnixSite(self._admin, where.path) if where.path else None
+        site = unix or web.TCPSite(self._admin, where.host or None, where.port)
         try:
             await site.start()
         except OSError as error:
@@ -184,7 +182,8 @@ class App:
                     endpoint.pool.retire()
             for one in self.plane.snapshot.server.listeners:
                 if one.path:
-                    Path(one.path).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        os.unlink(one.path)
         if self._admin is not None:
             await self._admin.cleanup()
         if self._access_log is not None:
@@ -209,7 +208,7 @@ async def _main(loaded: Loaded) -> int:
         gc.freeze()
         await app.run_until_stopped()
     except StartError as error:
-        print(f"gateway run: error: {error}", file=sys.stderr)
+        sys.stderr.write(f"gateway run: error: {error}\n")
         return 1
     finally:
         await app.stop()
@@ -222,7 +221,7 @@ def run(path: str) -> int:
     try:
         loaded = load(path)
     except ConfigError as error:
-        print(render_text(error.problems), file=sys.stderr)
+        sys.stderr.write(render_text(error.problems) + "\n")
         return 1
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(loaded))

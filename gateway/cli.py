@@ -235,6 +235,7 @@ def _ask(url: str) -> tuple[bool, str]:
     import socket
     from urllib.parse import urlsplit
 
+    connection = None
     try:
         if url.startswith("unix:"):
             connection = http.client.HTTPConnection("localhost", timeout=HEALTH_TIMEOUT)
@@ -244,13 +245,15 @@ def _ask(url: str) -> tuple[bool, str]:
         else:
             parts = urlsplit(url if "//" in url else f"http://{url}")
             if parts.scheme != "http" or not parts.hostname:
-                return False, f"not ready: `{url}` is not an http URL"
+                return False, f"not reachable: `{url}` is not an http URL"
             connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=HEALTH_TIMEOUT)
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
-        connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
         return False, f"not reachable: {url}: {getattr(error, 'strerror', None) or type(error).__name__}"
+    finally:
+        if connection is not None:
+            connection.close()
     return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
 
 

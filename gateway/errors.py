@@ -33,7 +33,13 @@ class Failure(Enum):
     CLIENT_CLOSED = ("client_closed", 499, DOWNSTREAM, "DC", "The client closed the connection")
     WRITE_TIMEOUT = ("connection_write_timeout", 499, DOWNSTREAM, "DC", "The client stopped reading the response")
     METHOD_NOT_IMPLEMENTED = ("method_not_implemented", 501, DOWNSTREAM, "DPE", "The method is not implemented")
-    CODING_NOT_IMPLEMENTED = ("transfer_coding_not_implemented", 501, DOWNSTREAM, "DPE", "The transfer coding is not implemented")
+    CODING_NOT_IMPLEMENTED = (
+        "transfer_coding_not_implemented",
+        501,
+        DOWNSTREAM,
+        "DPE",
+        "The transfer coding is not implemented",
+    )
     VERSION_NOT_SUPPORTED = ("http_version_not_supported", 505, DOWNSTREAM, "DPE", "The HTTP version is not supported")
 
     # -- the gateway's own decisions ---------------------------------------------------------------------------------

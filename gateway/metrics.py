@@ -199,7 +199,9 @@ class GatewayMetrics:
 
     def _upstream_families(self) -> Iterator[Metric]:
         attempts = CounterMetricFamily(
-            "gateway_upstream_attempts", "Attempts by outcome: ok, http_5xx, cancelled or a failure code", labels=["upstream", "outcome"]
+            "gateway_upstream_attempts",
+            "Attempts by outcome: ok, http_5xx, cancelled or a failure code",
+            labels=["upstream", "outcome"],
         )
         duration = HistogramMetricFamily(
             "gateway_upstream_duration_seconds", "One attempt, from dispatch to the response head", labels=["upstream"]

@@ -56,7 +56,7 @@ def effective(config: Config, index: int) -> Effective:
     """What holds for route number `index`."""
     scopes: list[tuple[Loc, Policies]] = [(("routes", index), config.routes[index]), (("defaults",), config.defaults)]
     request = _timeout(scopes, "request", _BUILT_IN_TIMEOUT.request)
-    attempt = _clamped(_timeout(scopes, "attempt", request.value), request)
+    attempt = _clamped(_timeout(scopes, "attempt", float("inf")), request)
     return Effective(
         request=request,
         attempt=attempt,
@@ -89,7 +89,9 @@ def _timeout(scopes: list[tuple[Loc, Policies]], name: str, built_in: float) -> 
 
 def _clamped(inner: Value[float], outer: Value[float]) -> Value[float]:
     """An inherited part of a budget never exceeds the whole: a route that sets only `timeout: 1s` means all of it."""
-    return inner if inner.value <= outer.value else Value(outer.value, outer.origin, "cut to the budget around it")
+    if inner.value <= outer.value:
+        return inner
+    return Value(outer.value, outer.origin, "the budget around it")
 
 
 def _max_body(config: Config, scopes: list[tuple[Loc, Policies]]) -> Value[int]:

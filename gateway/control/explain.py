@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
@@ -176,16 +176,19 @@ def _why(match: Match) -> str:
     return ", ".join(parts)
 
 
+_ADVANTAGES: Final = (
+    "a higher priority",
+    "a more specific host",
+    "a more specific path",
+    "more conditions",
+    "a list of methods",
+    "an earlier place in the file",
+)
+"""The parts of a rank, in order."""
+
+
 def _advantage(better: Match, worse: Match) -> str:
-    words = (
-        "higher priority",
-        "more specific host",
-        "more specific path",
-        "more conditions",
-        "a method list",
-        "earlier in the file",
-    )
-    pairs = zip(rank(better, 0), rank(worse, 1), words, strict=True)
+    pairs = zip(rank(better, 0), rank(worse, 1), _ADVANTAGES, strict=True)
     return next(word for mine, other, word in pairs if mine != other)
 
 

@@ -86,7 +86,9 @@ class RequestId(Model):
 class Server(Model):
     """The side that clients see."""
 
-    listen: Annotated[tuple[Listen, ...], OneOrMany()] = setting(({"address": ":8080"},), "Where to listen.", min_length=1, max_length=64)
+    listen: Annotated[tuple[Listen, ...], OneOrMany()] = setting(
+        ({"address": ":8080"},), "Where to listen.", min_length=1, max_length=64
+    )
     name: values.ServerName | None = setting(
         None, "Our name in `Via` and `Proxy-Status`; must differ between gateways behind one another. Default: random."
     )

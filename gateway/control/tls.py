@@ -80,18 +80,16 @@ def _chain_error(error: ssl.SSLError, tls: ListenTls | UpstreamTls, certificate:
     reason = error.reason or ""
     if reason == "KEY_VALUES_MISMATCH":
         return TlsError("key", f"`{key or certificate}` is not the key of `{certificate}`")
-    if "DECRYPT" in reason or "PASSWORD" in reason or "PADDING" in reason:
+    if _holds(key or certificate, b"ENCRYPTED"):
         given = tls.key_password is not None or tls.key_password_file is not None
-        return TlsError(
-            "key", "the key is encrypted and " + ("the password does not fit" if given else "there is no `key_password_file`")
-        )
-    field, path = ("certificate", certificate) if not _holds(certificate, b"CERTIFICATE") else ("key", key or certificate)
+        return TlsError("key", f"the key is encrypted and {'the password does not fit' if given else 'there is no password'}")
+    field, path = ("certificate", certificate) if not _holds(certificate, b"BEGIN CERTIFICATE") else ("key", key or certificate)
     what = "certificate" if field == "certificate" else "private key"
     return TlsError(field, f"`{path}` holds no usable {what} in PEM form")
 
 
 def _holds(path: Path, what: bytes) -> bool:
-    return b"-----BEGIN " + what in path.read_bytes()
+    return what in path.read_bytes()
 
 
 def fingerprint(tls: UpstreamTls) -> str:

@@ -6,7 +6,9 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gateway.errors import Failure
     from gateway.proxy.exchange import Exchange
+    from gateway.proxy.server import DownstreamConnection
 
 
 def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
@@ -41,4 +43,16 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "duration_ms": round(seconds * 1000, 3),
         "upstream_ms": round(x.upstream_seconds * 1000, 3),
         "config": x.snapshot.config_hash,
+    }
+
+
+def refused_entry(client: DownstreamConnection, failure: Failure) -> dict[str, Any]:
+    """The record of a connection that was answered before a request could be read from it."""
+    return {
+        "ts": time(),
+        "client_ip": str(client.peer or ""),
+        "scheme": client.scheme.decode("ascii"),
+        "status": failure.status,
+        "failure": failure.code,
+        "flags": failure.flag,
     }

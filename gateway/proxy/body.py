@@ -65,7 +65,19 @@ class Outlet:
 class Body:
     """One body between its two connections. Held in memory only until an outlet is attached, and bounded then too."""
 
-    __slots__ = ("_held", "_held_size", "_outlet", "_replay", "decoder", "done", "limit", "on_done", "received", "source", "touched")
+    __slots__ = (
+        "_held",
+        "_held_size",
+        "_outlet",
+        "_replay",
+        "decoder",
+        "done",
+        "limit",
+        "on_done",
+        "received",
+        "source",
+        "touched",
+    )
 
     def __init__(self, source: Connection, decoder: Decoder, limit: int = -1) -> None:
         self.source = source
@@ -175,5 +187,6 @@ class Body:
             self.source.pause_reading()
 
     def release(self) -> None:
-        """The receiver can take more."""
+        """The receiver can take more. The sender was not slow while it was not read."""
+        self.touched = monotonic()
         self.source.resume_reading()

@@ -23,7 +23,7 @@ class Source(Protocol):
 class Connection(asyncio.Protocol):
     """A connection with back-pressure both ways. Subclasses read; whoever writes sets `source`."""
 
-    __slots__ = ("reading_paused", "source", "stalled_since", "transport", "write_paused")
+    __slots__ = ("_unsent", "reading_paused", "source", "stalled_since", "transport", "write_paused")
 
     transport: asyncio.Transport
 
@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
         self.write_paused = False
         self.stalled_since = NEVER
         """When the peer stopped taking bytes (monotonic), or NEVER."""
+        self._unsent = 0
         self.reading_paused = False
         self.source: Source | None = None
 
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
         """The transport's buffer is full."""
         self.write_paused = True
         self.stalled_since = monotonic()
+        self._unsent = self.transport.get_write_buffer_size()
         if self.source is not None:
             self.source.hold()
 
@@ -52,6 +54,13 @@ class Connection(asyncio.Protocol):
         self.stalled_since = NEVER
         if self.source is not None:
             self.source.release()
+
+    def check_progress(self, now: float) -> None:
+        """A peer that takes bytes, however slowly, has not stalled."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            self.stalled_since = now
 
     def pause_reading(self) -> None:
         """Stop taking bytes from the peer. Idempotent."""

@@ -195,7 +195,7 @@ class Exchange:
                     coroutine.throw(failed)
             except StopIteration:
                 self._coroutine = None
-            except Exception:
+            except Exception:  # noqa: BLE001 - a bug must cost one connection, not the loop's callback
                 self._coroutine = None
                 _log.exception("an exchange ended in an error of the gateway")
                 self.client_connection.transport.abort()

@@ -18,7 +18,13 @@ MAX_EXTENSIONS: Final = 16 * 1024
 MAX_TRAILERS: Final = 16 * 1024
 """Bytes of a trailer section."""
 
-_EXTENSION: Final = rb"[ \t]*;[ \t]*" + TOKEN + rb"+(?:[ \t]*=[ \t]*(?:" + TOKEN + rb'+|"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"))?'
+_EXTENSION: Final = (
+    rb"[ \t]*;[ \t]*"
+    + TOKEN
+    + rb"+(?:[ \t]*=[ \t]*(?:"
+    + TOKEN
+    + rb'+|"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"))?'
+)
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*[ \t]*)\r\n")
 _PLAIN_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _TRAILERS: Final = re.compile(rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")

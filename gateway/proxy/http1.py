@@ -1,7 +1,7 @@
 """HTTP/1.1 request heads on the wire (RFC 9112), read strictly. Responses: `http1_response.py`; bodies: `framing.py`.
 
-A head is accepted when the patterns of its line and of its field section match all of it; whatever does not is refused, so nothing
-ambiguous reaches routing or the other side. What is forwarded is always written anew from validated lines.
+A head is accepted when the patterns of its line and of its field section match all of it; whatever does not is refused, so
+nothing ambiguous reaches routing or the other side. What is forwarded is always written anew from validated lines.
 Why not a library's parser: `docs/decisions.md`.
 """
 
@@ -61,8 +61,8 @@ def request_kinds(noted: Iterable[bytes], seen: Iterable[bytes]) -> dict[bytes, 
 
     Names that differ from a framing or forwarding field only by `_` are dropped: CGI-like upstreams cannot tell them apart.
     """
-    kinds = {name: Kind.SEEN for name in seen}
-    kinds |= {name: Kind.DROP for name in HOP_BY_HOP}
+    kinds = dict.fromkeys(seen, Kind.SEEN)
+    kinds |= dict.fromkeys(HOP_BY_HOP, Kind.DROP)
     kinds |= {b"http2-settings": Kind.DROP, b"trailer": Kind.DROP}
     kinds |= {
         b"host": Kind.HOST,
@@ -81,7 +81,7 @@ def request_kinds(noted: Iterable[bytes], seen: Iterable[bytes]) -> dict[bytes, 
         b"x-forwarded-port": Kind.FORWARDED,
         b"x-forwarded-prefix": Kind.FORWARDED,
     }
-    kinds |= {name: Kind.NOTED for name in noted}
+    kinds |= dict.fromkeys(noted, Kind.NOTED)
     kinds |= {name.replace(b"-", b"_"): Kind.DROP for name in list(kinds) if b"-" in name and kinds[name] is not Kind.SEEN}
     return {name: int(kind) for name, kind in kinds.items()}
 

@@ -70,13 +70,20 @@ class ResponseHead:
 class ResponseReader:
     """Reads the response heads of one endpoint; field sections it has seen are not read again."""
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_own", "_seen")
 
     def __init__(self) -> None:
         self._seen: dict[bytes, ResponseFields] = {}
+        self._own = b""
 
-    def read(self, data: bytes, end: int) -> ResponseHead:
-        """The head at the start of `data` that ends (with its empty line) at `end`. Raises `Failed(PROTOCOL)`."""
+    def read(self, data: bytes, end: int, own: bytes) -> ResponseHead:
+        """The head at the start of `data` that ends (with its empty line) at `end`. Raises `Failed(PROTOCOL)`.
+
+        `own` is the lower-case name of the field that the gateway sets itself (the request id): the upstream's is dropped.
+        """
+        if own is not self._own:
+            self._own = own
+            self._seen.clear()
         match = _STATUS_LINE.match(data)
         if match is None:
             raise Failed(Failure.PROTOCOL, "the status line is not valid")
@@ -92,7 +99,7 @@ class ResponseReader:
     def _read_fields(self, block: bytes) -> ResponseFields:
         if FIELD_SECTION.fullmatch(block) is None:
             raise Failed(Failure.PROTOCOL, "a field line is not valid")
-        fields = read_response_fields(block)
+        fields = read_response_fields(block, self._own)
         if len(block) <= LONGEST_REMEMBERED:
             if len(self._seen) >= MOST_REMEMBERED:
                 self._seen.clear()
@@ -100,16 +107,18 @@ class ResponseReader:
         return fields
 
 
-def read_response_fields(block: bytes) -> ResponseFields:
-    """The meaning of a field section of valid lines. Raises `Failed(PROTOCOL)` for broken framing."""
+def read_response_fields(block: bytes, own: bytes = b"") -> ResponseFields:
+    """The meaning of a field section of valid lines, without the field `own`. Raises `Failed(PROTOCOL)` for broken framing."""
     fields = ResponseFields()
     lines: list[bytes] = []
     options: list[bytes] = []
     for line in block.split(b"\r\n")[:-2]:
         name, _, value = line.partition(b":")
-        kind = _KINDS.get(name.lower())
+        name = name.lower()
+        kind = _KINDS.get(name)
         if kind is None:
-            lines.append(line)
+            if name != own:
+                lines.append(line)
         elif kind == _DATE:
             lines.append(line)
             fields.has_date = True

@@ -71,11 +71,11 @@ async def serve(x: Exchange) -> None:
                 send_whole(x, route, connection, head)
             else:
                 await _stream(x, route, connection, head, connection.body)
-            while x.client_connection.write_paused:
-                await suspend()
+            if x.client_connection.write_paused:
+                await _drained(x)
     except Failed as failed:
         refuse(x, failed)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a bug must cost one request, not the connection's bookkeeping
         _log.exception("the gateway failed on a request")
         refuse(x, Failed(Failure.INTERNAL, close=True))
     finally:
@@ -172,9 +172,7 @@ def start_deadline(x: Exchange, route: Route) -> None:
             budget = given
     x.budget = budget
     body = x.request_body
-    if body is None or body.done:
-        x.deadline = x.started + budget
-    elif x.head.expect_continue:
+    if body is None or body.done or x.head.expect_continue:
         x.deadline = x.started + budget
     else:
         body.touched = x.started
@@ -199,14 +197,14 @@ def continued(x: Exchange, now: float) -> None:
 
 def check_time(x: Exchange, now: float) -> None:
     """The exchange's timer rang: fail it when its current phase has taken too long, or set the timer anew."""
-    due, failure = _time_limit(x)
+    due, failure = _time_limit(x, now)
     if now >= due:
         x.fail(Failed(failure))
     else:
         x.client_connection.alarm.set(due, now)
 
 
-def _time_limit(x: Exchange) -> tuple[float, Failure]:
+def _time_limit(x: Exchange, now: float) -> tuple[float, Failure]:
     route = x.route
     client = x.client_connection
     timeouts = x.snapshot.server.timeouts
@@ -216,11 +214,13 @@ def _time_limit(x: Exchange) -> tuple[float, Failure]:
         return x.tunnel.touched + route.timeout.idle, Failure.STREAM_IDLE
     if x.committed:
         if client.write_paused:
+            client.check_progress(now)
             return client.stalled_since + timeouts.write_stall, Failure.WRITE_TIMEOUT
         touched = x.response_body.touched if x.response_body is not None else x.started
         return touched + route.timeout.idle, Failure.STREAM_IDLE
     upstream = x.upstream_connection
     if upstream is not None and upstream.write_paused:
+        upstream.check_progress(now)
         return upstream.stalled_since + timeouts.write_stall, Failure.ATTEMPT_TIMEOUT
     assert x.request_body is not None
     return x.request_body.touched + timeouts.body_idle, Failure.BODY_TIMEOUT
@@ -289,6 +289,16 @@ async def _stream(x: Exchange, route: Route, connection: UpstreamConnection, hea
         x.response_bytes = body.received
         x.upstream_seconds += monotonic() - now
         connection.end()
+
+
+async def _drained(x: Exchange) -> None:
+    """Wait until the client has taken the response, so that a slow reader cannot pile up responses."""
+    client = x.client_connection
+    now = monotonic()
+    x.due = NEVER
+    client.alarm.set(now + x.snapshot.server.timeouts.write_stall, now)
+    while client.write_paused:
+        await suspend()
 
 
 async def _tunnel(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:

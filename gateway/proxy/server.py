@@ -1,4 +1,4 @@
-"""The downstream side: bytes ↔ exchanges on one client connection, and what all connections of a worker share.
+"""The downstream side: bytes ↔ exchanges on one client connection.
 
 A connection has at most one exchange; what a client pipelines behind it waits, bounded, and is answered in order
 (RFC 9112 9.3.2). Step 0 of the life of a request happens here; the rest is `pipeline.py`.
@@ -10,14 +10,13 @@ import asyncio
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
-from time import monotonic, time
+from time import monotonic
 from typing import Final
 
 from gateway.errors import Failed, Failure
-from gateway.headers import forwarded_node, http_date, normalise_host, parse_address
-from gateway.metrics import GatewayMetrics
-from gateway.ports import LogSink
+from gateway.headers import forwarded_node, normalise_host, parse_address
 from gateway.proxy import heads, pipeline
+from gateway.proxy.access_entry import refused_entry
 from gateway.proxy.body import Body
 from gateway.proxy.connection import Alarm, Connection
 from gateway.proxy.exchange import Exchange
@@ -25,14 +24,12 @@ from gateway.proxy.framing import ChunkedDecoder, LengthDecoder
 from gateway.proxy.http1 import (
     MAX_EMPTY_LINES,
     RequestHead,
-    RequestReader,
     check_partial_request,
     check_request_size,
-    request_kinds,
 )
 from gateway.proxy.http1_response import ResponseHead
+from gateway.proxy.plane import DataPlane
 from gateway.proxy.tunnel import Tunnel
-from gateway.snapshot import Snapshot
 
 PIPELINE_LIMIT: Final = 64 * 1024
 """Bytes a client may send ahead of the response it waits for, before its socket is no longer read."""
@@ -45,59 +42,6 @@ HALF_CLOSE_PROBE: Final = 0.25
 """Seconds after a client's FIN until it is asked, with an interim response, whether it is still there."""
 
 _RESET: Final = struct.pack("ii", 1, 0)
-
-
-class DataPlane:
-    """What the connections of one worker share. `apply` swaps the snapshot; a request keeps the one it began with."""
-
-    __slots__ = ("connections", "date", "draining", "log", "loop", "metrics", "reader", "snapshot", "via_line")
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, snapshot: Snapshot, metrics: GatewayMetrics, log: LogSink | None
-    ) -> None:
-        self.loop = loop
-        self.metrics = metrics
-        self.log = log
-        self.connections: set[DownstreamConnection] = set()
-        self.draining = False
-        self.date = http_date(time())
-        """The current `Date` value, renewed by `tick`."""
-        self.apply(snapshot)
-
-    def apply(self, snapshot: Snapshot) -> None:
-        """New requests live in `snapshot` from now on."""
-        names = snapshot.names
-        self.snapshot = snapshot
-        noted = {names.request_id, names.budget, b"x-server-timing"}
-        self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
-        self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
-
-    def tick(self) -> None:
-        """Once a second: renew the date, close upstream connections that were idle for too long."""
-        self.date = http_date(time())
-        now = monotonic()
-        for upstream in self.snapshot.upstreams:
-            for endpoint in upstream.endpoints:
-                endpoint.pool.sweep(now)
-
-    def accept(self) -> DownstreamConnection:
-        """The protocol factory of the plain and Unix listeners."""
-        return DownstreamConnection(self, b"http")
-
-    def accept_tls(self) -> DownstreamConnection:
-        """The protocol factory of TLS listeners."""
-        return DownstreamConnection(self, b"https")
-
-    def drain(self) -> None:
-        """No more keep-alive: idle connections close now, busy ones behind their response."""
-        self.draining = True
-        for connection in list(self.connections):
-            connection.close_when_idle()
-
-    def abort(self) -> None:
-        """Cut every connection."""
-        for connection in list(self.connections):
-            connection.transport.abort()
 
 
 class DownstreamConnection(Connection):
@@ -387,6 +331,8 @@ class DownstreamConnection(Connection):
         body = heads.problem_body(failed, None, b"")
         lines = heads.problem_lines(failed, server.name)
         self.transport.write(heads.own_answer(failure.status, lines, body, date=plane.date, keep_alive=False))
+        if plane.log is not None:
+            plane.log.record(refused_entry(self, failure))
         self._close(unread=True)
 
     def _time_passed(self, now: float) -> None:
@@ -426,4 +372,3 @@ class DownstreamConnection(Connection):
         """Our own pseudonym stands in the request's `Via`: it has come round (RFC 9110 7.3)."""
         name = self.plane.snapshot.server.name.encode("ascii")
         return any(member.split()[1:2] == [name] for value in via for member in value.split(b","))
-

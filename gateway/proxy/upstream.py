@@ -30,7 +30,19 @@ MAX_INTERIM: Final = 64
 class UpstreamConnection(Connection):
     """One connection to an endpoint, with at most one exchange on it."""
 
-    __slots__ = ("_buffer", "_interim", "body", "content", "exchange", "idle_since", "pool", "response", "reusable", "silent", "tunnel")
+    __slots__ = (
+        "_buffer",
+        "_interim",
+        "body",
+        "content",
+        "exchange",
+        "idle_since",
+        "pool",
+        "response",
+        "reusable",
+        "silent",
+        "tunnel",
+    )
 
     def __init__(self, pool: EndpointPool) -> None:
         super().__init__()
@@ -155,7 +167,7 @@ class UpstreamConnection(Connection):
                 return
             self._buffer = b""
             end += 4
-            head = self.pool.reader.read(data, end)
+            head = self.pool.reader.read(data, end, exchange.snapshot.names.request_id)
             rest = data[end:] if len(data) > end else b""
             if head.status >= 200 or head.status == 101:
                 break
@@ -318,7 +330,9 @@ class EndpointPool:
         if endpoint.path:
             _, made = await self._loop.create_unix_connection(self._make, endpoint.path, ssl=tls, server_hostname=name)
         else:
-            _, made = await self._loop.create_connection(self._make, endpoint.host, endpoint.port, ssl=tls, server_hostname=name)
+            _, made = await self._loop.create_connection(
+                self._make, endpoint.host, endpoint.port, ssl=tls, server_hostname=name
+            )
         return made
 
     def _make(self) -> UpstreamConnection:
@@ -329,8 +343,8 @@ def _connect_failure(error: Exception) -> Failed:
     """The row of the failure table for what opening a connection raised."""
     if isinstance(error, socket.gaierror):
         return Failed(Failure.DNS)
-    if isinstance(error, ssl.SSLCertVerificationError | ssl.CertificateError):
-        return Failed(Failure.TLS_CERTIFICATE, error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else "")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Failed(Failure.TLS_CERTIFICATE, error.verify_message)
     if isinstance(error, ssl.SSLError):
         return Failed(Failure.TLS_PROTOCOL)
     if isinstance(error, ConnectionRefusedError | FileNotFoundError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):

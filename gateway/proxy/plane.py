@@ -1,0 +1,61 @@
+"""What the connections of one worker share."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from gateway.headers import http_date
+from gateway.metrics import GatewayMetrics
+from gateway.ports import LogSink
+from gateway.proxy.http1 import RequestReader, request_kinds
+from gateway.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from gateway.proxy.server import DownstreamConnection
+
+
+class DataPlane:
+    """See the module's docstring. `apply` swaps the snapshot; a request keeps the one it began with."""
+
+    __slots__ = ("connections", "date", "draining", "log", "loop", "metrics", "reader", "snapshot", "via_line")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, snapshot: Snapshot, metrics: GatewayMetrics, log: LogSink | None
+    ) -> None:
+        self.loop = loop
+        self.metrics = metrics
+        self.log = log
+        self.connections: set[DownstreamConnection] = set()
+        self.draining = False
+        self.date = http_date(time())
+        """The current `Date` value, renewed by `tick`."""
+        self.apply(snapshot)
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """New requests live in `snapshot` from now on."""
+        names = snapshot.names
+        self.snapshot = snapshot
+        noted = {names.request_id, names.budget, b"x-server-timing"}
+        self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
+        self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
+
+    def tick(self) -> None:
+        """Once a second: renew the date, close upstream connections that were idle for too long."""
+        self.date = http_date(time())
+        now = monotonic()
+        for upstream in self.snapshot.upstreams:
+            for endpoint in upstream.endpoints:
+                endpoint.pool.sweep(now)
+
+    def drain(self) -> None:
+        """No more keep-alive: idle connections close now, busy ones behind their response."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_when_idle()
+
+    def abort(self) -> None:
+        """Cut every connection."""
+        for connection in list(self.connections):
+            connection.transport.abort()
