@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
@@ -181,13 +182,16 @@ class App:
                 for endpoint in upstream.endpoints:
                     endpoint.pool.retire()
             for one in self.plane.snapshot.server.listeners:
-                if one.path:
-                    with contextlib.suppress(OSError):
-                        os.unlink(one.path)
+                _remove_socket(one)
         if self._admin is not None:
             await self._admin.cleanup()
         if self._access_log is not None:
             self._access_log.close()
+
+
+def _remove_socket(one: Listener) -> None:
+    if one.path:
+        Path(one.path).unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Compare proxies: `python -m tests.bench.compare [small|routes|download|memory|chaos]`. See README.md."""
+"""Compare proxies: `python -m tests.bench.compare [small|varied|routes|download|memory|chaos]`. See README.md."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ WARM_UP: Final = 1.0
 _DISTURBED: Final = 0.1
 """From here on a run is repeated: the share of a core that others took."""
 _TRIES: Final = 3
+_PATIENCE: Final = 20.0
+"""Seconds to wait for others to finish, before every run."""
 Starter = Callable[[], AbstractContextManager[Running]]
 
 
@@ -140,6 +142,7 @@ def _undisturbed(contender: Contender, seconds: float, connections: int) -> Run:
     """One run; up to two more when other processes were busy meanwhile, and the least disturbed of them counts."""
     runs = []
     for _ in range(_TRIES):
+        load.wait_for_quiet(_DISTURBED, _PATIENCE)
         runs.append(_one(contender, seconds, connections))
         if runs[-1].disturbed < _DISTURBED:
             break
@@ -149,8 +152,9 @@ def _undisturbed(contender: Contender, seconds: float, connections: int) -> Run:
 def _one(contender: Contender, seconds: float, connections: int) -> Run:
     with contender.start() as running:
         proxies.verify(running)
-        load.wrk(running, path=contender.path, seconds=WARM_UP, connections=connections)
-        return load.wrk(running, path=contender.path, seconds=seconds, connections=connections)
+        varied = contender.path == configs.VARIED
+        load.wrk(running, path=contender.path, seconds=WARM_UP, connections=connections, varied=varied)
+        return load.wrk(running, path=contender.path, seconds=seconds, connections=connections, varied=varied)
 
 
 def _complaint(run: Run) -> str:
@@ -225,8 +229,14 @@ def _compare(
 
 
 def small(options: argparse.Namespace) -> int:
-    """Small GETs over keep-alive connections."""
+    """The same small GET over keep-alive connections."""
     runs = _compare(options, "/", 64, with_direct=not options.only or "direct" in options.only)
+    return int(any(run.errors for listed in runs.values() for run in listed))
+
+
+def varied(options: argparse.Namespace) -> int:
+    """Small GETs with a browser's fields, no two messages the same in either direction."""
+    runs = _compare(options, configs.VARIED, 64, with_direct=not options.only or "direct" in options.only)
     return int(any(run.errors for listed in runs.values() for run in listed))
 
 
@@ -298,6 +308,7 @@ def run_chaos(options: argparse.Namespace) -> int:
 
 SCENARIOS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "small": small,
+    "varied": varied,
     "routes": routes,
     "download": download,
     "memory": run_memory,

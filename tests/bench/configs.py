@@ -26,6 +26,8 @@ HUGE: Final = "/1g.bin"
 HUGE_SIZE: Final = 1024 * 1024 * 1024
 REQUEST_ID: Final = "/request-id"
 """Answers with the X-Request-ID it was sent, to prove that the proxy sets one."""
+VARIED: Final = "/varied"
+"""As any other path, with more response fields, one of them different in every response."""
 
 CONNECTIONS: Final = 9_000
 RATE: Final = 1_000_000
@@ -95,6 +97,12 @@ def nginx_upstream(ports: tuple[int, ...], root: Path) -> str:
         default_type application/json;
         location / {{ return 200 '{BODY}'; }}
         location = {REQUEST_ID} {{ return 200 '$http_x_request_id'; }}
+        location {VARIED} {{
+            add_header X-Trace-ID $request_id;
+            add_header Cache-Control "private, max-age=60";
+            add_header Vary Accept-Encoding;
+            return 200 '{BODY}';
+        }}
         location = {DOWNLOAD} {{ try_files $uri =404; }}
         location = {HUGE} {{ try_files $uri =404; }}
     }}
@@ -135,6 +143,8 @@ def nginx_proxy(site: Site) -> str:
             proxy_next_upstream_tries 2;
             proxy_next_upstream_timeout {site.request_timeout:.0f}s;
             proxy_request_buffering off;
+            proxy_buffers 16 64k;
+            proxy_busy_buffers_size 128k;
             proxy_max_temp_file_size 0;
         }}
     }}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import os
 import sys
 import tempfile
@@ -42,6 +43,7 @@ ANSWER: Final = (
     b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Sat, 21 Nov 2026 08:38:00 GMT\r\nContent-Type: application/json\r\n"
     b"Content-Length: 100\r\nConnection: keep-alive\r\n\r\n" + configs.BODY.encode()
 )
+_VARIANTS: Final = 4096
 _REHEARSALS: Final = 20_000
 CHUNKS: Final = b"".join(b"2000\r\n" + b"c" * 0x2000 + b"\r\n" for _ in range(8)) + b"0\r\n\r\n"
 
@@ -84,7 +86,8 @@ class World:
         from gateway.control.compile import compile_config
         from gateway.control.load import load
         from gateway.metrics import GatewayMetrics
-        from gateway.proxy.server import DataPlane
+        from gateway.proxy.plane import DataPlane
+        from gateway.proxy.server import DownstreamConnection
         from gateway.proxy.upstream import EndpointPool, UpstreamConnection
 
         self.loop = asyncio.new_event_loop()
@@ -104,20 +107,21 @@ class World:
         self.origin.connection_made(Transport())
         self.endpoint.in_flight += 1
         pool.put(self.origin)
-        self.client = self.plane.accept()
+        self.client = DownstreamConnection(self.plane, b"http")
         self.client.connection_made(Transport())
 
-    def exchange(self, request: bytes) -> Call:
-        """One whole exchange: the client's bytes in, the upstream's bytes in."""
+    def exchange(self, requests: Sequence[bytes], answers: Sequence[bytes] = (ANSWER,)) -> Call:
+        """One whole exchange: the client's bytes in, the upstream's bytes in. Several are taken in turn."""
         client, origin = self.client, self.origin
+        request, answer = _in_turn(requests), _in_turn(answers)
 
         def call() -> None:
-            client.data_received(request)
-            origin.data_received(ANSWER)
+            client.data_received(request())
+            origin.data_received(answer())
 
         for _ in range(_REHEARSALS):
             call()
-        if self.route.metrics.requests != {(request[: request.find(b" ")], 200): _REHEARSALS}:
+        if self.route.metrics.requests != {(requests[0].partition(b" ")[0], 200): _REHEARSALS}:
             raise RuntimeError(f"the exchanges did not all end in a 200: {self.route.metrics.requests}")
         return call
 
@@ -134,20 +138,33 @@ class Stage:
     make: Callable[[], Call]
 
 
-def _parse_request(data: bytes) -> Callable[[], Call]:
-    def make() -> Call:
-        from gateway.proxy.http1 import parse_request
+def _in_turn(values: Sequence[bytes]) -> Callable[[], bytes]:
+    """Each of the values after the other, for ever."""
+    return itertools.cycle(values).__next__
 
-        kinds = World().plane.kinds
-        return lambda: parse_request(data, kinds)
+
+def _varied(message: bytes) -> list[bytes]:
+    """The same message with a field that is never twice the same while the parsers could remember it."""
+    at = message.index(b"\r\n") + 2
+    return [b"%btraceparent: 00-%032x-%016x-01\r\n%b" % (message[:at], n, n, message[at:]) for n in range(_VARIANTS)]
+
+
+def _read_request(messages: Sequence[bytes]) -> Callable[[], Call]:
+    def make() -> Call:
+        reader, message, end = World().plane.reader, _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
+        return lambda: reader.read(message(), end)
 
     return make
 
 
-def _parse_response() -> Call:
-    from gateway.proxy.http1 import parse_response
+def _read_response(messages: Sequence[bytes]) -> Callable[[], Call]:
+    def make() -> Call:
+        from gateway.proxy.http1_response import ResponseReader
 
-    return lambda: parse_response(ANSWER)
+        reader, message, end = ResponseReader(), _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
+        return lambda: reader.read(message(), end, b"x-request-id")
+
+    return make
 
 
 def _normalise_path(path: bytes) -> Callable[[], Call]:
@@ -231,11 +248,11 @@ def _upstream_head(request: bytes) -> Callable[[], Call]:
 
 def _client_head() -> Call:
     from gateway.proxy.heads import client_head
-    from gateway.proxy.http1 import parse_response
+    from gateway.proxy.http1_response import ResponseReader
 
     world = World()
     world.client.data_received(SMALL)
-    exchange, head = world.client.exchange, parse_response(ANSWER)
+    exchange, head = world.client.exchange, ResponseReader().read(ANSWER, ANSWER.index(b"\r\n\r\n") + 4, b"x-request-id")
     assert exchange is not None
     return lambda: client_head(exchange, world.route, head, 100, chunked=False)
 
@@ -253,9 +270,11 @@ def _reference() -> int:
 
 STAGES: Final = (
     Stage("(reference: sum of 1000)", lambda: _reference),
-    Stage("parse request head, 2 lines", _parse_request(SMALL)),
-    Stage("parse request head, browser", _parse_request(BIG)),
-    Stage("parse response head", _parse_response),
+    Stage("read request head, 2 lines", _read_request([SMALL])),
+    Stage("read request head, browser", _read_request([BIG])),
+    Stage("read request head, browser, never the same", _read_request(_varied(BIG))),
+    Stage("read response head", _read_response([ANSWER])),
+    Stage("read response head, never the same", _read_response(_varied(ANSWER))),
     Stage("normalise host", _normalise_host),
     Stage("normalise path, plain", _normalise_path(b"/users/42/orders")),
     Stage("normalise path, encoded", _normalise_path(b"/users/J%C3%BCrgen/orders")),
@@ -269,9 +288,10 @@ STAGES: Final = (
     Stage("head to client", _client_head),
     Stage("metrics of a request", _metrics),
     Stage("decode 64 KiB in 8 chunks", _chunks),
-    Stage("WHOLE EXCHANGE, small GET", lambda: World().exchange(SMALL)),
-    Stage("WHOLE EXCHANGE, browser GET", lambda: World().exchange(BIG)),
-    Stage("WHOLE EXCHANGE, POST 1 KiB", lambda: World().exchange(POST)),
+    Stage("WHOLE EXCHANGE, small GET", lambda: World().exchange([SMALL])),
+    Stage("WHOLE EXCHANGE, browser GET", lambda: World().exchange([BIG])),
+    Stage("WHOLE EXCHANGE, browser GET, never the same", lambda: World().exchange(_varied(BIG), _varied(ANSWER))),
+    Stage("WHOLE EXCHANGE, POST 1 KiB", lambda: World().exchange([POST])),
     Stage("(reference again)", lambda: _reference),
 )
 

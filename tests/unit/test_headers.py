@@ -44,7 +44,23 @@ def test_hosts_are_normalised(value: bytes, host: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"a b", b"a/b", b"a@b", b"a:b", b"a:123456", b"a:70000", b"[::1", b"[::g]", b"[]", b"a,b", b"a\0", b"\xe4", b"a:1:2", b"a\n"]
+    "value",
+    [
+        b"a b",
+        b"a/b",
+        b"a@b",
+        b"a:b",
+        b"a:123456",
+        b"a:70000",
+        b"[::1",
+        b"[::g]",
+        b"[]",
+        b"a,b",
+        b"a\0",
+        b"\xe4",
+        b"a:1:2",
+        b"a\n",
+    ],
 )
 def test_invalid_hosts_are_refused(value: bytes) -> None:
     """A Host value that is no host is no host at all (RFC 9112 3.2)."""
@@ -81,7 +97,9 @@ def test_lists() -> None:
     assert list_members(b"") == []
 
 
-@pytest.mark.parametrize("value,valid", [(b"abc-1.2_3", True), (b"", False), (b"a" * 129, False), (b"a b", False), (b'a"', False), (b"a\n", False)])
+@pytest.mark.parametrize(
+    "value,valid", [(b"abc-1.2_3", True), (b"", False), (b"a" * 129, False), (b"a b", False), (b'a"', False), (b"a\n", False)]
+)
 def test_request_ids(value: bytes, valid: bool) -> None:
     """A request id from outside is taken only when it can do no harm in a log line."""
     assert valid_request_id(value) is valid

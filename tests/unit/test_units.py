@@ -24,7 +24,16 @@ from gateway.control.units import (
 
 @pytest.mark.parametrize(
     "text,seconds",
-    [("250ms", 0.25), ("5s", 5.0), ("1.5s", 1.5), ("1m30s", 90.0), ("1h", 3600.0), ("1h1m1s1ms", 3661.001), ("0s", 0.0), ("05s", 5.0)],
+    [
+        ("250ms", 0.25),
+        ("5s", 5.0),
+        ("1.5s", 1.5),
+        ("1m30s", 90.0),
+        ("1h", 3600.0),
+        ("1h1m1s1ms", 3661.001),
+        ("0s", 0.0),
+        ("05s", 5.0),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     """A duration is a sum of hours, minutes, seconds and milliseconds, largest first."""
@@ -34,7 +43,16 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text,hint",
-    [("5", "5s"), ("1.5", "1.5s"), ("5 s", "5s"), ("10sec", "10s"), ("2min", "2m"), ("3hours", "3h"), ("5M", "5m"), ("7 ms", "7ms")],
+    [
+        ("5", "5s"),
+        ("1.5", "1.5s"),
+        ("5 s", "5s"),
+        ("10sec", "10s"),
+        ("2min", "2m"),
+        ("3hours", "3h"),
+        ("5M", "5m"),
+        ("7 ms", "7ms"),
+    ],
 )
 def test_almost_durations(text: str, hint: str) -> None:
     """A bare number or a foreign unit is refused with what was probably meant."""
@@ -62,7 +80,8 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text,hint", [("64", "64B"), ("10M", "10MiB"), ("10mb", "10MB"), ("64 KiB", "64KiB"), ("64kib", "64KiB"), ("1x", ""), ("", "")]
+    "text,hint",
+    [("64", "64B"), ("10M", "10MiB"), ("10mb", "10MB"), ("64 KiB", "64KiB"), ("64kib", "64KiB"), ("1x", ""), ("", "")],
 )
 def test_not_sizes(text: str, hint: str) -> None:
     """A size without a unit, or with one in another case, is refused with what was probably meant."""

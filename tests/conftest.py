@@ -1,0 +1,49 @@
+"""Fixtures of all tests: upstreams by behaviour, and gateways from YAML text."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from tests.support import Behaviour, Gateway, Upstream, running
+
+StartUpstream: TypeAlias = Callable[..., Awaitable[Upstream]]
+StartGateway: TypeAlias = Callable[[str], Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[StartUpstream]:
+    """Starts upstreams: `await upstream(behaviour)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(behaviour: Behaviour, *, path: str = "", tls: ssl.SSLContext | None = None, limit: int = 65536) -> Upstream:
+            started = Upstream(behaviour)
+            await started.start(path=path, tls=tls, limit=limit)
+            stack.push_async_callback(started.stop)
+            return started
+
+        yield start
+
+
+@pytest.fixture
+async def gateway(upstream: StartUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[StartGateway]:
+    """Starts gateways: `await gateway(yaml)`. At the end nothing may be left of them, and nothing logged as an error."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def start(text: str) -> Gateway:
+            nonlocal count
+            count += 1
+            config = tmp_path / f"gateway-{count}.yaml"
+            config.write_text(text, encoding="utf-8")
+            return await stack.enter_async_context(running(config))
+
+        yield start
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert errors == []

@@ -1,0 +1,21 @@
+"""Every asynchronous integration test runs on asyncio's own loop and on uvloop's: they differ in how connections end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loops, by the name that stands in the test's id. Without uvloop there is one."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
+    try:
+        import uvloop
+    except ImportError:
+        return factories
+    return {**factories, "uvloop": uvloop.new_event_loop}
