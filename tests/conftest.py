@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from tests.support import Behaviour, Gateway, Upstream, running
+from tests.support import Behaviour, FullBacklog, Gateway, Upstream, running
 
 StartUpstream: TypeAlias = Callable[..., Awaitable[Upstream]]
 StartGateway: TypeAlias = Callable[[str], Awaitable[Gateway]]
@@ -47,3 +47,11 @@ async def gateway(upstream: StartUpstream, tmp_path: Path, caplog: pytest.LogCap
         yield start
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert errors == []
+
+
+@pytest.fixture
+def backlog() -> Iterator[int]:
+    """A port that neither accepts nor refuses connections."""
+    full = FullBacklog()
+    yield full.port
+    full.close()

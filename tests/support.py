@@ -625,8 +625,8 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(config: Path) -> AsyncIterator[Gateway]:
-    """A gateway with this configuration; afterwards nothing of it may be left."""
+async def running(config: Path, *, tasks: bool = True) -> AsyncIterator[Gateway]:
+    """A gateway with this configuration; afterwards nothing of it may be left, no task either unless others run beside it."""
     before = asyncio.all_tasks()
     app = App(load(config))
     try:
@@ -642,9 +642,11 @@ async def running(config: Path) -> AsyncIterator[Gateway]:
     finally:
         await app.stop()
     await eventually(lambda: gateway.pools()["open"] == 0)
-    await eventually(lambda: not {task for task in asyncio.all_tasks() - before if not _of_a_test(task)})
+    if tasks:
+        await eventually(lambda: all(map(_of_a_test, asyncio.all_tasks() - before)))
 
 
 def _of_a_test(task: asyncio.Task[Any]) -> bool:
-    """The task belongs to an upstream of the test, not to the gateway."""
-    return "tests" in str(getattr(task.get_coro(), "cr_code", ""))
+    """The task is the current one or belongs to an upstream of the test, not to the gateway."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return task is asyncio.current_task() or (code is not None and Path(code.co_filename).is_relative_to(Path(__file__).parent))

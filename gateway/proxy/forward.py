@@ -20,6 +20,10 @@ from gateway.proxy.heads import upstream_head
 from gateway.proxy.upstream import EndpointPool, UpstreamConnection
 from gateway.snapshot import Endpoint, Route, Upstream
 
+# A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
+_DEADLINE: Final = Failure.DEADLINE
+_ATTEMPT_TIMEOUT: Final = Failure.ATTEMPT_TIMEOUT
+
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 9.2.2: only these may be repeated without being told to."""
 
@@ -106,7 +110,7 @@ def dispatch(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, 
 def limit_attempt(x: Exchange, route: Route, now: float) -> None:
     """The request is with the upstream: from now on its time counts."""
     due = attempt_ends(route.timeout, now, x.deadline)
-    x.limit(due, Failure.DEADLINE if due >= x.deadline else Failure.ATTEMPT_TIMEOUT, now)
+    x.limit(due, _DEADLINE if due >= x.deadline else _ATTEMPT_TIMEOUT, now)
 
 
 def _may_repeat(x: Exchange) -> bool:

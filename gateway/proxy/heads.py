@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from gateway.proxy.server import DownstreamConnection
     from gateway.snapshot import Endpoint, Route, Upstream
 
+# A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
+_X_FORWARDED: Final = ForwardedFields.X_FORWARDED
+_ON_REQUEST: Final = ServerTiming.ON_REQUEST
+
 PROBLEM_TYPE: Final = "urn:problem-type:gateway:"
 """Prefix of the `type` of problem bodies; the failure's code follows."""
 
@@ -83,7 +87,7 @@ def forwarded_lines(x: Exchange) -> bytes:
     """Who the request came from, for the upstream: what trusted proxies said and this hop."""
     connection = x.client_connection
     mode = x.snapshot.server.forwarded
-    if mode is ForwardedFields.X_FORWARDED and not (connection.trusted and x.head.fields.forwarded):
+    if mode is _X_FORWARDED and not (connection.trusted and x.head.fields.forwarded):
         return b"%bX-Forwarded-Host: %b\r\n" % (connection.forwarded_line, x.host_field)
     if mode is ForwardedFields.OFF:
         return b""
@@ -125,8 +129,8 @@ def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, c
         framing += b"Connection: keep-alive\r\n"
     if not fields.has_date:
         framing += b"Date: %b\r\n" % x.client_connection.plane.date
-    if wants_timing(x, route):
-        framing += server_timing(x)
+    if x.head.fields.values or route.server_timing is not _ON_REQUEST:
+        framing += server_timing(x, route)
     edits = route.response_edits
     return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b\r\n" % (
         head.status,
@@ -138,16 +142,12 @@ def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, c
     )
 
 
-def wants_timing(x: Exchange, route: Route) -> bool:
-    """Whether this response carries `Server-Timing`."""
-    if route.server_timing is ServerTiming.ON_REQUEST:
-        values = x.head.fields.values
-        return bool(values) and values.get(b"x-server-timing") == b"1"
-    return route.server_timing is ServerTiming.ALWAYS
-
-
-def server_timing(x: Exchange) -> bytes:
-    """The `Server-Timing` line: milliseconds so far in the gateway and at the upstream, and the number of attempts."""
+def server_timing(x: Exchange, route: Route) -> bytes:
+    """The `Server-Timing` line where one is wanted: milliseconds so far here and at the upstream, and the attempts."""
+    if route.server_timing is ServerTiming.OFF:
+        return b""
+    if route.server_timing is _ON_REQUEST and x.head.fields.values.get(b"x-server-timing") != b"1":
+        return b""
     total = monotonic() - x.started
     upstream = x.upstream_seconds
     return b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"\r\n' % (

@@ -63,7 +63,7 @@ async def serve(x: Exchange) -> None:
             # 7 – 8
             head = connection.response
             assert head is not None
-            if not x.request_is_read():
+            if x.request_body is not None and not x.request_body.done:
                 x.keep_alive = False
             if head.status == 101:
                 await _tunnel(x, route, connection, head)
@@ -90,7 +90,9 @@ def match(x: Exchange) -> Route:
     """The route of the request; sets what later steps need of its address. Raises `Failed` when there is none."""
     head = x.head
     snapshot = x.snapshot
-    identify(x)
+    x.request_id = b"%032x" % getrandbits(128)
+    if x.client_connection.trusted:
+        believe(x)
     if head.method == b"CONNECT":
         raise Failed(Failure.METHOD_NOT_IMPLEMENTED, close=True)
     target = head.target
@@ -143,21 +145,15 @@ def _other_form(x: Exchange) -> bytes:
     return target
 
 
-def identify(x: Exchange) -> None:
-    """Who asks, and under which id the request is known: both believed from trusted peers only."""
+def believe(x: Exchange) -> None:
+    """Take over what a trusted peer says: the id of the request, and who its client is."""
     connection = x.client_connection
-    head = x.head
-    if connection.trusted:
-        names = x.snapshot.names
-        given = head.fields.values.get(names.request_id, b"")
-        if given and valid_request_id(given):
-            x.request_id = given
-        if head.fields.forwarded and b"x-forwarded-for" in head.fields.forwarded:
-            x.client = client_address(
-                connection.peer, head.fields.forwarded[b"x-forwarded-for"], x.snapshot.server.trusted_proxies
-            )
-    if not x.request_id:
-        x.request_id = b"%032x" % getrandbits(128)
+    fields = x.head.fields
+    given = fields.values.get(x.snapshot.names.request_id, b"")
+    if valid_request_id(given):
+        x.request_id = given
+    if fields.forwarded and b"x-forwarded-for" in fields.forwarded:
+        x.client = client_address(connection.peer, fields.forwarded[b"x-forwarded-for"], x.snapshot.server.trusted_proxies)
 
 
 # -- 3: the deadline ---------------------------------------------------------------------------------------------------

@@ -204,7 +204,7 @@ class DownstreamConnection(Connection):
     def _read_head(self, data: bytes) -> bytes:
         """Start the exchange whose head begins `data`; returns what is left to read after it is over."""
         end = data.find(b"\r\n\r\n", self._scanned)
-        limits = self.plane.snapshot.server.limits
+        limits = self.plane.limits
         if end < 0:
             check_partial_request(data, self._scanned, limits.target, limits.headers)
             self._wait_for_more(data)
@@ -246,7 +246,7 @@ class DownstreamConnection(Connection):
             if not head.minor:
                 head.expect_continue = False
         self._buffer = rest
-        if self.plane.draining or self._served >= exchange.snapshot.server.limits.requests_per_connection:
+        if self.plane.draining or self._served >= self.plane.limits.requests_per_connection:
             exchange.keep_alive = False
         self.exchange = exchange
         exchange.start(pipeline.serve(exchange))
