@@ -146,12 +146,13 @@ class Peer:
                 request.body += chunk
         else:
             left = int(request.value(b"content-length") or 0)
+            parts: list[bytes] = []
             while left:
-                part = await self.reader.read(min(left, 65536))
-                if not part:
+                parts.append(await self.reader.read(min(left, 65536)))
+                if not parts[-1]:
                     raise asyncio.IncompleteReadError(b"", left)
-                request.body += part
-                left -= len(part)
+                left -= len(parts[-1])
+            request.body = b"".join(parts)
         request.complete = True
 
     async def request(self) -> Request:

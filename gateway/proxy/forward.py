@@ -33,7 +33,9 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
     request_body = x.request_body
     fresh = False
     while True:
-        # (a) pick an endpoint
+        # (a) pick an endpoint, unless the time is up
+        if x.deadline <= monotonic():
+            raise Failed(Failure.DEADLINE)
         endpoint = upstream.endpoints[upstream.balancer.pick(upstream.endpoints, random())]
         pool = endpoint.pool
         assert isinstance(pool, EndpointPool)
@@ -61,7 +63,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             _settle(x, upstream, failed)
 
             # (e) again? Only what a stale connection lost: it closed before a byte of the response (RFC 9112 9.3.1).
-            if not stale or not _may_repeat(x) or monotonic() >= x.deadline:
+            if not stale or not _may_repeat(x):
                 raise
             if request_body is not None:
                 request_body.rewind()

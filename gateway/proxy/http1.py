@@ -151,7 +151,7 @@ class RequestHead:
         self.kept = fields.kept
         self.keep_alive = bool(minor) if fields.keep_alive is None else fields.keep_alive
         self.expect_continue = fields.expect_continue
-        self.upgrade = fields.upgrade
+        self.upgrade = fields.upgrade if minor else b""
 
 
 class RequestReader:

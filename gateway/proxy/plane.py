@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 class DataPlane:
     """See the module's docstring. `apply` swaps the snapshot; a request keeps the one it began with."""
 
-    __slots__ = ("connections", "date", "draining", "limits", "log", "loop", "metrics", "reader", "snapshot", "via_line")
+    __slots__ = (
+        "connections",
+        "date",
+        "draining",
+        "limits",
+        "log",
+        "loop",
+        "metrics",
+        "reader",
+        "snapshot",
+        "surely_small",
+        "via_line",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, snapshot: Snapshot, metrics: GatewayMetrics, log: LogSink | None
@@ -37,7 +49,9 @@ class DataPlane:
         """New requests live in `snapshot` from now on."""
         names = snapshot.names
         self.snapshot = snapshot
-        self.limits = snapshot.server.limits
+        limits = self.limits = snapshot.server.limits
+        # A field line has at least 4 bytes, so a head of this size can break no limit.
+        self.surely_small = min(limits.target, limits.headers, 4 * limits.header_count)
         noted = {names.request_id, names.budget, b"x-server-timing"}
         self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
         self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")

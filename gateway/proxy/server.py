@@ -39,7 +39,8 @@ LINGER: Final = 5.0
 response on its way (RFC 9112 9.6)."""
 
 HALF_CLOSE_PROBE: Final = 0.25
-"""Seconds after a client's FIN until it is asked, with an interim response, whether it is still there."""
+"""Seconds after a client's FIN until it is asked, with an interim response, whether it is still there; and between looks
+for its answer, which is a reset when it is not."""
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -172,8 +173,21 @@ class DownstreamConnection(Connection):
             self.exchange.wake()
 
     def _probe(self, exchange: Exchange) -> None:
-        if self.exchange is exchange and not exchange.committed and exchange.head.minor and not self.transport.is_closing():
+        if self._waits_for_response(exchange) and exchange.head.minor:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.plane.loop.call_later(HALF_CLOSE_PROBE / 4, self._look, exchange)
+
+    def _look(self, exchange: Exchange) -> None:
+        """After a FIN the loop does not read any more, so it does not see a reset either; the socket has noted it."""
+        if not self._waits_for_response(exchange):
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self.plane.loop.call_later(HALF_CLOSE_PROBE, self._look, exchange)
+
+    def _waits_for_response(self, exchange: Exchange) -> bool:
+        return self.exchange is exchange and not exchange.committed and not self.transport.is_closing()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -213,7 +227,7 @@ class DownstreamConnection(Connection):
         self._empty_lines = 0
         end += 4
         head = self.plane.reader.read(data, end)
-        if end > 512:
+        if end > self.plane.surely_small:
             check_request_size(data, end, head, limits.target, limits.headers, limits.header_count)
         self._begin(head, data[end:] if len(data) > end else b"")
         if self.exchange is not None:

@@ -235,7 +235,7 @@ def _decoder(head: ResponseHead) -> Decoder:
 class EndpointPool:
     """The connections of one endpoint."""
 
-    __slots__ = ("_all", "_idle", "_loop", "_retired", "endpoint", "metrics", "reader", "settings")
+    __slots__ = ("_all", "_idle", "_loop", "_opening", "_retired", "endpoint", "metrics", "reader", "settings")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics
@@ -247,6 +247,7 @@ class EndpointPool:
         self.reader = ResponseReader()
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
+        self._opening = 0
         self._retired = False
 
     def take(self) -> UpstreamConnection | None:
@@ -303,9 +304,10 @@ class EndpointPool:
         The one place on the request path that makes an asyncio task: opening a connection is rare and needs the loop's
         name resolution and TLS. When the exchange fails meanwhile, the task is cancelled and leaves nothing behind.
         """
-        if len(self._all) >= self.settings.max_connections:
+        if len(self._all) + self._opening >= self.settings.max_connections:
             raise Failed(Failure.CONNECTION_LIMIT, "of the endpoint")
         self.endpoint.in_flight += 1
+        self._opening += 1
         task = self._loop.create_task(self._open())
         task.add_done_callback(lambda _: exchange.wake())
         try:
@@ -319,6 +321,8 @@ class EndpointPool:
             if isinstance(error, OSError | ssl.SSLError | ValueError):
                 raise _connect_failure(error) from None
             raise
+        finally:
+            self._opening -= 1
         self._all.add(connection)
         self.metrics.connects += 1
         return connection
