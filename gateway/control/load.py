@@ -21,11 +21,14 @@ from gateway.control.expand import expand
 from gateway.control.json_schema import known_fields
 from gateway.control.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence, TreeParser, problem_at, to_data
 from gateway.control.problems import ConfigError, Problem
+from gateway.control.salvage import salvage
 from gateway.control.schema import Config
 from gateway.control.values import did_you_mean
 
 MAX_FILE: Final = 8 * 1024 * 1024
 MAX_INCLUDES: Final = 1000
+MAX_SALVAGES: Final = 4
+"""How often faulty parts are taken out to look for mistakes behind them."""
 INCLUDABLE: Final = ("routes", "upstreams")
 
 
@@ -67,9 +70,11 @@ class _Loader:
         self._refuse_nulls(root)
         positions = Positions(root, self.lines)
         data = to_data(root)
-        config = self._validate(data, positions)
+        config, faults = self._validate(data, positions)
         if config is not None:
             self.problems += checks.check(config, positions)
+        else:
+            self._look_further(root, faults)
         if config is None or self.problems:
             raise ConfigError(self.problems)
         digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
@@ -195,15 +200,34 @@ class _Loader:
                 shown = name if name == "this entry" else f"`{name}`"
                 self._report(key, f"{shown} has no value", "remove the line, or write a value")
 
-    def _validate(self, data: Any, positions: Positions) -> Config | None:
+    def _validate(
+        self, data: Any, positions: Positions, *, salvaged: bool = False
+    ) -> tuple[Config | None, list[tuple[str, Loc]]]:
+        """The configuration, or the faults that keep it from being one; those are reported."""
         try:
-            return Config.model_validate(data, context={"base": self.base})
+            return Config.model_validate(data, context={"base": self.base}), []
         except ValidationError as error:
+            faults = []
             for one in error.errors(include_url=False):
+                kind, loc = str(one["type"]), tuple(one["loc"])
+                faults.append((kind, loc[:-1] if loc and loc[-1] == "[key]" else loc))
+                if salvaged and kind in ("missing", "too_short"):
+                    continue  # it was there, and has just been taken out
                 problem = _explained(dict(one), positions)
-                if problem is not None:
+                if problem is not None and problem not in self.problems:
                     self.problems.append(problem)
-            return None
+            return None, faults
+
+    def _look_further(self, root: Mapping, faults: list[tuple[str, Loc]]) -> None:
+        """Report what only shows once the faulty parts are out of the way."""
+        for _ in range(MAX_SALVAGES):
+            root = salvage(root, faults)
+            positions = Positions(root, self.lines)
+            config, faults = self._validate(to_data(root), positions, salvaged=True)
+            if config is not None:
+                found = checks.check(config, positions)
+                self.problems += [problem for problem in found if problem not in self.problems]
+                return
 
 
 _PLAIN_TEXTS: Final = {

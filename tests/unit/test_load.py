@@ -281,7 +281,7 @@ def test_all_errors_at_once_in_order(write: Write) -> None:
     """Everything wrong is reported in one run, by line."""
     text = BASE + "  - {name: a, match: {path: x}, upstream: users}\n  - {name: b}\nextra: 1\n"
 
-    assert [problem.line for problem in problems(write(text))] == [6, 7, 8]
+    assert [problem.line for problem in problems(write(text))] == [6, 7, 7, 8]
 
 
 def test_two_routes_of_one_name(write: Write) -> None:
