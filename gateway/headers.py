@@ -62,7 +62,7 @@ def normalise_host(value: bytes) -> bytes | None:
     if match is None:
         return None
     name, literal, port = match.groups()
-    if port and int(port) > 65535:
+    if port is not None and (name == b"" or (port and int(port) > 65535)):
         return None
     if literal is not None:
         try:

@@ -80,23 +80,25 @@ class AmbiguousPathError(ValueError):
 
 
 _PLAIN_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9\-._~!$&'()*+,=:@]+)*+/?+")
-_DOT_SEGMENT: Final = re.compile(rb"(?:^|/)\.{1,2}(?:;[^/]*)?(?:/|$)")
-_OVERLONG: Final = re.compile(rb"\xc0[\xae\xaf]|\xe0\x80[\xae\xaf]|\xc1\x9c")
+_DOT_SEGMENT: Final = re.compile(rb"(?:^|/)\.{1,2}(?:/|$)")
+_OVERLONG: Final = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")
+_PATH_PARAMETERS: Final = re.compile(rb";[^/]*")
 _SLASHES: Final = re.compile(rb"//+")
 _ENCODED_SLASH: Final = re.compile(rb"%(?:2[fF]|5[cC])|\\")
 
 
 def normalise_path(path: bytes, *, encoded_slash: bool = True, double_slash: bool = True) -> bytes:
-    """The path that routes are matched on: percent-decoded once, `\\` and `%2F` read as `/`, runs of `/` merged.
+    """The path that routes are matched on: without `;parameters`, percent-decoded once, `\\` and `%2F` read as `/`, runs of
+    `/` merged: what the upstream may make of it, at its most generous.
 
-    It is never forwarded; the upstream gets the bytes the client sent. Raises `AmbiguousPathError` for dot segments (plain,
-    encoded, or before a `;`), NUL and overlong UTF-8, and for encoded or doubled slashes when they are not allowed.
+    It is never forwarded; the upstream gets the bytes the client sent. Raises `AmbiguousPathError` for dot segments (plain
+    or encoded), NUL and overlong UTF-8, and for encoded or doubled slashes when they are not allowed.
     """
     if _PLAIN_PATH.fullmatch(path) is not None:
         return path
     if not encoded_slash and _ENCODED_SLASH.search(path) is not None:
         raise AmbiguousPathError("the path holds an encoded slash or a backslash")
-    decoded = unquote_to_bytes(path).replace(b"\\", b"/")
+    decoded = unquote_to_bytes(_PATH_PARAMETERS.sub(b"", path)).replace(b"\\", b"/")
     if b"\0" in decoded:
         raise AmbiguousPathError("the path holds an encoded NUL")
     if _OVERLONG.search(decoded) is not None:

@@ -44,6 +44,8 @@ class Limits:
     connections: int = 10_000
     requests_per_connection: int = 10_000
     tunnels: int = 1_000
+    upload_rate: int = 240
+    """Bytes per second a client must upload on average, after a grace of `body_idle`; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ async def upstream() -> AsyncIterator[StartUpstream]:
     """Starts upstreams: `await upstream(behaviour)`."""
     async with AsyncExitStack() as stack:
 
-        async def start(behaviour: Behaviour, *, path: str = "", tls: ssl.SSLContext | None = None, limit: int = 65536) -> Upstream:
+        async def start(
+            behaviour: Behaviour, *, path: str = "", tls: ssl.SSLContext | None = None, limit: int = 65536
+        ) -> Upstream:
             started = Upstream(behaviour)
             await started.start(path=path, tls=tls, limit=limit)
             stack.push_async_callback(started.stop)

@@ -21,7 +21,7 @@ import orjson
 from gateway.app import App
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, RouteMetrics, UpstreamMetrics
-from gateway.proxy.server import DataPlane
+from gateway.proxy.plane import DataPlane
 
 PATIENCE: Final = 5.0
 """Seconds after which what a test waits for will not happen any more."""
@@ -227,7 +227,7 @@ class Upstream:
             await self.behaviour(peer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the fixture reports it
             self.errors.append(error)
         finally:
             self.peers.remove(peer)

@@ -67,11 +67,13 @@ class Body:
 
     __slots__ = (
         "_held",
+        "_held_at",
         "_held_size",
         "_outlet",
         "_replay",
         "decoder",
         "done",
+        "held_for",
         "limit",
         "on_done",
         "received",
@@ -88,6 +90,9 @@ class Body:
         self.done = decoder.done
         self.touched = 0.0
         """When bytes arrived last (monotonic)."""
+        self.held_for = 0.0
+        """Seconds in which the source was not read: not its fault."""
+        self._held_at = 0.0
         self.on_done: Callable[[], None] | None = None
         self._held: list[bytes] = []
         self._held_size = 0
@@ -184,9 +189,13 @@ class Body:
     def hold(self) -> None:
         """The receiver cannot take more: stop reading."""
         if not self.done:
+            self._held_at = monotonic()
             self.source.pause_reading()
 
     def release(self) -> None:
         """The receiver can take more. The sender was not slow while it was not read."""
-        self.touched = monotonic()
+        self.touched = now = monotonic()
+        if self._held_at:
+            self.held_for += now - self._held_at
+            self._held_at = 0.0
         self.source.resume_reading()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol, cast
@@ -31,7 +35,7 @@ class Connection(asyncio.Protocol):
         self.write_paused = False
         self.stalled_since = NEVER
         """When the peer stopped taking bytes (monotonic), or NEVER."""
-        self._unsent = 0
+        self._unsent = NEVER
         self.reading_paused = False
         self.source: Source | None = None
 
@@ -44,7 +48,7 @@ class Connection(asyncio.Protocol):
         """The transport's buffer is full."""
         self.write_paused = True
         self.stalled_since = monotonic()
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = NEVER
         if self.source is not None:
             self.source.hold()
 
@@ -56,8 +60,12 @@ class Connection(asyncio.Protocol):
             self.source.release()
 
     def check_progress(self, now: float) -> None:
-        """A peer that takes bytes, however slowly, has not stalled."""
-        unsent = self.transport.get_write_buffer_size()
+        """A peer that takes bytes, however slowly, has not stalled: what counts is what is unsent here and in the kernel."""
+        unsent = float(self.transport.get_write_buffer_size())
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                unsent += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
         if unsent < self._unsent:
             self._unsent = unsent
             self.stalled_since = now

@@ -13,7 +13,7 @@ import types
 from collections.abc import Coroutine, Generator
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.connection import NEVER
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway")
 
 _DEADLINE: Final = Failure.DEADLINE  # looked up on its Enum class it costs 0.07 µs on CPython 3.11
+
+
+def _decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 @types.coroutine
@@ -56,6 +60,7 @@ class Exchange:
         "due_failure",
         "endpoint",
         "failure",
+        "framed",
         "head",
         "host",
         "host_field",
@@ -112,6 +117,8 @@ class Exchange:
         self.committed = False
         """The final response head has been written: a failure can only be shown by cutting the connection."""
         self.keep_alive = head.keep_alive
+        self.framed = True
+        """The response's own framing shows where it ends; False: the end of the connection does (HTTP/1.0)."""
         self.tunnel: Tunnel | None = None
         self._coroutine: Coroutine[None, None, None] | None = None
         self._running = False
@@ -143,7 +150,8 @@ class Exchange:
         self.due = due
         self.due_failure = failure
         if due == NEVER:
-            due = now + self.snapshot.server.timeouts.body_idle
+            timeouts = self.snapshot.server.timeouts
+            due = now + min(timeouts.body_idle, timeouts.write_stall) / 4
         self.client_connection.alarm.set(due, now)
 
     def request_is_read(self) -> bool:
@@ -162,9 +170,12 @@ class Exchange:
 
     def query(self) -> dict[bytes, bytes]:
         """The decoded query parameters; of a repeated one, the first."""
-        target = self.head.target
-        pairs = parse_qsl(target[self.query_at + 1 :], keep_blank_values=True) if self.query_at >= 0 else []
-        return dict(reversed(pairs))
+        values: dict[bytes, bytes] = {}
+        if self.query_at >= 0:
+            for pair in self.head.target[self.query_at + 1 :].split(b"&"):
+                name, _, value = pair.partition(b"=")
+                values.setdefault(_decoded(name), _decoded(value))
+        return values
 
     def send_own(self, status: int, lines: tuple[bytes, ...], body: bytes) -> None:
         """Send a complete response made here. It counts as the answer of this exchange."""

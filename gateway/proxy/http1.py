@@ -57,10 +57,7 @@ class Kind(IntEnum):
 
 
 def request_kinds(noted: Iterable[bytes], seen: Iterable[bytes]) -> dict[bytes, int]:
-    """The table by which request fields are read, by lower-case name.
-
-    Names that differ from a framing or forwarding field only by `_` are dropped: CGI-like upstreams cannot tell them apart.
-    """
+    """The table by which request fields are read, by lower-case name."""
     kinds = dict.fromkeys(seen, Kind.SEEN)
     kinds |= dict.fromkeys(HOP_BY_HOP, Kind.DROP)
     kinds |= {b"http2-settings": Kind.DROP, b"trailer": Kind.DROP}
@@ -82,7 +79,6 @@ def request_kinds(noted: Iterable[bytes], seen: Iterable[bytes]) -> dict[bytes, 
         b"x-forwarded-prefix": Kind.FORWARDED,
     }
     kinds |= dict.fromkeys(noted, Kind.NOTED)
-    kinds |= {name.replace(b"-", b"_"): Kind.DROP for name in list(kinds) if b"-" in name and kinds[name] is not Kind.SEEN}
     return {name: int(kind) for name, kind in kinds.items()}
 
 
@@ -163,14 +159,14 @@ class RequestReader:
         self._kinds = kinds
         self._seen: dict[bytes, RequestFields] = {}
 
-    def read(self, data: bytes, end: int) -> RequestHead:
-        """The head at the start of `data` that ends (with its empty line) at `end`.
+    def read(self, data: bytes, at: int, end: int) -> RequestHead:
+        """The head that stands in `data` from `at` to (with its empty line) `end`.
 
         Raises `Failed` with `close=True`: after a bad head nothing on the connection can be trusted.
         """
-        match = _REQUEST_LINE.match(data)
+        match = _REQUEST_LINE.match(data, at)
         if match is None:
-            raise _why_refused(data)
+            raise _why_refused(data[at:end])
         method, target, version = match.groups()
         minor = 0 if version == b"0" else 1
         block = data[match.end() : end]
@@ -205,7 +201,9 @@ def read_request_fields(block: bytes, kinds: Mapping[bytes, int]) -> RequestFiel
         name, _, value = line.partition(b":")
         kind = kinds.get(name.lower())
         if kind is None:
-            lines.append(line)
+            # CGI-like upstreams read `_` as `-`, so what only looks like a field of ours does not pass.
+            if b"_" not in name or kinds.get(name.lower().replace(b"_", b"-"), _K_SEEN) == _K_SEEN:
+                lines.append(line)
         elif kind == _K_HOST:
             if fields.host is not None:
                 raise Failed(Failure.BAD_REQUEST, "more than one Host field", close=True)
@@ -232,14 +230,16 @@ def _special(fields: RequestFields, kind: int, name: bytes, value: bytes) -> Non
             raise Failed(Failure.BAD_REQUEST, "the Content-Length is not one plain number", close=True)
         fields.length = int(value)
     elif kind == _K_CODING:
-        if fields.chunked or value.lower() != b"chunked":
-            failure = Failure.CODING_NOT_IMPLEMENTED if list_members(value)[-1:] == [b"chunked"] else Failure.BAD_REQUEST
+        codings = list_members(value)
+        if fields.chunked or codings != [b"chunked"]:
+            failure = Failure.CODING_NOT_IMPLEMENTED if codings[-1:] == [b"chunked"] else Failure.BAD_REQUEST
             raise Failed(failure, "the only transfer coding is chunked, once", close=True)
         fields.chunked = True
     elif kind == _K_EXPECT:
-        if value.lower() != b"100-continue":
+        expected = list_members(value)
+        if any(one != b"100-continue" for one in expected):
             raise Failed(Failure.EXPECTATION_FAILED, close=True)
-        fields.expect_continue = True
+        fields.expect_continue |= bool(expected)
     elif kind == _K_VIA:
         fields.via = (*fields.via, value)
     elif kind == _K_FORWARDED:
@@ -326,11 +326,11 @@ def check_partial_request(buffer: bytes | bytearray, scanned: int, max_target: i
         raise Failed(Failure.HEADERS_TOO_LARGE, close=True)
 
 
-def check_request_size(data: bytes, end: int, head: RequestHead, max_target: int, max_fields: int, max_count: int) -> None:
-    """Refuse a complete head that is over a limit. `end` is where the head ends in `data`."""
+def check_request_size(block: bytes, head: RequestHead, max_target: int, max_fields: int, max_count: int) -> None:
+    """Refuse a complete head that is over a limit. `block` is all of it."""
     if len(head.target) > max_target:
         raise Failed(Failure.TARGET_TOO_LONG, close=True)
-    if end - len(head.target) > max_fields or data.count(b"\r\n", 0, end) - 2 > max_count:
+    if len(block) - len(head.target) > max_fields or block.count(b"\r\n") - 2 > max_count:
         raise Failed(Failure.HEADERS_TOO_LARGE, close=True)
 
 

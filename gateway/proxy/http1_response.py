@@ -143,7 +143,7 @@ def _special(fields: ResponseFields, kind: int, value: bytes) -> None:
             raise Failed(Failure.PROTOCOL, "the Content-Length is not one plain number")
         fields.length = int(value)
     elif kind == _TRANSFER_ENCODING:
-        if fields.chunked or value.lower() != b"chunked":
+        if fields.chunked or list_members(value) != [b"chunked"]:
             raise Failed(Failure.PROTOCOL, "the only transfer coding is chunked, once")
         fields.chunked = True
     else:
@@ -162,9 +162,9 @@ def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
         fields.kept = without(fields.kept, nominated)
 
 
-def check_partial_response(buffer: bytes) -> None:
-    """Refuse early what can no longer become a valid response head."""
-    if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer) is not None:
+def check_partial_response(buffer: bytes, scanned: int) -> None:
+    """Refuse early what can no longer become a valid response head. `scanned` bytes were seen before."""
+    if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer, scanned) is not None:
         raise Failed(Failure.PROTOCOL, "the response head is not valid")
 
 

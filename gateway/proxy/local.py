@@ -30,8 +30,8 @@ def location(x: Exchange, redirect: Redirect) -> bytes:
     target = redirect.to
     path, question, query = x.head.target.partition(b"?")
     if redirect.keep_path:
-        # A path that begins with `//` behind an origin-less target would name another host.
-        target = target.rstrip(b"/") + b"/" + path.lstrip(b"/")
+        # `//` or `/\` at the beginning would name another host.
+        target = target.rstrip(b"/") + b"/" + path.lstrip(b"/\\")
     if redirect.keep_query and question:
         target += (b"&" if b"?" in target else b"?") + query
     return target

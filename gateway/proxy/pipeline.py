@@ -71,8 +71,6 @@ async def serve(x: Exchange) -> None:
                 send_whole(x, route, connection, head)
             else:
                 await _stream(x, route, connection, head, connection.body)
-            if x.client_connection.write_paused:
-                await _drained(x)
     except Failed as failed:
         refuse(x, failed)
     except Exception:  # noqa: BLE001 - a bug must cost one request, not the connection's bookkeeping
@@ -183,9 +181,9 @@ def upload_done(x: Exchange, now: float) -> None:
 
 
 def continued(x: Exchange, now: float) -> None:
-    """The upstream asked for the body (100): until it is complete, the client's progress counts."""
+    """The client sends the body it held back, asked by a 100 or not: until it is complete, its progress counts."""
     body = x.request_body
-    if body is not None and not body.done:
+    if body is not None and not body.done and x.deadline != NEVER:
         body.touched = now
         x.deadline = NEVER
         x.limit(NEVER, Failure.BODY_TIMEOUT, now)
@@ -196,8 +194,11 @@ def check_time(x: Exchange, now: float) -> None:
     due, failure = _time_limit(x, now)
     if now >= due:
         x.fail(Failed(failure))
-    else:
-        x.client_connection.alarm.set(due, now)
+        return
+    if x.due == NEVER:
+        # Which limit applies changes as buffers fill and drain, so look again before the one of now is due.
+        due = min(due, now + x.snapshot.server.timeouts.write_stall / 4)
+    x.client_connection.alarm.set(due, now)
 
 
 def _time_limit(x: Exchange, now: float) -> tuple[float, Failure]:
@@ -218,8 +219,14 @@ def _time_limit(x: Exchange, now: float) -> tuple[float, Failure]:
     if upstream is not None and upstream.write_paused:
         upstream.check_progress(now)
         return upstream.stalled_since + timeouts.write_stall, Failure.ATTEMPT_TIMEOUT
-    assert x.request_body is not None
-    return x.request_body.touched + timeouts.body_idle, Failure.BODY_TIMEOUT
+    body = x.request_body
+    assert body is not None
+    due = body.touched + timeouts.body_idle
+    rate = x.snapshot.server.limits.upload_rate
+    if rate:
+        # Every byte buys time: a client that drips one now and then runs out of it.
+        due = min(due, x.started + timeouts.body_idle + body.held_for + body.received / rate)
+    return due, Failure.BODY_TIMEOUT
 
 
 # -- 4: admission ------------------------------------------------------------------------------------------------------
@@ -266,7 +273,7 @@ async def _stream(x: Exchange, route: Route, connection: UpstreamConnection, hea
     client = x.client_connection
     chunked = head.length < 0 and x.head.minor != 0
     if head.length < 0 and not chunked:
-        x.keep_alive = False
+        x.keep_alive = x.framed = False
     outlet = Outlet(client, heads.client_head(x, route, head, head.length, chunked=chunked), chunked=chunked)
     x.status = head.status
     x.committed = True
@@ -285,16 +292,6 @@ async def _stream(x: Exchange, route: Route, connection: UpstreamConnection, hea
         x.response_bytes = body.received
         x.upstream_seconds += monotonic() - now
         connection.end()
-
-
-async def _drained(x: Exchange) -> None:
-    """Wait until the client has taken the response, so that a slow reader cannot pile up responses."""
-    client = x.client_connection
-    now = monotonic()
-    x.due = NEVER
-    client.alarm.set(now + x.snapshot.server.timeouts.write_stall, now)
-    while client.write_paused:
-        await suspend()
 
 
 async def _tunnel(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
@@ -349,8 +346,7 @@ def refuse(x: Exchange, failed: Failed) -> None:
     client = x.client_connection
     if x.committed:
         x.keep_alive = False
-        framed = x.response_body is None or x.response_body.received == 0 or x.head.minor != 0
-        client.cut(flush=framed and failure is not Failure.WRITE_TIMEOUT)
+        client.cut(flush=x.framed and failure is not Failure.WRITE_TIMEOUT)
         return
     x.status = failure.status
     if failure is Failure.CLIENT_CLOSED:

@@ -5,6 +5,7 @@ Relaying bytes rather than messages keeps every frame, close code and extension 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from time import monotonic
 from typing import Final
 
 from gateway.proxy.connection import Connection
+
+FAREWELL: Final = 5.0
+"""Seconds that the other side of a lost connection is given to take the last bytes."""
 
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -80,8 +84,10 @@ class Tunnel:
         return True
 
     def lost(self, source: Connection) -> None:
-        """One connection is gone, so the other goes too."""
+        """One connection is gone, so the other goes too: behind what is still on its way to it, if it takes that soon."""
+        other = self._upstream if source is self._client else self._client
         self.close()
+        asyncio.get_running_loop().call_later(FAREWELL, other.transport.abort)
 
     def close(self) -> None:
         """Close both connections after what is buffered. Idempotent."""

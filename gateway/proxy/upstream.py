@@ -7,7 +7,9 @@ upstream is just closing. Bytes that arrive on an idle connection retire it: the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import socket
 import ssl
 from time import monotonic
@@ -33,6 +35,7 @@ class UpstreamConnection(Connection):
     __slots__ = (
         "_buffer",
         "_interim",
+        "_scanned",
         "body",
         "content",
         "exchange",
@@ -61,6 +64,7 @@ class UpstreamConnection(Connection):
         self.tunnel: Tunnel | None = None
         self._buffer = b""
         self._interim = 0
+        self._scanned = 0
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
@@ -70,6 +74,8 @@ class UpstreamConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
+        if exc is not None and self.exchange is not None and self.response is None:
+            self._read_last_words()
         self.pool.forget(self)
         self.reusable = False
         exchange = self.exchange
@@ -84,6 +90,17 @@ class UpstreamConnection(Connection):
                 self.body.finish()
             else:
                 exchange.fail(Failed(Failure.INCOMPLETE))
+
+    def _read_last_words(self) -> None:
+        """An upstream that refuses an upload answers and closes; writing then fails before the answer was read.
+
+        RFC 9112 9.5 asks a client to look for a response while it sends.
+        """
+        if self.transport.get_extra_info("sslcontext") is None:
+            with contextlib.suppress(OSError):
+                data = os.read(self.transport.get_extra_info("socket").fileno(), 64 * 1024)
+                if data:
+                    self.data_received(data)
 
     def eof_received(self) -> bool:
         """The upstream sends no more. A tunnel may still carry bytes the other way."""
@@ -157,15 +174,17 @@ class UpstreamConnection(Connection):
 
     def _read_head(self, data: bytes, exchange: Exchange) -> None:
         while True:
-            end = data.find(b"\r\n\r\n")
+            end = data.find(b"\r\n\r\n", self._scanned)
             limit = exchange.snapshot.server.limits.response_headers
             if end == -1 or end > limit:
                 if len(data) > limit:
                     raise Failed(Failure.RESPONSE_HEAD_TOO_LARGE)
-                check_partial_response(data)
+                check_partial_response(data, self._scanned)
                 self._buffer = data
+                self._scanned = max(0, len(data) - 3)
                 return
             self._buffer = b""
+            self._scanned = 0
             end += 4
             head = self.pool.reader.read(data, end, exchange.snapshot.names.request_id)
             rest = data[end:] if len(data) > end else b""
@@ -347,6 +366,8 @@ def _connect_failure(error: Exception) -> Failed:
     """The row of the failure table for what opening a connection raised."""
     if isinstance(error, socket.gaierror):
         return Failed(Failure.DNS)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return Failed(Failure.CONNECTION_LIMIT, "of open files")
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failed(Failure.TLS_CERTIFICATE, error.verify_message)
     if isinstance(error, ssl.SSLError):

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tests.bench import chaos, configs, load, memory, proxies, report
 from tests.bench.load import Run
-from tests.bench.processes import StartError, raise_file_limit
+from tests.bench.processes import StartError, alone, raise_file_limit
 from tests.bench.proxies import Proxy, Running
 
 WARM_UP: Final = 1.0
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raise_file_limit()
     os.sched_setaffinity(0, {proxies.LOAD_CORE})
     print(f"{options.scenario}: wrk {load.wrk_version().removeprefix('wrk ')}, {report.machine()['cpu']}", flush=True)
-    return SCENARIOS[options.scenario](options)
+    with alone():
+        return SCENARIOS[options.scenario](options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,13 +171,13 @@ def _rows(runs: dict[str, list[Run]], bases: Sequence[str], cost: str) -> Iterat
         cells += [f"{median(r.p99_us for r in listed) / 1000:.2f}", f"{median(costs):{cost}}"]
         cells += [f"{median(r.proxy_core for r in listed):.0%}", f"{median(r.load_core for r in listed):.0%}"]
         cells += [report.spread_text(report.ratios(rates, [run.rate for run in runs[base]])) for base in bases]
-        cells.append(str(sum(run.errors for run in listed)))
+        cells += [f"{max(r.disturbed for r in listed):.0%}", str(sum(run.errors for run in listed))]
         yield cells
 
 
 def _print(runs: dict[str, list[Run]], bases: Sequence[str], cost: str = ".1f") -> None:
     columns = ["proxy", "req/s", "p50 ms", "p99 ms", "cpu ms/1000", "its core", "load core"]
-    print("\n" + report.table([*columns, *(f"x {base}" for base in bases), "errors"], _rows(runs, bases, cost)))
+    print("\n" + report.table([*columns, *(f"x {base}" for base in bases), "others", "errors"], _rows(runs, bases, cost)))
 
 
 def _summary(runs: dict[str, list[Run]], bases: Sequence[str]) -> dict[str, Any]:

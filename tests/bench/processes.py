@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import resource
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -193,6 +195,18 @@ def core_busy_seconds(core: int) -> float:
             ticks = [int(field) for field in fields[1:9]]
             return (sum(ticks) - ticks[3] - ticks[4]) * _TICK
     raise StartError(f"no core {core}")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other benchmark runs on this machine: two at a time measure each other."""
+    with (Path(tempfile.gettempdir()) / "gateway-bench.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another benchmark to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from tests.bench import configs, report
 from tests.bench.configs import Site
+from tests.bench.processes import alone
 from tests.bench.proxies import PROXY_CORE
 
 Call = Callable[[], object]
@@ -152,7 +153,7 @@ def _varied(message: bytes) -> list[bytes]:
 def _read_request(messages: Sequence[bytes]) -> Callable[[], Call]:
     def make() -> Call:
         reader, message, end = World().plane.reader, _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
-        return lambda: reader.read(message(), end)
+        return lambda: reader.read(message(), 0, end)
 
     return make
 
@@ -312,6 +313,16 @@ def _timed(call: Call, count: int) -> float:
     return time.perf_counter() - start
 
 
+def _measure(stages: Sequence[Stage], options: argparse.Namespace) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for stage in stages:
+        try:
+            found[stage.name] = microseconds(stage.make(), options.seconds, options.repetitions)
+        except _MOVED_ON as error:
+            print(f"skipped {stage.name}: {error!r}", flush=True)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time every stage and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.stages", description=__doc__)
@@ -322,13 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.sched_setaffinity(0, {PROXY_CORE})
     gc.freeze()
-    found: dict[str, float] = {}
-    for stage in STAGES:
-        if options.only.lower() in stage.name.lower():
-            try:
-                found[stage.name] = microseconds(stage.make(), options.seconds, options.repetitions)
-            except _MOVED_ON as error:
-                print(f"skipped {stage.name}: {error!r}", flush=True)
+    with alone():
+        found = _measure([stage for stage in STAGES if options.only.lower() in stage.name.lower()], options)
     print(report.table(["stage", "µs"], ([name, f"{value:.2f}"] for name, value in found.items())))
     settings = {"seconds": options.seconds, "repetitions": options.repetitions}
     print(f"\nwritten: {report.save('stages', options.json, {'settings': settings, 'microseconds': found}).name}")

@@ -1,4 +1,7 @@
-"""Every asynchronous integration test runs on asyncio's own loop and on uvloop's: they differ in how connections end."""
+"""Every asynchronous integration test runs on asyncio's own loop and on uvloop's: they differ in how connections end.
+
+But not those whose gateway is a process, which chooses its loop itself, and those of the admin listener, which is aiohttp's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+ONE_LOOP = ("test_process.py", "test_admin.py")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(
@@ -14,6 +19,8 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loops, by the name that stands in the test's id. Without uvloop there is one."""
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
+    if item.path.name in ONE_LOOP:
+        return factories
     try:
         import uvloop
     except ImportError:

@@ -66,7 +66,10 @@ async def test_the_upstream_is_told_what_is_left(upstream: StartUpstream, gatewa
     assert 1900 < int(origin.requests[0].value(b"x-request-timeout-ms") or 0) <= 2000
 
 
-@pytest.mark.parametrize("given,least,most", [("500", 400, 500), ("90000", 1900, 2000), ("abc", 1900, 2000), ("-5", 1900, 2000), ("500, 500", 1900, 2000)])
+@pytest.mark.parametrize(
+    "given,least,most",
+    [("500", 400, 500), ("90000", 1900, 2000), ("abc", 1900, 2000), ("-5", 1900, 2000), ("500, 500", 1900, 2000)],
+)
 async def test_a_trusted_client_can_only_shorten_the_budget(
     upstream: StartUpstream, gateway: StartGateway, given: str, least: int, most: int
 ) -> None:

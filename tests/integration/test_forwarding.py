@@ -40,7 +40,16 @@ async def test_a_target_of_raw_utf8_is_escaped(upstream: StartUpstream, gateway:
 
 async def test_fields_keep_their_bytes_order_and_duplicates(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Names, values, order and repeated lines reach the upstream as they were sent (RFC 9110 5.3)."""
-    lines = [b"X-A: 1", b"x-b:  \ttwo\t ", b"X-A: 2", b"Cookie: a=b; c", b"Cookie: d=e", b"X-Bytes: \xe9\xff", b"!#$%&'*+.^_`|~:", b"X-A:"]
+    lines = [
+        b"X-A: 1",
+        b"x-b:  \ttwo\t ",
+        b"X-A: 2",
+        b"Cookie: a=b; c",
+        b"Cookie: d=e",
+        b"X-Bytes: \xe9\xff",
+        b"!#$%&'*+.^_`|~:",
+        b"X-A:",
+    ]
     got = await forwarded(upstream, gateway, b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % b"\r\n".join(lines))
 
     assert got.lines[1 : 1 + len(lines)] == lines
@@ -48,7 +57,15 @@ async def test_fields_keep_their_bytes_order_and_duplicates(upstream: StartUpstr
 
 async def test_response_fields_keep_their_bytes_order_and_duplicates(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Set-Cookie lines are never joined, and nothing is reordered (RFC 9110 5.3)."""
-    lines = [b"Set-Cookie: a=1", b"Date: then", b"set-cookie:b=2", b"X-\xc3: no".replace(b"\xc3", b"C"), b"Vary:  a", b"Vary: b", b"Server: x"]
+    lines = [
+        b"Set-Cookie: a=1",
+        b"Date: then",
+        b"set-cookie:b=2",
+        b"X-\xc3: no".replace(b"\xc3", b"C"),
+        b"Vary:  a",
+        b"Vary: b",
+        b"Server: x",
+    ]
     origin = await upstream(answers(b"HTTP/1.1 299 Very Odd\r\n%b\r\nContent-Length: 0\r\n\r\n" % b"\r\n".join(lines)))
     response = await (await gateway(proxy(origin.url))).get()
 
@@ -59,7 +76,8 @@ async def test_response_fields_keep_their_bytes_order_and_duplicates(upstream: S
 async def test_hop_by_hop_request_fields_are_removed(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Connection, what it names, and the fields of one connection stop here (RFC 9110 7.6.1)."""
     request = (
-        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Mine ,, x-other\r\nX-Mine: 1\r\nX-Other: 2\r\nKeep-Alive: timeout=5\r\n"
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Mine ,, x-other\r\nX-Mine: 1\r\nX-Other: 2\r\n"
+        b"Keep-Alive: timeout=5\r\n"
         b"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic x\r\nTE: trailers\r\nTrailer: X-T\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: x\r\nX-Kept: 3\r\n\r\n"
     )
@@ -76,7 +94,8 @@ async def test_hop_by_hop_response_fields_are_removed(upstream: StartUpstream, g
     """The same on the way back (RFC 9110 7.6.1)."""
     origin = await upstream(
         answers(
-            b"HTTP/1.1 200 OK\r\nConnection: X-Mine, close\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n"
+            b"HTTP/1.1 200 OK\r\nConnection: X-Mine, close\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\n"
+            b"Proxy-Authenticate: Basic\r\n"
             b"Proxy-Connection: close\r\nTrailer: X-T\r\nUpgrade: h2c\r\nX-Kept: 2\r\nContent-Length: 2\r\n\r\nOK"
         )
     )
@@ -131,8 +150,10 @@ async def test_a_request_that_came_by_us_is_a_loop(upstream: StartUpstream, gate
 async def test_strangers_are_not_believed_about_the_client(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Forwarding fields of an untrusted peer are dropped, not extended (threat: X-Forwarded-For spoofing)."""
     request = (
-        b"GET / HTTP/1.1\r\nHost: a.example:81\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\n"
-        b"X-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n\r\n"
+        b"GET / HTTP/1.1\r\nHost: a.example:81\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+        b"X-Forwarded-Host: evil\r\n"
+        b"X-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 6.6.6.6\r\n"
+        b"Forwarded: for=6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n\r\n"
     )
     got = await forwarded(upstream, gateway, request)
 
@@ -146,7 +167,8 @@ async def test_strangers_are_not_believed_about_the_client(upstream: StartUpstre
 async def test_a_trusted_proxy_is_believed_about_the_client(upstream: StartUpstream, gateway: StartGateway) -> None:
     """What a trusted proxy says is kept, and this hop is appended (RFC 7239 4; X-Forwarded-For by convention)."""
     request = (
-        b"GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\nX-Forwarded-Proto: https\r\n"
+        b"GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\n"
+        b"X-Forwarded-Proto: https\r\n"
         b"X-Forwarded-Host: outer.example\r\nX-Forwarded-Port: 443\r\nX-Real-IP: 192.0.2.1\r\n\r\n"
     )
     got = await forwarded(upstream, gateway, request, server=TRUSTED)
@@ -160,7 +182,7 @@ async def test_a_trusted_proxy_is_believed_about_the_client(upstream: StartUpstr
 @pytest.mark.parametrize(
     "mode,expected",
     [
-        ("forwarded", [b"Forwarded: for=127.0.0.1;host=\"a:1\";proto=http"]),
+        ("forwarded", [b'Forwarded: for=127.0.0.1;host="a:1";proto=http']),
         ("off", []),
         (
             "both",
@@ -168,7 +190,7 @@ async def test_a_trusted_proxy_is_believed_about_the_client(upstream: StartUpstr
                 b"X-Forwarded-For: 127.0.0.1",
                 b"X-Forwarded-Proto: http",
                 b"X-Forwarded-Host: a:1",
-                b"Forwarded: for=127.0.0.1;host=\"a:1\";proto=http",
+                b'Forwarded: for=127.0.0.1;host="a:1";proto=http',
             ],
         ),
     ],
@@ -241,7 +263,11 @@ async def test_absolute_form_wins_over_host(upstream: StartUpstream, gateway: St
     """The authority of an absolute-form target replaces Host, and origin-form is forwarded (RFC 9112 3.2.2)."""
     got = await forwarded(upstream, gateway, b"GET http://right.example:8080?q HTTP/1.1\r\nHost: wrong.example\r\n\r\n")
 
-    assert (got.target, got.value(b"host"), got.value(b"x-forwarded-host")) == (b"/?q", b"right.example:8080", b"right.example:8080")
+    assert (got.target, got.value(b"host"), got.value(b"x-forwarded-host")) == (
+        b"/?q",
+        b"right.example:8080",
+        b"right.example:8080",
+    )
 
 
 async def test_options_asterisk_is_forwarded(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -272,7 +298,7 @@ async def test_a_prefix_is_replaced_and_not_a_byte_else(
 
 
 async def test_a_prefix_in_other_spelling_is_not_guessed(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """A path that matches only when decoded cannot have its prefix replaced: 400 rather than a guess (threat: path confusion)."""
+    """A path that matches only when decoded cannot have its prefix replaced: 400, not a guess (threat: path confusion)."""
     origin = await upstream(answers(OK))
     response = await (await gateway(proxy(origin.url, route="strip_prefix: /api", path="/api/**"))).get("/%61pi/x")
 
@@ -339,7 +365,9 @@ async def test_field_edits_apply_in_order(upstream: StartUpstream, gateway: Star
     """Remove, then set, then add; on the way in and on the way out."""
     edits = "{remove: [X-Gone], set: {X-Set: new}, add: {X-More: '2'}}"
     origin = await upstream(
-        answers(b"HTTP/1.1 200 OK\r\nx-gone: 1\r\nX-SET: old\r\nX-Set: old\r\nX-More: 1\r\nX-Kept: 1\r\nContent-Length: 0\r\n\r\n")
+        answers(
+            b"HTTP/1.1 200 OK\r\nx-gone: 1\r\nX-SET: old\r\nX-Set: old\r\nX-More: 1\r\nX-Kept: 1\r\nContent-Length: 0\r\n\r\n"
+        )
     )
     running = await gateway(proxy(origin.url, route=f"request_fields: {edits}, response_fields: {edits}"))
     response = await running.get("/", "X-GONE: 1", "x-set: old", "x-set: old", "X-More: 1", "X-Kept: 1")
@@ -366,9 +394,7 @@ async def test_max_forwards_is_counted_down_on_options(
     upstream: StartUpstream, gateway: StartGateway, received: str, forwarded_as: bytes
 ) -> None:
     """Max-Forwards of OPTIONS goes on as one less (RFC 9110 7.6.2)."""
-    got = await forwarded(
-        upstream, gateway, f"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {received}\r\n\r\n".encode()
-    )
+    got = await forwarded(upstream, gateway, f"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {received}\r\n\r\n".encode())
 
     assert got.value(b"max-forwards") == forwarded_as
 
@@ -409,7 +435,7 @@ async def test_an_unmatched_request_is_404_and_a_wrong_method_405(gateway: Start
     that no route knows (RFC 9110 15.5.20)."""
     running = await gateway(
         '{version: 1, server: {listen: "127.0.0.1:0", name: gw}, admin: {listen: "off"}, access_log: "off",'
-        ' routes: [{name: all, match: {host: example.com, path: /x, methods: [GET]}, respond: 200}]}'
+        " routes: [{name: all, match: {host: example.com, path: /x, methods: [GET]}, respond: 200}]}"
     )
     client = await running.client()
     missing, wrong, foreign = [
@@ -426,7 +452,7 @@ async def test_problem_bodies_hold_nothing_of_the_request(gateway: StartGateway)
     """Errors are static words and our own ids, not sniffable as HTML (RFC 9457; threat: reflection)."""
     running = await gateway(
         '{version: 1, server: {listen: "127.0.0.1:0", name: gw}, admin: {listen: "off"}, access_log: "off",'
-        ' routes: [{name: all, match: {path: /x}, respond: 200}]}'
+        " routes: [{name: all, match: {path: /x}, respond: 200}]}"
     )
     response = await running.get("/<script>?<script>", "X-A: <script>")
 

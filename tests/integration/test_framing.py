@@ -44,7 +44,9 @@ async def test_a_chunked_request_body_stays_chunked(upstream: StartUpstream, gat
     """Chunked is decoded and encoded anew: extensions and trailers are dropped (RFC 9112 7.1.1, RFC 9110 6.5.1)."""
     origin = await upstream(echoes_requests)
     running = await gateway(proxy(origin.url))
-    response = await running.ask(POST + CHUNKED + b"5;a=b\r\nhello\r\n1 ; c\r\n!\r\n0\r\nX-Forwarded-For: 6.6.6.6\r\nHost: b\r\n\r\n")
+    response = await running.ask(
+        POST + CHUNKED + b"5;a=b\r\nhello\r\n1 ; c\r\n!\r\n0\r\nX-Forwarded-For: 6.6.6.6\r\nHost: b\r\n\r\n"
+    )
 
     got = origin.requests[0]
     assert got.value(b"transfer-encoding") == b"chunked"
@@ -68,16 +70,14 @@ async def test_a_chunked_response_is_chunked_to_the_client(upstream: StartUpstre
     origin = await upstream(
         drips(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n", b"1\r\nd\r\n0\r\nX-T: 1\r\n\r\n")
     )
-    origin.gate.release()
-    running = await gateway(proxy(origin.url))
-    client = await running.client()
+    client = await (await gateway(proxy(origin.url))).client()
     await client.send(GET)
-    await eventually(lambda: running.route.in_flight)
     origin.gate.release()
-    response = await client.response()
+    head = await client.head()
+    origin.gate.release()
 
-    assert (response.value(b"transfer-encoding"), response.value(b"content-length")) == (b"chunked", None)
-    assert (response.body, response.complete, response.trailers) == (b"abcd", True, [])
+    assert (head.value(b"transfer-encoding"), head.value(b"content-length")) == (b"chunked", None)
+    assert await client.read(19) == b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"
 
 
 async def test_a_close_delimited_response_is_chunked_to_the_client(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -154,7 +154,12 @@ async def test_head_does_not_announce_a_length_the_upstream_did_not(upstream: St
 
 @pytest.mark.parametrize(
     "head,length",
-    [(b"204 No Content\r\n", None), (b"204 No Content\r\nContent-Length: 5\r\n", None), (b"304 X\r\nContent-Length: 5\r\n", b"5"), (b"304 X\r\n", None)],
+    [
+        (b"204 No Content\r\n", None),
+        (b"204 No Content\r\nContent-Length: 5\r\n", None),
+        (b"304 X\r\nContent-Length: 5\r\n", b"5"),
+        (b"304 X\r\n", None),
+    ],
 )
 async def test_204_and_304_have_no_body(
     upstream: StartUpstream, gateway: StartGateway, head: bytes, length: bytes | None
@@ -174,7 +179,9 @@ async def test_pipelined_requests_are_answered_in_order(upstream: StartUpstream,
     client = await (await gateway(proxy(origin.url))).client()
     bodies = [b"%d" % number * (number % 7) for number in range(40)]
     requests = [POST + b"Content-Length: %d\r\n\r\n%b" % (len(body), body) for body in bodies[::2]]
-    requests_chunked = [POST + CHUNKED + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n" for body in bodies[1::2]]
+    requests_chunked = [
+        POST + CHUNKED + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n" for body in bodies[1::2]
+    ]
     await client.send(b"".join(a + b for a, b in zip(requests, requests_chunked, strict=True)))
 
     assert [(await client.response()).body for _ in bodies] == bodies
@@ -271,7 +278,7 @@ async def test_a_request_in_single_bytes_is_understood(upstream: StartUpstream, 
 
 async def test_a_response_in_single_bytes_is_understood(upstream: StartUpstream, gateway: StartGateway) -> None:
     """The same for responses, chunked ones too."""
-    message = b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n"
+    message = b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\n" + CHUNKED + b"3\r\nabc\r\n0\r\nX: y\r\n\r\n"
     origin = await upstream(drips(*(message[at : at + 1] for at in range(len(message)))))
     for _ in message:
         origin.gate.release()

@@ -18,6 +18,7 @@ from tests.support import (
     eventually,
     pours,
     proxy,
+    reads_nothing,
     stays,
 )
 
@@ -78,9 +79,7 @@ async def test_the_next_request_does_not_reuse_what_was_cut(upstream: StartUpstr
 
 
 @pytest.mark.parametrize("request_", [GET, b"GET / HTTP/1.0\r\n\r\n", UPLOAD % 5 + b"hello"], ids=["1.1", "1.0", "POST"])
-async def test_a_half_closed_client_gets_its_response(
-    upstream: StartUpstream, gateway: StartGateway, request_: bytes
-) -> None:
+async def test_a_half_closed_client_gets_its_response(upstream: StartUpstream, gateway: StartGateway, request_: bytes) -> None:
     """A FIN behind the request says that no more is sent, not that nobody reads (RFC 9112 9.6)."""
     origin = await upstream(answers(OK))
     client = await (await gateway(proxy(origin.url))).client()
@@ -195,6 +194,36 @@ async def test_a_client_that_leaves_a_full_stream_frees_its_upstream(upstream: S
     client.reset()
 
     await eventually(lambda: running.pools()["open"] == 0, within=1.0)
+
+
+async def test_a_client_that_resets_a_stalled_upload_frees_its_upstream(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """The same for an upload that the upstream does not take, while the client is not read."""
+    origin = await upstream(reads_nothing, limit=1024)
+    running = await gateway(proxy(origin.url, route="limits: {body: 64MiB}"))
+    client = await running.client()
+    client.writer.write(UPLOAD % (32 * MIB) + bytes(32 * MIB))
+    await eventually(lambda: origin.requests and all(connection.reading_paused for connection in running.plane.connections))
+    client.reset()
+
+    await eventually(lambda: running.pools()["open"] == 0, within=2.5)
+    assert running.log.entries[0]["failure"] == "client_closed"
+
+
+async def test_a_half_closed_client_that_leaves_later_frees_its_upstream(
+    upstream: StartUpstream, gateway: StartGateway
+) -> None:
+    """A client that was still there at the first look may go later: it is looked after again."""
+    origin = await upstream(accepts_and_hangs)
+    running = await gateway(proxy(origin.url))
+    client = await running.client()
+    await client.send(GET)
+    client.half_close()
+    await eventually(lambda: origin.requests)
+    await stays(lambda: running.route.in_flight == 1, 0.6)
+    client.close()
+
+    await eventually(lambda: not origin.peers, within=2.5)
+    assert running.log.entries[0]["failure"] == "client_closed"
 
 
 async def test_a_client_that_leaves_while_we_connect_leaves_nothing(gateway: StartGateway, backlog: int) -> None:

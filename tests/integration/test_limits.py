@@ -7,7 +7,19 @@ import asyncio
 import pytest
 
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, accepts_and_hangs, answers, drips, echoes_requests, eventually, pours, proxy, reads_nothing, stays
+from tests.support import (
+    GET,
+    OK,
+    accepts_and_hangs,
+    answers,
+    drips,
+    echoes_requests,
+    eventually,
+    pours,
+    proxy,
+    reads_nothing,
+    stays,
+)
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -62,7 +74,9 @@ async def test_a_declared_body_over_the_limit_is_refused_unread(upstream: StartU
     assert running.route.rejections == {"content_too_large": 1}
 
 
-@pytest.mark.parametrize("pieces", [[b"b\r\n0123456789a\r\n0\r\n\r\n"], [b"a\r\n0123456789\r\n", b"1\r\na\r\n"]], ids=["whole", "in-parts"])
+@pytest.mark.parametrize(
+    "pieces", [[b"b\r\n0123456789a\r\n0\r\n\r\n"], [b"a\r\n0123456789\r\n", b"1\r\na\r\n"]], ids=["whole", "in-parts"]
+)
 async def test_a_chunked_body_over_the_limit_is_refused(
     upstream: StartUpstream, gateway: StartGateway, pieces: list[bytes]
 ) -> None:
@@ -137,7 +151,9 @@ async def test_the_connections_of_an_endpoint_are_limited(upstream: StartUpstrea
 
 async def test_the_connections_of_an_endpoint_are_limited_while_they_open(gateway: StartGateway, backlog: int) -> None:
     """Connections that are still being opened count: a burst does not go over the limit."""
-    running = await gateway(proxy(f"http://127.0.0.1:{backlog}", upstream="max_connections: 2", route="timeout: {connect: 300ms}"))
+    running = await gateway(
+        proxy(f"http://127.0.0.1:{backlog}", upstream="max_connections: 2", route="timeout: {connect: 300ms}")
+    )
     responses = await asyncio.gather(*(running.get() for _ in range(5)))
 
     assert sorted(response.code for response in responses) == ["connection_limit_reached"] * 3 + ["connection_timeout"] * 2
@@ -256,7 +272,9 @@ async def test_a_client_that_takes_its_last_bytes_slowly_is_not_forgotten(
 async def test_an_upstream_that_stops_reading_is_given_up(upstream: StartUpstream, gateway: StartGateway) -> None:
     """An upload that the upstream does not take is 504 after `write_stall`, not an endless wait."""
     origin = await upstream(reads_nothing, limit=1024)
-    running = await gateway(proxy(origin.url, server="timeouts: {write_stall: 200ms, body_idle: 200ms}", route="limits: {body: 64MiB}"))
+    running = await gateway(
+        proxy(origin.url, server="timeouts: {write_stall: 200ms, body_idle: 200ms}", route="limits: {body: 64MiB}")
+    )
     client = await running.client()
     client.writer.write(POST + b"Content-Length: %d\r\n\r\n" % (32 << 20) + bytes(32 << 20))
     response = await client.response()

@@ -199,7 +199,9 @@ async def test_a_port_in_use_is_an_error_in_words(run: Run) -> None:
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("text,says", [(None, "cannot read the file"), ("version: 2\nroutes: []", "version"), ("{", "not valid YAML")])
+@pytest.mark.parametrize(
+    "text,says", [(None, "cannot read the file"), ("version: 2\nroutes: []", "version"), ("{", "not valid YAML")]
+)
 async def test_a_bad_configuration_is_an_error_in_words(tmp_path: Path, text: str | None, says: str) -> None:
     """Exit code 1 and the problem with its place, no traceback."""
     config = tmp_path / "gateway.yaml"

@@ -185,7 +185,7 @@ async def test_an_https_upstream_is_verified_and_reused(
 async def test_a_certificate_that_does_not_hold_is_502(
     upstream: StartUpstream, gateway: StartGateway, certificates: Certificates, shown: str, settings: str
 ) -> None:
-    """Wrong name, expired, self-signed or unknown: the upstream never sees the request (threat: verification off by default)."""
+    """Wrong name, expired, self-signed or unknown: the upstream never sees the request (threat: verification off)."""
     origin = await upstream(answers(OK), tls=certificates.server(shown))
     tls = settings.replace("{ca}", str(certificates["ca.crt"]))
     running = await gateway(proxy(origin.url, upstream=f"tls: {{{tls}}}"))
@@ -203,9 +203,7 @@ async def test_server_name_is_asked_for_and_verified(
     context = certificates.server("wrong")
     context.sni_callback = lambda _socket, name, _context: asked.append(name)
     origin = await upstream(answers(OK), tls=context)
-    running = await gateway(
-        proxy(origin.url, upstream=f'tls: {{ca: "{certificates["ca.crt"]}", server_name: other.example}}')
-    )
+    running = await gateway(proxy(origin.url, upstream=f'tls: {{ca: "{certificates["ca.crt"]}", server_name: other.example}}'))
 
     assert (await running.get()).status == 200
     assert asked == ["other.example"]

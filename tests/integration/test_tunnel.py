@@ -141,9 +141,7 @@ async def test_a_tunnel_has_back_pressure(upstream: StartUpstream, gateway: Star
     ],
     ids=["accept", "protocol", "connection", "no-accept"],
 )
-async def test_nothing_is_tunnelled_without_a_valid_101(
-    upstream: StartUpstream, gateway: StartGateway, answer: bytes
-) -> None:
+async def test_nothing_is_tunnelled_without_a_valid_101(upstream: StartUpstream, gateway: StartGateway, answer: bytes) -> None:
     """A switch to something else, or without the right Sec-WebSocket-Accept, is 502 (RFC 6455 4.1, RFC 9110 7.8)."""
     origin = await upstream(answers(answer))
     client = await (await gateway(proxy(origin.url))).client()
@@ -177,7 +175,7 @@ async def test_a_refused_upgrade_is_an_ordinary_response(upstream: StartUpstream
 async def test_only_a_proper_upgrade_is_forwarded_as_one(
     upstream: StartUpstream, gateway: StartGateway, request_: bytes
 ) -> None:
-    """Upgrade counts with `Connection: upgrade` in a GET of HTTP/1.1, to a listed protocol (RFC 9110 7.8; threat: h2c smuggling)."""
+    """Upgrade counts with `Connection: upgrade` in a GET of HTTP/1.1, to a listed protocol (RFC 9110 7.8; threat: h2c)."""
     origin = await upstream(answers(OK))
     response = await (await gateway(proxy(origin.url))).ask(request_)
 

@@ -1,4 +1,4 @@
-"""What upstreams do wrong: each way has a code, a stale connection is no failure, and a broken body is never passed off as whole."""
+"""What upstreams do wrong: each way has a code, a stale connection is no failure, a broken body is never shown as whole."""
 
 from __future__ import annotations
 
@@ -195,7 +195,9 @@ async def test_idle_connections_are_limited(upstream: StartUpstream, gateway: St
     assert origin.connections == 2
 
 
-async def stale(upstream: StartUpstream, gateway: StartGateway, behaviour: Behaviour, request: bytes) -> tuple[Response, list[bytes]]:
+async def stale(
+    upstream: StartUpstream, gateway: StartGateway, behaviour: Behaviour, request: bytes
+) -> tuple[Response, list[bytes]]:
     """The response to a request that meets a stale connection, and the methods that the upstream saw from it."""
     origin = await upstream(behaviour)
     running = await gateway(proxy(origin.url))

@@ -26,7 +26,7 @@ class Record:
         return [value.decode("latin-1") for found, value in self.fields if found.decode("latin-1").lower() == name]
 
 
-class _FramingLost(Exception):
+class _FramingLostError(Exception):
     pass
 
 
@@ -59,7 +59,7 @@ class Origin:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (_FramingLost, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
+        except (_FramingLostError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
             pass
         finally:
             self._writers.discard(writer)
@@ -156,10 +156,10 @@ async def _chunked(reader: asyncio.StreamReader, wrong: list[str]) -> bytes:
         line = await reader.readline()
         if not line.endswith(b"\r\n"):
             wrong.append("chunk line ends in bare LF")
-        size, semicolon, extension = line.rstrip(b"\r\n").partition(b";")
+        size, semicolon, _ = line.rstrip(b"\r\n").partition(b";")
         if not re.fullmatch(rb"[0-9A-Fa-f]+", size):
             wrong.append("chunk-size is not a number")
-            raise _FramingLost
+            raise _FramingLostError
         if semicolon:
             wrong.append("chunk extension forwarded")
         if int(size, 16) == 0:
@@ -167,7 +167,7 @@ async def _chunked(reader: asyncio.StreamReader, wrong: list[str]) -> bytes:
         body += await reader.readexactly(int(size, 16))
         if await reader.readexactly(2) != b"\r\n":
             wrong.append("chunk data not followed by CRLF")
-            raise _FramingLost
+            raise _FramingLostError
     while (line := await reader.readline()) not in (b"\r\n", b"\n", b""):
         wrong.append("trailer forwarded")
     return body
