@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,12 @@ from gateway.proxy.upstream import EndpointPool
 from gateway.snapshot import Endpoint, Listener, Snapshot, UpstreamSettings
 
 BACKLOG: Final = 1024
+"""Connections the kernel holds for us. asyncio's own loop also takes as many in a row, so there it is less."""
+PLAIN_BACKLOG: Final = 128
+SPARE_FILES: Final = 64
+"""Open files beside connections: listeners, logs, the loop."""
+COMPLAIN_EVERY: Final = 10.0
+"""Seconds between two log lines about trouble of the event loop, such as a lack of open files."""
 
 _log = logging.getLogger("gateway")
 
@@ -51,6 +58,8 @@ class App:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
+        self._backlog = BACKLOG
+        self._complained_at = float("-inf")
 
     # -- AdminState --------------------------------------------------------------------------------------------------
 
@@ -74,11 +83,15 @@ class App:
     async def start(self) -> None:
         """Construct everything and open the listeners. Raises StartError."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._complain)
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            self._backlog = PLAIN_BACKLOG
 
         def make_pool(endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics) -> EndpointPool:
             return EndpointPool(loop, endpoint, settings, metrics)
 
         snapshot = compile_config(self.loaded, self.metrics, make_pool)
+        _raise_file_limit(2 * snapshot.server.limits.connections + SPARE_FILES)
         self._access_log = self._open_access_log()
         self.plane = DataPlane(loop, snapshot, self.metrics, self._access_log)
         for one in snapshot.server.listeners:
@@ -114,10 +127,10 @@ class App:
         try:
             if one.path:
                 return await loop.create_unix_server(
-                    accept, one.path, backlog=BACKLOG, ssl=one.tls, ssl_handshake_timeout=limit
+                    accept, one.path, backlog=self._backlog, ssl=one.tls, ssl_handshake_timeout=limit
                 )
             return await loop.create_server(
-                accept, one.host or None, one.port, backlog=BACKLOG, ssl=one.tls, ssl_handshake_timeout=limit
+                accept, one.host or None, one.port, backlog=self._backlog, ssl=one.tls, ssl_handshake_timeout=limit
             )
         except OSError as error:
             raise StartError(f"cannot listen on {one}: {_reason(error)}") from None
@@ -136,6 +149,12 @@ class App:
         except OSError as error:
             raise StartError(f"cannot listen on {where} (admin): {_reason(error)}") from None
         _log.info("admin on %s", where)
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Errors that no code of ours can catch, at a bounded rate: without open files there are thousands a second."""
+        if loop.time() - self._complained_at >= COMPLAIN_EVERY:
+            self._complained_at = loop.time()
+            _log.error("event loop: %s", context.get("message"), exc_info=context.get("exception"))
 
     def _tick(self) -> None:
         self.plane.tick()
@@ -187,6 +206,16 @@ class App:
             await self._admin.cleanup()
         if self._access_log is not None:
             self._access_log.close()
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Every exchange takes two sockets; the usual soft limit of 1024 files would end that early."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if most > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        _log.warning("%d open files are allowed; `server.limits.connections` may need up to %d", most, wanted)
 
 
 def _remove_socket(one: Listener) -> None:

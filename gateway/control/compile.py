@@ -120,6 +120,7 @@ def _server(server: Server) -> ServerSettings:
             connections=limits.connections,
             requests_per_connection=limits.requests_per_connection,
             tunnels=limits.tunnels,
+            upload_rate=max(0, limits.upload_rate),
         ),
         timeouts=ServerTimeouts(
             header=timeouts.header,

@@ -53,6 +53,10 @@ class ServerLimits(Model):
         10_000, "Requests after which a client connection is closed.", ge=1, le=1_000_000_000
     )
     tunnels: int = setting(1_000, "Most upgraded connections (WebSocket) at a time.", ge=0, le=1_000_000)
+    upload_rate: values.BodySize = setting(
+        "240B",
+        "Bytes per second a client must upload on average, after a grace of 5 s beyond `body_idle`; less is 408. `off`: any.",
+    )
 
 
 class ServerTimeouts(Model):
@@ -67,7 +71,10 @@ class ServerTimeouts(Model):
 
 
 class Paths(Model):
-    """What to do with paths that others may read differently. Dot segments (`..`) are always refused with 400."""
+    """What to do with paths that others may read differently.
+
+    Dot segments (`..`) are always refused with 400; path parameters (`;a=b`) never count when routes are matched.
+    """
 
     encoded_slash: Annotated[str, *choice("match", "reject")] = setting(
         "match", "`match`: `%2F` and `\\` count as `/` when routes are matched; `reject`: such a path is 400."

@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.control import units
+from gateway.control.patterns import slow_pattern
 from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP, normalise_host
 from gateway.router import split_path
 
@@ -272,7 +273,10 @@ def _parse_condition(value: Any) -> Condition:
         if len(source) > 1024:
             raise invalid("a regular expression is at most 1024 characters long")
         try:
-            return Condition(re.compile(source.encode("utf-8")), f"regex `{source}`")
+            pattern = re.compile(source.encode("utf-8"))
+            if (problem := slow_pattern(source)) is not None:
+                raise invalid(*problem)
+            return Condition(pattern, f"regex `{source}`")
         except (re.error, RecursionError, OverflowError) as error:
             raise invalid(f"not a regular expression: {getattr(error, 'msg', 'too complex')}") from None
     hint = 'as text it is written `"false"`' if value is False else ""

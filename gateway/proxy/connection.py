@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import socket
 import sys
 import termios
 from collections.abc import Callable
@@ -69,6 +70,11 @@ class Connection(asyncio.Protocol):
         if unsent < self._unsent:
             self._unsent = unsent
             self.stalled_since = now
+
+    def is_reset(self) -> bool:
+        """The peer has reset the connection. While it is not read, the loop does not see that; the socket notes it."""
+        sock = self.transport.get_extra_info("socket")
+        return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def pause_reading(self) -> None:
         """Stop taking bytes from the peer. Idempotent."""

@@ -151,7 +151,7 @@ class Exchange:
         self.due_failure = failure
         if due == NEVER:
             timeouts = self.snapshot.server.timeouts
-            due = now + min(timeouts.body_idle, timeouts.write_stall) / 4
+            due = now + min(timeouts.body_idle, timeouts.write_stall, 1.0)
         self.client_connection.alarm.set(due, now)
 
     def request_is_read(self) -> bool:
@@ -173,8 +173,9 @@ class Exchange:
         values: dict[bytes, bytes] = {}
         if self.query_at >= 0:
             for pair in self.head.target[self.query_at + 1 :].split(b"&"):
-                name, _, value = pair.partition(b"=")
-                values.setdefault(_decoded(name), _decoded(value))
+                if pair:
+                    name, _, value = pair.partition(b"=")
+                    values.setdefault(_decoded(name), _decoded(value))
         return values
 
     def send_own(self, status: int, lines: tuple[bytes, ...], body: bytes) -> None:

@@ -159,7 +159,7 @@ class RequestReader:
         self._kinds = kinds
         self._seen: dict[bytes, RequestFields] = {}
 
-    def read(self, data: bytes, at: int, end: int) -> RequestHead:
+    def read(self, data: bytes, end: int, at: int = 0) -> RequestHead:
         """The head that stands in `data` from `at` to (with its empty line) `end`.
 
         Raises `Failed` with `close=True`: after a bad head nothing on the connection can be trusted.

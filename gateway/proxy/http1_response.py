@@ -162,7 +162,7 @@ def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
         fields.kept = without(fields.kept, nominated)
 
 
-def check_partial_response(buffer: bytes, scanned: int) -> None:
+def check_partial_response(buffer: bytes, scanned: int = 0) -> None:
     """Refuse early what can no longer become a valid response head. `scanned` bytes were seen before."""
     if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer, scanned) is not None:
         raise Failed(Failure.PROTOCOL, "the response head is not valid")

@@ -10,7 +10,6 @@ HTTP/1.0 clients get no interim response, and TLS has no half-close.
 
 from __future__ import annotations
 
-import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +19,13 @@ if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.server import DownstreamConnection
 
-PROBE: Final = 0.25
-"""Seconds from the FIN to the question, and between looks for the answer."""
+ASK_AFTER: Final = 0.2
+"""Seconds from the FIN to the first question. Each next one comes after twice the time: who is there may still go."""
 
-SILENCE: Final = 1.0
+LOOK_EVERY: Final = 0.2
+"""Seconds between looks for the answer."""
+
+SILENCE: Final = 0.3
 """Seconds without a byte of a streaming response after which a client that sent a FIN is taken for gone."""
 
 
@@ -32,27 +34,28 @@ def may_still_read(client: DownstreamConnection, exchange: Exchange) -> bool:
     if not exchange.request_is_read():
         exchange.fail(Failed(Failure.CLIENT_CLOSED))
         return False
-    client.plane.loop.call_later(PROBE, _ask, client, exchange)
+    client.plane.loop.call_later(ASK_AFTER, _ask, client, exchange, ASK_AFTER)
     return True
 
 
-def _ask(client: DownstreamConnection, exchange: Exchange) -> None:
+def _ask(client: DownstreamConnection, exchange: Exchange, waited: float) -> None:
     if client.exchange is not exchange or client.transport.is_closing():
         return
     if not exchange.committed and exchange.head.minor:
         client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    client.plane.loop.call_later(PROBE / 4, _look, client, exchange)
+        client.plane.loop.call_later(2 * waited, _ask, client, exchange, 2 * waited)
+    if waited == ASK_AFTER:
+        client.plane.loop.call_later(LOOK_EVERY / 4, _look, client, exchange)
 
 
 def _look(client: DownstreamConnection, exchange: Exchange) -> None:
     if client.exchange is not exchange or client.transport.is_closing():
         return
-    sock = client.transport.get_extra_info("socket")
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    if client.is_reset():
         client.transport.abort()
         return
     body = exchange.response_body
     if body is not None and not client.write_paused and monotonic() - body.touched > SILENCE:
         exchange.fail(Failed(Failure.CLIENT_CLOSED))
         return
-    client.plane.loop.call_later(PROBE, _look, client, exchange)
+    client.plane.loop.call_later(LOOK_EVERY, _look, client, exchange)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from random import getrandbits
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import client_address, normalise_host, valid_request_id
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from gateway.proxy.http1_response import ResponseHead
     from gateway.proxy.upstream import UpstreamConnection
     from gateway.snapshot import Route
+
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between looks at a body in motion: who stalls, who has gone."""
+
+UPLOAD_GRACE: Final = 5.0
+"""Seconds, beyond `body_idle`, before a client must have sent at the least rate."""
 
 _log = logging.getLogger("gateway")
 
@@ -197,7 +203,10 @@ def check_time(x: Exchange, now: float) -> None:
         return
     if x.due == NEVER:
         # Which limit applies changes as buffers fill and drain, so look again before the one of now is due.
-        due = min(due, now + x.snapshot.server.timeouts.write_stall / 4)
+        due = min(due, now + WATCH_INTERVAL)
+        if x.client_connection.reading_paused and x.client_connection.is_reset():
+            x.client_connection.transport.abort()
+            return
     x.client_connection.alarm.set(due, now)
 
 
@@ -225,7 +234,7 @@ def _time_limit(x: Exchange, now: float) -> tuple[float, Failure]:
     rate = x.snapshot.server.limits.upload_rate
     if rate:
         # Every byte buys time: a client that drips one now and then runs out of it.
-        due = min(due, x.started + timeouts.body_idle + body.held_for + body.received / rate)
+        due = min(due, x.started + timeouts.body_idle + UPLOAD_GRACE + body.held_for + body.received / rate)
     return due, Failure.BODY_TIMEOUT
 
 
@@ -281,7 +290,7 @@ async def _stream(x: Exchange, route: Route, connection: UpstreamConnection, hea
     body.on_done = x.wake
     now = body.touched = monotonic()
     x.due = NEVER
-    client.alarm.set(now + min(route.timeout.idle, x.snapshot.server.timeouts.write_stall), now)
+    client.alarm.set(now + min(route.timeout.idle, x.snapshot.server.timeouts.write_stall, WATCH_INTERVAL), now)
     try:
         body.attach(outlet, client)
         outlet.flush_head()

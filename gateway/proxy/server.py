@@ -177,7 +177,7 @@ class DownstreamConnection(ClientConnection):
             self._wait_for_more(data, at)
             return False
         end += 4
-        head = self.plane.reader.read(data, at, end)
+        head = self.plane.reader.read(data, end, at)
         if end - at > self.plane.surely_small:
             check_request_size(data[at:end], head, limits.target, limits.headers, limits.header_count)
         self._scanned = 0
