@@ -39,6 +39,9 @@ class OneIdleConnection:
     def retire(self) -> None:
         """Nothing to close."""
 
+    def sweep(self, now: float) -> None:
+        """Nothing to close."""
+
     def counts(self) -> dict[str, int]:
         """As a real pool says it."""
         return {"idle": 1, "busy": 0}

@@ -55,19 +55,20 @@ def test_a_full_transport_holds_the_source_and_marks_the_time() -> None:
 
 
 def test_a_peer_that_takes_bytes_slowly_has_not_stalled() -> None:
-    """Any progress moves the beginning of the stall; none does not."""
+    """Any progress since the look before moves the beginning of the stall; none does not."""
     connection, transport = Connection(), RecordingTransport()
     connection.adopt(transport)
     transport.unsent = 1000
     connection.pause_writing()
     began = connection.stalled_since
     connection.check_progress(began + 5)
-    assert connection.stalled_since == began
-    transport.unsent = 999
     connection.check_progress(began + 6)
+    assert connection.stalled_since == began + 5
+    transport.unsent = 999
     connection.check_progress(began + 7)
+    connection.check_progress(began + 8)
 
-    assert connection.stalled_since == began + 6
+    assert connection.stalled_since == began + 7
 
 
 def test_reading_is_paused_and_resumed_once() -> None:

@@ -308,14 +308,14 @@ def test_a_complete_head_over_a_limit_is_refused() -> None:
     """Each limit at its exact edge."""
     data = get(b"X-A: b", line=b"GET /" + b"a" * 9 + b" HTTP/1.1")
     head = read(data)
-    check_request_size(data, len(data), head, 10, len(data) - 10, 2)
+    check_request_size(data, head, 10, len(data) - 10, 2)
     for limits, failure in (
         ((9, 1000, 2), Failure.TARGET_TOO_LONG),
         ((10, len(data) - 11, 2), Failure.HEADERS_TOO_LARGE),
         ((10, 1000, 1), Failure.HEADERS_TOO_LARGE),
     ):
         with pytest.raises(Failed) as caught:
-            check_request_size(data, len(data), head, *limits)
+            check_request_size(data, head, *limits)
         assert caught.value.failure is failure
 
 
@@ -393,4 +393,4 @@ def test_what_we_accept_means_the_same_to_aiohttp(data: bytes) -> None:
     assert {(name, value.strip(b" \t")) for name, _, value in kept} <= set(seen)
     assert other.chunked == head.fields.chunked
     assert int(other.headers.get("Content-Length", "-1")) == head.fields.length
-    assert other.should_close is not head.keep_alive
+    assert not (head.keep_alive and other.should_close)
