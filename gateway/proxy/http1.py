@@ -28,10 +28,6 @@ _ABSOLUTE: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?#]*)([^#]*)")
 MAX_EMPTY_LINES: Final = 8
 """Empty lines tolerated before a request line (RFC 9112 2.2 asks for at least one)."""
 
-LONGEST_REMEMBERED: Final = 2048
-MOST_REMEMBERED: Final = 512
-"""Field sections a reader remembers, and the bytes of the longest: at most 1 MiB, however many clients there are."""
-
 _LONGEST_LINE_OVERHEAD: Final = 64
 """Room for method, spaces and version beside the target."""
 
@@ -82,6 +78,34 @@ def request_kinds(noted: Iterable[bytes], seen: Iterable[bytes]) -> dict[bytes, 
     return {name: int(kind) for name, kind in kinds.items()}
 
 
+MOST_NAMES: Final = 1024
+"""Spellings of field names that a table remembers."""
+
+KEEP: Final = 0
+"""The kind of fields that are forwarded as they are."""
+
+
+class FieldTable(dict[bytes, int]):
+    """The kind of a field by its name as spelt: looked up as it stands, worked out on first sight and remembered."""
+
+    __slots__ = ("_kinds",)
+
+    def __init__(self, kinds: Mapping[bytes, int]) -> None:
+        """`kinds` go by lower-case name."""
+        super().__init__()
+        self._kinds = kinds
+
+    def __missing__(self, name: bytes) -> int:
+        lower = name.lower()
+        kind = self._kinds.get(lower, KEEP)
+        # CGI-like upstreams read `_` as `-`, so what only looks like a field of ours does not pass.
+        if kind == KEEP and b"_" in name and self._kinds.get(lower.replace(b"_", b"-"), _K_SEEN) != _K_SEEN:
+            kind = _K_DROP
+        if len(self) < MOST_NAMES:
+            self[name] = kind
+        return kind
+
+
 _K_HOST: Final = int(Kind.HOST)
 _K_CONNECTION: Final = int(Kind.CONNECTION)
 _K_LENGTH: Final = int(Kind.CONTENT_LENGTH)
@@ -98,9 +122,10 @@ _NO_VALUES: Final[Mapping[bytes, bytes]] = {}
 
 
 class RequestFields:
-    """What a field section says. Never changed once read: requests that send the same bytes share one."""
+    """What a field section says. Never changed once read: a client that sends the same bytes again gets the same object."""
 
     __slots__ = (
+        "block",
         "chunked",
         "expect_continue",
         "forwarded",
@@ -109,12 +134,16 @@ class RequestFields:
         "kept",
         "length",
         "max_forwards",
+        "table",
         "upgrade",
         "values",
         "via",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, block: bytes, table: FieldTable) -> None:
+        self.block = block
+        """The bytes of the section, with the empty line."""
+        self.table = table
         self.kept = b""
         """The field lines to forward as they are, each with its CRLF."""
         self.host: bytes | None = None
@@ -151,18 +180,18 @@ class RequestHead:
 
 
 class RequestReader:
-    """Reads request heads. Field sections it has seen are not read again: clients repeat theirs byte for byte."""
+    """Reads request heads."""
 
-    __slots__ = ("_kinds", "_seen")
+    __slots__ = ("_table",)
 
     def __init__(self, kinds: Mapping[bytes, int]) -> None:
-        self._kinds = kinds
-        self._seen: dict[bytes, RequestFields] = {}
+        self._table = FieldTable(kinds)
 
-    def read(self, data: bytes, end: int, at: int = 0) -> RequestHead:
+    def read(self, data: bytes, end: int, at: int = 0, last: RequestFields | None = None) -> RequestHead:
         """The head that stands in `data` from `at` to (with its empty line) `end`.
 
-        Raises `Failed` with `close=True`: after a bad head nothing on the connection can be trusted.
+        `last` are the fields of the connection's request before: clients repeat theirs byte for byte, and then they are not
+        read again. Raises `Failed` with `close=True`: after a bad head nothing on the connection can be trusted.
         """
         match = _REQUEST_LINE.match(data, at)
         if match is None:
@@ -170,9 +199,10 @@ class RequestReader:
         method, target, version = match.groups()
         minor = 0 if version == b"0" else 1
         block = data[match.end() : end]
-        fields = self._seen.get(block)
-        if fields is None:
-            fields = self._read_fields(block)
+        if last is not None and last.block == block and last.table is self._table:
+            fields = last
+        else:
+            fields = read_request_fields(block, self._table)
         if minor:
             if fields.host is None:
                 raise Failed(Failure.BAD_REQUEST, "an HTTP/1.1 request has a Host field", close=True)
@@ -180,46 +210,38 @@ class RequestReader:
             raise Failed(Failure.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0", close=True)
         return RequestHead(method, target if target.isascii() else escape_target(target), minor, fields)
 
-    def _read_fields(self, block: bytes) -> RequestFields:
-        if FIELD_SECTION.fullmatch(block) is None:
-            raise Failed(Failure.BAD_REQUEST, "a field line is not valid", close=True)
-        fields = read_request_fields(block, self._kinds)
-        if len(block) <= LONGEST_REMEMBERED:
-            if len(self._seen) >= MOST_REMEMBERED:
-                self._seen.clear()
-            self._seen[block] = fields
-        return fields
 
-
-def read_request_fields(block: bytes, kinds: Mapping[bytes, int]) -> RequestFields:
-    """The meaning of a field section of valid lines. Raises `Failed` for what is ambiguous or not for us to pass on."""
-    fields = RequestFields()
+def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
+    """The meaning of a field section. Raises `Failed` for what is not valid, ambiguous, or not for us to pass on."""
+    if FIELD_SECTION.fullmatch(block) is None:
+        raise Failed(Failure.BAD_REQUEST, "a field line is not valid", close=True)
+    fields = RequestFields(block, table)
     lines: list[bytes] = []
     options: list[bytes] = []
     upgrade = b""
     for line in block.split(b"\r\n")[:-2]:
-        name, _, value = line.partition(b":")
-        kind = kinds.get(name.lower())
-        if kind is None:
-            # CGI-like upstreams read `_` as `-`, so what only looks like a field of ours does not pass.
-            if b"_" not in name or kinds.get(name.lower().replace(b"_", b"-"), _K_SEEN) == _K_SEEN:
-                lines.append(line)
+        name = line[: line.find(b":")]
+        kind = table[name]
+        if kind == KEEP:
+            lines.append(line)
         elif kind == _K_HOST:
             if fields.host is not None:
                 raise Failed(Failure.BAD_REQUEST, "more than one Host field", close=True)
-            fields.host = value.strip(b" \t")
+            fields.host = line[5:].strip(b" \t")
         elif kind == _K_CONNECTION:
-            options += list_members(value)
+            options += PLAIN_OPTIONS.get(line[11:]) or list_members(line[11:])
         elif kind == _K_UPGRADE:
-            upgrade = value.strip(b" \t").lower()
+            upgrade = line[8:].strip(b" \t").lower()
         elif kind != _K_DROP:
             if kind in (_K_VIA, _K_SEEN):
                 lines.append(line)
-            _special(fields, kind, name.lower(), value.strip(b" \t"))
+            _special(fields, kind, name.lower(), line[len(name) + 1 :].strip(b" \t"))
     if fields.chunked and fields.length >= 0:
         raise Failed(Failure.BAD_REQUEST, "Transfer-Encoding beside Content-Length", close=True)
-    fields.kept = b"".join([line + b"\r\n" for line in lines])
-    _apply_connection(fields, options, upgrade)
+    lines.append(b"")
+    fields.kept = b"\r\n".join(lines)
+    if options:
+        _apply_connection(fields, options, upgrade)
     return fields
 
 
@@ -265,8 +287,8 @@ def _apply_connection(fields: RequestFields, options: list[bytes], upgrade: byte
         fields.keep_alive = True
     if upgrade and b"upgrade" in options:
         fields.upgrade = upgrade
-    nominated = {option for option in options if option not in ORDINARY_OPTIONS}
-    if nominated:
+    if not ORDINARY_OPTIONS.issuperset(options):
+        nominated = set(options) - ORDINARY_OPTIONS
         if not nominated.isdisjoint(_NOT_TO_NOMINATE):
             raise Failed(Failure.BAD_REQUEST, "Connection names a field that is not for one connection only", close=True)
         fields.kept = without(fields.kept, nominated)
@@ -274,6 +296,11 @@ def _apply_connection(fields: RequestFields, options: list[bytes], upgrade: byte
 
 ORDINARY_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"})
 """`Connection` options that nominate nothing, or only what is dropped anyway."""
+PLAIN_OPTIONS: Final[Mapping[bytes, list[bytes]]] = {
+    b" " + value: [value.lower()] for value in (b"keep-alive", b"Keep-Alive", b"close", b"Close", b"Upgrade", b"upgrade")
+}
+"""What `Connection` nearly always says, as it stands behind the colon."""
+
 _NOT_TO_NOMINATE: Final = NEVER_NOMINATED | {b"transfer-encoding"}
 
 

@@ -9,18 +9,18 @@ from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, list_members
-from gateway.proxy.http1 import BARE, FIELD_SECTION, LENGTH, LONGEST_REMEMBERED, MOST_REMEMBERED, ORDINARY_OPTIONS, without
+from gateway.proxy.http1 import BARE, FIELD_SECTION, KEEP, LENGTH, ORDINARY_OPTIONS, PLAIN_OPTIONS, FieldTable, without
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
 _STATUS_START: Final = b"HTTP/1."
 
-_DROP: Final = 0
 _CONNECTION: Final = 1
 _CONTENT_LENGTH: Final = 2
 _TRANSFER_ENCODING: Final = 3
 _UPGRADE: Final = 4
 _DATE: Final = 5
-_SEEN: Final = 6
+_WEBSOCKET_ACCEPT: Final = 6
+_DROP: Final = 7
 
 _KINDS: Final[Mapping[bytes, int]] = {
     **dict.fromkeys(HOP_BY_HOP, _DROP),
@@ -30,16 +30,33 @@ _KINDS: Final[Mapping[bytes, int]] = {
     b"transfer-encoding": _TRANSFER_ENCODING,
     b"upgrade": _UPGRADE,
     b"date": _DATE,
-    b"sec-websocket-accept": _SEEN,
+    b"sec-websocket-accept": _WEBSOCKET_ACCEPT,
 }
+
+_TABLE: Final = FieldTable(_KINDS)
 
 
 class ResponseFields:
-    """What a field section says. Never changed once read: responses of the same bytes share one."""
+    """What a field section says. Never changed once read: an upstream that sends the same bytes again gets the same object."""
 
-    __slots__ = ("chunked", "has_date", "keep_alive", "kept", "length", "switches", "upgrade", "websocket_accept")
+    __slots__ = (
+        "block",
+        "chunked",
+        "has_date",
+        "keep_alive",
+        "kept",
+        "length",
+        "own",
+        "switches",
+        "upgrade",
+        "websocket_accept",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, block: bytes, own: bytes) -> None:
+        self.block = block
+        """The bytes of the section, with the empty line."""
+        self.own = own
+        """Lower-case name of the field that was left out because the gateway sets it."""
         self.kept = b""
         """The field lines to forward as they are, each with its CRLF."""
         self.length = -1
@@ -67,87 +84,70 @@ class ResponseHead:
         self.keep_alive = bool(minor) if fields.keep_alive is None else fields.keep_alive
 
 
-class ResponseReader:
-    """Reads the response heads of one endpoint; field sections it has seen are not read again."""
+def read_response(data: bytes, end: int, own: bytes, last: ResponseFields | None = None) -> ResponseHead:
+    """The head at the start of `data` that ends (with its empty line) at `end`. Raises `Failed(PROTOCOL)`.
 
-    __slots__ = ("_own", "_seen")
-
-    def __init__(self) -> None:
-        self._seen: dict[bytes, ResponseFields] = {}
-        self._own = b""
-
-    def read(self, data: bytes, end: int, own: bytes) -> ResponseHead:
-        """The head at the start of `data` that ends (with its empty line) at `end`. Raises `Failed(PROTOCOL)`.
-
-        `own` is the lower-case name of the field that the gateway sets itself (the request id): the upstream's is dropped.
-        """
-        if own is not self._own:
-            self._own = own
-            self._seen.clear()
-        match = _STATUS_LINE.match(data)
-        if match is None:
-            raise Failed(Failure.PROTOCOL, "the status line is not valid")
-        version, status, reason = match.groups()
-        block = data[match.end() : end]
-        fields = self._seen.get(block)
-        if fields is None:
-            fields = self._read_fields(block)
-        if fields.chunked and version == b"0":
-            raise Failed(Failure.PROTOCOL, "Transfer-Encoding in HTTP/1.0")
-        return ResponseHead(int(status), 0 if version == b"0" else 1, reason or b"", fields)
-
-    def _read_fields(self, block: bytes) -> ResponseFields:
-        if FIELD_SECTION.fullmatch(block) is None:
-            raise Failed(Failure.PROTOCOL, "a field line is not valid")
-        fields = read_response_fields(block, self._own)
-        if len(block) <= LONGEST_REMEMBERED:
-            if len(self._seen) >= MOST_REMEMBERED:
-                self._seen.clear()
-            self._seen[block] = fields
-        return fields
+    `own` is the lower-case name of the field that the gateway sets itself (the request id): the upstream's is left out.
+    `last` are the fields of the connection's response before; the same bytes are not read again.
+    """
+    match = _STATUS_LINE.match(data)
+    if match is None:
+        raise Failed(Failure.PROTOCOL, "the status line is not valid")
+    version, status, reason = match.groups()
+    block = data[match.end() : end]
+    known = last is not None and last.block == block and last.own == own
+    fields = last if known and last is not None else read_response_fields(block, own)
+    if fields.chunked and version == b"0":
+        raise Failed(Failure.PROTOCOL, "Transfer-Encoding in HTTP/1.0")
+    return ResponseHead(int(status), 0 if version == b"0" else 1, reason or b"", fields)
 
 
 def read_response_fields(block: bytes, own: bytes = b"") -> ResponseFields:
-    """The meaning of a field section of valid lines, without the field `own`. Raises `Failed(PROTOCOL)` for broken framing."""
-    fields = ResponseFields()
+    """The meaning of a field section. Raises `Failed(PROTOCOL)` for what is not valid, and for broken framing."""
+    if FIELD_SECTION.fullmatch(block) is None:
+        raise Failed(Failure.PROTOCOL, "a field line is not valid")
+    fields = ResponseFields(block, own)
     lines: list[bytes] = []
     options: list[bytes] = []
     for line in block.split(b"\r\n")[:-2]:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        kind = _KINDS.get(name)
-        if kind is None:
-            if name != own:
+        name = line[: line.find(b":")]
+        kind = _TABLE[name]
+        if kind == KEEP:
+            if len(name) != len(own) or name.lower() != own:
                 lines.append(line)
         elif kind == _DATE:
             lines.append(line)
             fields.has_date = True
+        elif kind == _CONTENT_LENGTH:
+            value = line[15:].strip(b" \t")
+            length = int(value) if LENGTH.fullmatch(value) is not None else -1
+            if length < 0 or fields.length not in (-1, length):
+                raise Failed(Failure.PROTOCOL, "the Content-Length is not one plain number")
+            fields.length = length
         elif kind == _CONNECTION:
-            options += list_members(value)
-        elif kind == _SEEN:
-            lines.append(line)
-            fields.websocket_accept = value.strip(b" \t")
+            options += PLAIN_OPTIONS.get(line[11:]) or list_members(line[11:])
         elif kind != _DROP:
-            _special(fields, kind, value.strip(b" \t"))
+            _special(fields, kind, line[len(name) + 1 :].strip(b" \t"))
+            if kind == _WEBSOCKET_ACCEPT:
+                lines.append(line)
     if fields.chunked and fields.length >= 0:
         raise Failed(Failure.PROTOCOL, "Transfer-Encoding beside Content-Length")
-    fields.kept = b"".join([line + b"\r\n" for line in lines])
+    lines.append(b"")
+    fields.kept = b"\r\n".join(lines)
     if options:
         _apply_connection(fields, options)
     return fields
 
 
 def _special(fields: ResponseFields, kind: int, value: bytes) -> None:
-    if kind == _CONTENT_LENGTH:
-        if LENGTH.fullmatch(value) is None or fields.length not in (-1, int(value)):
-            raise Failed(Failure.PROTOCOL, "the Content-Length is not one plain number")
-        fields.length = int(value)
-    elif kind == _TRANSFER_ENCODING:
+    if kind == _TRANSFER_ENCODING:
         if fields.chunked or list_members(value) != [b"chunked"]:
             raise Failed(Failure.PROTOCOL, "the only transfer coding is chunked, once")
         fields.chunked = True
-    else:
+    elif kind == _UPGRADE:
         fields.upgrade = value.lower()
+    else:
+        fields.websocket_accept = value
 
 
 def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
@@ -157,9 +157,8 @@ def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
     elif b"keep-alive" in options:
         fields.keep_alive = True
     fields.switches = b"upgrade" in options
-    nominated = {option for option in options if option not in ORDINARY_OPTIONS} - NEVER_NOMINATED
-    if nominated:
-        fields.kept = without(fields.kept, nominated)
+    if not ORDINARY_OPTIONS.issuperset(options):
+        fields.kept = without(fields.kept, set(options) - ORDINARY_OPTIONS - NEVER_NOMINATED)
 
 
 def check_partial_response(buffer: bytes, scanned: int = 0) -> None:

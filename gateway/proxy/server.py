@@ -19,6 +19,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import ChunkedDecoder, LengthDecoder
 from gateway.proxy.http1 import (
     MAX_EMPTY_LINES,
+    RequestFields,
     RequestHead,
     check_partial_request,
     check_request_size,
@@ -45,6 +46,7 @@ class DownstreamConnection(ClientConnection):
         "_at",
         "_buffer",
         "_empty_lines",
+        "_fields",
         "_lingering",
         "_reading",
         "_scanned",
@@ -63,6 +65,8 @@ class DownstreamConnection(ClientConnection):
         """Received and not yet understood: a partial head, or what was pipelined."""
         self._scanned = 0
         self._empty_lines = 0
+        self._fields: RequestFields | None = None
+        """Those of the last request."""
         self._reading = False
         self.ended = False
         """The client has sent a FIN."""
@@ -177,7 +181,8 @@ class DownstreamConnection(ClientConnection):
             self._wait_for_more(data, at)
             return False
         end += 4
-        head = self.plane.reader.read(data, end, at)
+        head = self.plane.reader.read(data, end, at, self._fields)
+        self._fields = head.fields
         if end - at > self.plane.surely_small:
             check_request_size(data[at:end], head, limits.target, limits.headers, limits.header_count)
         self._scanned = 0

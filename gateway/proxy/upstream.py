@@ -21,7 +21,7 @@ from gateway.proxy.body import Body
 from gateway.proxy.connection import Connection
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.framing import ChunkedDecoder, Decoder, LengthDecoder, UntilClose
-from gateway.proxy.http1_response import ResponseHead, ResponseReader, check_partial_response
+from gateway.proxy.http1_response import ResponseFields, ResponseHead, check_partial_response, read_response
 from gateway.proxy.tunnel import Tunnel
 from gateway.snapshot import Endpoint, UpstreamSettings
 
@@ -34,6 +34,7 @@ class UpstreamConnection(Connection):
 
     __slots__ = (
         "_buffer",
+        "_fields",
         "_interim",
         "_scanned",
         "body",
@@ -65,6 +66,8 @@ class UpstreamConnection(Connection):
         self._buffer = b""
         self._interim = 0
         self._scanned = 0
+        self._fields: ResponseFields | None = None
+        """Those of the last response."""
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
@@ -186,7 +189,8 @@ class UpstreamConnection(Connection):
             self._buffer = b""
             self._scanned = 0
             end += 4
-            head = self.pool.reader.read(data, end, exchange.snapshot.names.request_id)
+            head = read_response(data, end, exchange.snapshot.names.request_id, self._fields)
+            self._fields = head.fields
             rest = data[end:] if len(data) > end else b""
             if head.status >= 200 or head.status == 101:
                 break
@@ -254,7 +258,7 @@ def _decoder(head: ResponseHead) -> Decoder:
 class EndpointPool:
     """The connections of one endpoint."""
 
-    __slots__ = ("_all", "_idle", "_loop", "_opening", "_retired", "endpoint", "metrics", "reader", "settings")
+    __slots__ = ("_all", "_idle", "_loop", "_opening", "_retired", "endpoint", "metrics", "settings")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics
@@ -263,7 +267,6 @@ class EndpointPool:
         self.endpoint = endpoint
         self.settings = settings
         self.metrics = metrics
-        self.reader = ResponseReader()
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._opening = 0

@@ -102,11 +102,15 @@ def _gateways(options: argparse.Namespace) -> list[Proxy]:
     return found
 
 
+def _wanted(options: argparse.Namespace, name: str) -> bool:
+    return (not options.only or name in options.only) and name not in options.skip
+
+
 def _chosen(options: argparse.Namespace, candidates: Sequence[Proxy]) -> list[Proxy]:
     """Those asked for that can be found; says why another cannot."""
     chosen = []
     for proxy in candidates:
-        if (options.only and proxy.name not in options.only) or proxy.name in options.skip:
+        if not _wanted(options, proxy.name):
             continue
         try:
             proxy.program()
@@ -231,19 +235,19 @@ def _compare(
 
 def small(options: argparse.Namespace) -> int:
     """The same small GET over keep-alive connections."""
-    runs = _compare(options, "/", 64, with_direct=not options.only or "direct" in options.only)
+    runs = _compare(options, "/", 64, with_direct=_wanted(options, "direct"))
     return int(any(run.errors for listed in runs.values() for run in listed))
 
 
 def varied(options: argparse.Namespace) -> int:
     """Small GETs with a browser's fields, no two messages the same in either direction."""
-    runs = _compare(options, configs.VARIED, 64, with_direct=not options.only or "direct" in options.only)
+    runs = _compare(options, configs.VARIED, 64, with_direct=_wanted(options, "direct"))
     return int(any(run.errors for listed in runs.values() for run in listed))
 
 
 def download(options: argparse.Namespace) -> int:
     """A 10 MiB file, over and over."""
-    runs = _compare(options, configs.DOWNLOAD, 16, with_direct=not options.only or "direct" in options.only, cost=",.0f")
+    runs = _compare(options, configs.DOWNLOAD, 16, with_direct=_wanted(options, "direct"), cost=",.0f")
     rows = [
         [
             name,

@@ -162,17 +162,19 @@ def _varied(message: bytes) -> list[bytes]:
 def _read_request(messages: Sequence[bytes]) -> Callable[[], Call]:
     def make() -> Call:
         reader, message, end = World().plane.reader, _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
-        return lambda: reader.read(message(), end)
+        last = reader.read(messages[0], end).fields
+        return lambda: reader.read(message(), end, 0, last)
 
     return make
 
 
 def _read_response(messages: Sequence[bytes]) -> Callable[[], Call]:
     def make() -> Call:
-        from gateway.proxy.http1_response import ResponseReader
+        from gateway.proxy.http1_response import read_response
 
-        reader, message, end = ResponseReader(), _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
-        return lambda: reader.read(message(), end, b"x-request-id")
+        message, end = _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
+        last = read_response(messages[0], end, b"x-request-id").fields
+        return lambda: read_response(message(), end, b"x-request-id", last)
 
     return make
 
@@ -258,11 +260,11 @@ def _upstream_head(request: bytes) -> Callable[[], Call]:
 
 def _client_head() -> Call:
     from gateway.proxy.heads import client_head
-    from gateway.proxy.http1_response import ResponseReader
+    from gateway.proxy.http1_response import read_response
 
     world = World()
     world.client.data_received(SMALL)
-    exchange, head = world.client.exchange, ResponseReader().read(ANSWER, ANSWER.index(b"\r\n\r\n") + 4, b"x-request-id")
+    exchange, head = world.client.exchange, read_response(ANSWER, ANSWER.index(b"\r\n\r\n") + 4, b"x-request-id")
     assert exchange is not None
     return lambda: client_head(exchange, world.route, head, 100, chunked=False)
 

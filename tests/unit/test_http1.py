@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.http1 import (
+    KEEP,
+    MOST_NAMES,
+    FieldTable,
+    Kind,
     RequestHead,
     RequestReader,
     check_partial_request,
@@ -211,28 +215,35 @@ def test_forwarding_fields_are_kept_apart() -> None:
     assert head.fields.forwarded == {b"x-forwarded-for": b"a, b", b"forwarded": b"for=c", b"x-real-ip": b"d"}
 
 
-def test_equal_field_sections_are_read_once_and_never_mixed_up() -> None:
+def test_the_same_section_is_not_read_twice_in_a_row() -> None:
     """Requests of the same bytes share one reading; changing the marks of one does not change the next."""
     reader = RequestReader(KINDS)
     data = get(b"Expect: 100-continue", b"Connection: upgrade", b"Upgrade: websocket")
-    first, second = reader.read(data, len(data)), reader.read(data, len(data))
+    first = reader.read(data, len(data))
+    second = reader.read(data, len(data), 0, first.fields)
     first.expect_continue, first.keep_alive, first.upgrade, first.kept = False, False, b"", b"x"
 
     assert first.fields is second.fields
     assert (second.expect_continue, second.keep_alive, second.upgrade, second.kept) == (True, True, b"websocket", b"")
 
 
-def test_the_memory_of_a_reader_is_bounded() -> None:
-    """Clients that never repeat themselves cost no memory (threat: key growth)."""
-    reader = RequestReader(KINDS)
-    for number in range(2000):
-        data = get(b"X-A: %d" % number)
-        reader.read(data, len(data))
-    long = get(b"X-A: " + b"a" * 3000)
-    reader.read(long, len(long))
+def test_another_section_or_another_table_is_read_anew() -> None:
+    """What is remembered holds for the same bytes under the same configuration."""
+    data, other = get(b"X-Seen: 1"), get(b"X-Seen: 2")
+    first = RequestReader(KINDS).read(data, len(data))
 
-    assert len(reader._seen) <= 512
-    assert max(map(len, reader._seen)) <= 2048
+    assert RequestReader(KINDS).read(other, len(other), 0, first.fields).fields.values == {b"x-seen": b"2"}
+    assert RequestReader(request_kinds([], [])).read(data, len(data), 0, first.fields).fields.values == {}
+
+
+def test_the_memory_for_names_is_bounded() -> None:
+    """Clients that never repeat a name cost no memory (threat: key growth)."""
+    table = FieldTable(KINDS)
+    for number in range(3 * MOST_NAMES):
+        assert table[b"X-%d" % number] == KEEP
+
+    assert len(table) == MOST_NAMES
+    assert table[b"TRANSFER-encoding"] == Kind.TRANSFER_ENCODING
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
