@@ -168,6 +168,7 @@ class UpstreamConnection(Connection):
             and not self.transport.is_closing()
         ):
             self.body = None
+            self.content = b""
             if self.reading_paused:
                 self.resume_reading()
             self.pool.put(self)
