@@ -91,7 +91,7 @@ class App:
             return EndpointPool(loop, endpoint, settings, metrics)
 
         snapshot = compile_config(self.loaded, self.metrics, make_pool)
-        _raise_file_limit(2 * snapshot.server.limits.connections + SPARE_FILES)
+        _raise_file_limit(snapshot.server.limits.connections)
         self._access_log = self._open_access_log()
         self.plane = DataPlane(loop, snapshot, self.metrics, self._access_log)
         for one in snapshot.server.listeners:
@@ -208,14 +208,15 @@ class App:
             self._access_log.close()
 
 
-def _raise_file_limit(wanted: int) -> None:
+def _raise_file_limit(connections: int) -> None:
     """Every exchange takes two sockets; the usual soft limit of 1024 files would end that early."""
+    wanted = 2 * connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if most > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        _log.warning("%d open files are allowed; `server.limits.connections` may need up to %d", most, wanted)
+    if max(most, soft) < connections + SPARE_FILES:
+        _log.warning("%d open files are allowed: too few for `server.limits.connections: %d`", max(most, soft), connections)
 
 
 def _remove_socket(one: Listener) -> None:
