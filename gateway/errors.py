@@ -7,8 +7,9 @@ known from Envoy's access log. The proxy raises `Failed`; `proxy/pipeline.py` is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 DOWNSTREAM: Final = "downstream"
 GATEWAY: Final = "gateway"
@@ -29,6 +30,7 @@ class Failure(Enum):
     TARGET_TOO_LONG = ("target_too_long", 414, DOWNSTREAM, "SZ", "The request target is too long")
     EXPECTATION_FAILED = ("expectation_failed", 417, DOWNSTREAM, "DPE", "The expectation is not supported")
     MISDIRECTED = ("misdirected_request", 421, DOWNSTREAM, "NR", "This host is not served here")
+    RATE_LIMITED = ("rate_limited", 429, DOWNSTREAM, "RL", "A rate limit of this route is reached")
     HEADERS_TOO_LARGE = ("headers_too_large", 431, DOWNSTREAM, "SZ", "The request header section is too large")
     CLIENT_CLOSED = ("client_closed", 499, DOWNSTREAM, "DC", "The client closed the connection")
     WRITE_TIMEOUT = ("connection_write_timeout", 499, DOWNSTREAM, "DC", "The client stopped reading the response")
@@ -48,6 +50,13 @@ class Failure(Enum):
     NO_ENDPOINT = ("destination_unavailable", 503, GATEWAY, "UH", "No endpoint of the upstream can take the request")
     CONNECTION_LIMIT = ("connection_limit_reached", 503, GATEWAY, "UO", "The connection limit is reached")
     TUNNEL_LIMIT = ("tunnel_limit_reached", 503, GATEWAY, "UO", "The limit of upgraded connections is reached")
+    STORE_UNAVAILABLE = (
+        "rate_limit_store_unavailable",
+        503,
+        GATEWAY,
+        "RLSE",
+        "The rate limit of this route cannot be checked",
+    )
     DRAINING = ("draining", 503, GATEWAY, "DRN", "The gateway is shutting down")
     DEADLINE = ("deadline_exceeded", 504, GATEWAY, "UT", "The time budget of the request is spent")
 
@@ -96,6 +105,7 @@ class Failed(Exception):  # noqa: N818 - reads as a statement where it is raised
         *,
         close: bool = False,
         fields: tuple[bytes, ...] = (),
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(failure, detail)
         self.failure = failure
@@ -103,3 +113,5 @@ class Failed(Exception):  # noqa: N818 - reads as a statement where it is raised
         self.close = close
         self.fields = fields
         """Extra response field lines without CRLF, such as `Allow` on 405."""
+        self.members = members
+        """Extra members of the problem body."""

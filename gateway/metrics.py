@@ -24,6 +24,9 @@ REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
 OVERHEAD_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 """The gateway's own share of a request. Seconds."""
 
+BATCH_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+"""Checks in one call of the rate limit store."""
+
 KNOWN_METHODS: Final = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"}
     | {b"PROPFIND", b"PROPPATCH", b"MKCOL", b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"REPORT", b"QUERY"}
@@ -103,6 +106,54 @@ class UpstreamMetrics:
         self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
 
 
+DECISIONS: Final = (
+    "allowed",
+    "denied",
+    "shadow_denied",
+    "candidate_allowed",
+    "candidate_denied",
+    "exempt",
+    "skipped",
+    "missing_denied",
+    "error_allowed",
+    "error_denied",
+)
+"""What became of a request at one limit. `skipped`: without the key. `error_…`: decided by `on_store_error` alone."""
+
+DECIDERS: Final = ("local", "redis", "cache", "fallback", "none")
+"""Who decided: the counts in process, Redis, a remembered denial of Redis, the counts in process in its place, nobody."""
+
+
+class LimitMetrics:
+    """What is counted per route and limit: `counts[decision * len(DECIDERS) + decider]`."""
+
+    __slots__ = ("counts", "name", "near", "route")
+
+    def __init__(self, route: str, name: str) -> None:
+        self.route = route
+        self.name = name
+        self.counts = [0] * (len(DECISIONS) * len(DECIDERS))
+        self.near = 0
+        """Admitted requests that left less than a fifth of the limit."""
+
+
+class StoreMetrics:
+    """What is counted of the rate limit store."""
+
+    __slots__ = ("batches", "calls", "duration", "errors", "up")
+
+    def __init__(self) -> None:
+        self.up = False
+        self.duration = Histogram(OVERHEAD_BUCKETS)
+        self.batches = Histogram(BATCH_BUCKETS)
+        """Checks per call of the script."""
+        self.errors: dict[str, int] = {}
+
+    def failed(self, reason: str) -> None:
+        """A call or an attempt to connect failed."""
+        self.errors[reason] = self.errors.get(reason, 0) + 1
+
+
 class GatewayMetrics:
     """Everything one worker counts, and the registry collector for it."""
 
@@ -111,9 +162,11 @@ class GatewayMetrics:
         "config_hash",
         "config_loaded_at",
         "connections",
+        "limits",
         "overhead",
         "protocol_errors",
         "routes",
+        "store",
         "tunnels",
         "upstreams",
         "version",
@@ -130,6 +183,13 @@ class GatewayMetrics:
         self.overhead = Histogram(OVERHEAD_BUCKETS)
         self.routes: dict[str, RouteMetrics] = {}
         self.upstreams: dict[str, UpstreamMetrics] = {}
+        self.limits: dict[tuple[str, str], LimitMetrics] = {}
+        self.store: StoreMetrics | None = None
+        """None without a store outside the process."""
+
+    def limit(self, route: str, name: str) -> LimitMetrics:
+        """The counters of a limit on a route, kept by name."""
+        return self.limits.setdefault((route, name), LimitMetrics(route, name))
 
     def route(self, name: str) -> RouteMetrics:
         """The counters of the route, kept by name so that they survive a reload."""
@@ -144,11 +204,13 @@ class GatewayMetrics:
         kept_routes, kept_upstreams = {*routes, UNMATCHED}, set(upstreams)
         self.routes = {name: kept for name, kept in self.routes.items() if name in kept_routes}
         self.upstreams = {name: kept for name, kept in self.upstreams.items() if name in kept_upstreams}
+        self.limits = {key: kept for key, kept in self.limits.items() if key[0] in kept_routes}
 
     def collect(self) -> Iterator[Metric]:
         """The prometheus_client collector protocol."""
         yield from self._route_families()
         yield from self._upstream_families()
+        yield from self._limit_families()
         overhead = HistogramMetricFamily(
             "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream"
         )
@@ -215,6 +277,42 @@ class GatewayMetrics:
             connects.add_metric([name], upstream.connects)
             retries.add_metric([name], upstream.retries)
         return iter((attempts, duration, connects, retries))
+
+    def _limit_families(self) -> Iterator[Metric]:
+        decisions = CounterMetricFamily(
+            "gateway_rate_limit_decisions",
+            "Requests by what became of them at a limit, and who decided",
+            labels=["route", "limit", "decision", "store"],
+        )
+        near = CounterMetricFamily(
+            "gateway_rate_limit_near",
+            "Admitted requests that left less than a fifth of the limit",
+            labels=["route", "limit"],
+        )
+        for limit in list(self.limits.values()):
+            for place, count in enumerate(limit.counts):
+                if count:
+                    decision, decider = divmod(place, len(DECIDERS))
+                    decisions.add_metric([limit.route, limit.name, DECISIONS[decision], DECIDERS[decider]], count)
+            near.add_metric([limit.route, limit.name], limit.near)
+        yield decisions
+        yield near
+        store = self.store
+        if store is None:
+            return
+        yield _gauge("gateway_redis_up", "1 while the rate limit store answers in time", store.up)
+        yield _gauge("gateway_rate_limit_fallback_active", "1 while `on_store_error` decides", not store.up)
+        for name, text, histogram in (
+            ("gateway_redis_duration_seconds", "One call of the rate limit store", store.duration),
+            ("gateway_rate_limit_batch_size", "Checks in one call of the rate limit store", store.batches),
+        ):
+            family = HistogramMetricFamily(name, text)
+            family.add_metric([], histogram.cumulative(), histogram.total)
+            yield family
+        errors = CounterMetricFamily("gateway_redis_errors", "Failed calls and connects by kind", labels=["kind"])
+        for kind, count in list(store.errors.items()):
+            errors.add_metric([kind], count)
+        yield errors
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

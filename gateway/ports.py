@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from gateway.policies.rate_limit import Rule, Verdict
 
 
 class Pool(Protocol):
@@ -22,3 +25,88 @@ class LogSink(Protocol):
     """Takes one finished exchange's record; must never block and never raise."""
 
     def record(self, entry: dict[str, Any]) -> None: ...
+
+
+# -- rate limits -------------------------------------------------------------------------------------------------------
+
+
+class CountedLimit(Protocol):
+    """What a store must know of a limit."""
+
+    @property
+    def id(self) -> bytes:
+        """12 hex digits. Limits with the same id share their counts."""
+
+    @property
+    def enforce(self) -> bool:
+        """It can deny a request; otherwise it is only asked, and charged when it would admit."""
+
+
+class Tier(Protocol):
+    """The settings that hold for a key: those of the limit, or of one of its overrides."""
+
+    @property
+    def rule(self) -> Rule:
+        """The arithmetic for the counts in process."""
+
+    @property
+    def packed(self) -> bytes:
+        """The settings as `limit_store.lua` reads them."""
+
+
+class Check:
+    """One limit asked for one key."""
+
+    __slots__ = ("cost", "digest", "limit", "tier")
+
+    def __init__(self, limit: CountedLimit, tier: Tier, digest: bytes, cost: int) -> None:
+        self.limit = limit
+        self.tier = tier
+        self.digest = digest
+        self.cost = cost
+
+
+def _nobody() -> None:
+    pass
+
+
+class Answers:
+    """Who answered a call."""
+
+    LOCAL: Final = 0
+    REDIS: Final = 1
+    CACHE: Final = 2
+    """A denial of the store that still holds."""
+    NONE: Final = 3
+    """The store is in trouble."""
+
+
+class LimitCall:
+    """All limits of one request, asked at once: either each of them admits and is charged, or none is charged.
+
+    `verdicts` belong to `checks`, in order. A store may replace both by the one check that denied.
+    """
+
+    __slots__ = ("abandoned", "checks", "done", "since", "source", "verdicts", "wake")
+
+    def __init__(self, checks: list[Check]) -> None:
+        self.checks = checks
+        self.verdicts: list[Verdict] = []
+        self.source = Answers.LOCAL
+        self.done = False
+        self.abandoned = False
+        """Nobody waits for the answer any more: what has not left yet need not leave."""
+        self.since = 0.0
+        """When it began to wait, in the store's time."""
+        self.wake: Callable[[], None] = _nobody
+        """What to call when `done` has become true later."""
+
+
+class LimitStore(Protocol):
+    """Keeps the counts of rate limits."""
+
+    def ask(self, call: LimitCall) -> None:
+        """Answer now (`done`), or later and call `wake`. Never raises, never waits."""
+
+    def forget(self) -> None:
+        """The limits have changed: what is remembered of former denials no longer holds."""

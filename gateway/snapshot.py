@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.headers import Networks
-from gateway.metrics import RouteMetrics, UpstreamMetrics
+from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.load_balancing import Balancer
+from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Pool
 from gateway.router import Router
@@ -46,6 +47,7 @@ class Limits:
     tunnels: int = 1_000
     upload_rate: int = 240
     """Bytes per second a client must upload on average, after a grace of `body_idle`; 0: any."""
+    rate_limit_keys: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,91 @@ class Rewrite:
     new: bytes
 
 
+class KeyPart(Enum):
+    """Where a part of a rate limit's key comes from."""
+
+    CLIENT_IP = "client_ip"
+    HEADER = "header"
+    QUERY = "query"
+    COOKIE = "cookie"
+    PATH = "path"
+    HOST = "host"
+    METHOD = "method"
+    ROUTE = "route"
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTier:
+    """What holds for a key: the settings of the limit, or of one of its overrides."""
+
+    settings: LimitSettings
+    rule: Rule
+    """For the counts in process; with a store outside, the share of one gateway."""
+    packed: bytes
+    """For `limit_store.lua`."""
+    policy: bytes
+    """The item of `RateLimit-Policy`."""
+    near: int
+    """With fewer units left than these, the limit is nearly reached."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """One rate limit of a route."""
+
+    name: str
+    id: bytes
+    enforce: bool
+    """False: shadow, or the candidate of another limit."""
+    candidate: bool
+    tier: LimitTier
+    overrides: dict[bytes, LimitTier]
+    """By digest of the key."""
+    key: tuple[tuple[KeyPart, bytes], ...]
+    """Each part with its name: of the field, the parameter, or the constant itself."""
+    simple: KeyPart | None
+    """The part, when it is the only one and needs no name: the fast way."""
+    digest: KeyDigest
+    missing: Missing
+    cost: CostSettings
+    cost_field: tuple[KeyPart, bytes] | None
+    exempt_networks: Networks
+    exempt_keys: frozenset[bytes]
+    plain: bool
+    """Fixed cost, no overrides, nothing exempt."""
+    on_store_error: OnStoreError
+    headers: Headers
+    item: bytes
+    """`"name"`, to begin the item of `RateLimit`."""
+    reached: str
+    """What the problem says."""
+    metrics: LimitMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """The resolved `redis:` block."""
+
+    scheme: str
+    """`redis`, `unix`, `sentinel` or `cluster`."""
+    nodes: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    """Of a Unix socket."""
+    tls: bool = False
+    ca: str = ""
+    database: int = 0
+    service: str = ""
+    """The master's name at the sentinels."""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    timeout: float = 0.02
+    """Seconds a check may take."""
+    prefix: bytes = b"gateway"
+    shown: str = ""
+    """The URL without credentials."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Everything decided in advance for the requests of one route. Exactly one of upstream, redirect, respond is set."""
@@ -198,6 +285,8 @@ class Route:
     """Lower-case protocols that may be upgraded to."""
     server_timing: ServerTiming = ServerTiming.ON_REQUEST
     access_log: bool = True
+    rate_limit: tuple[Limit, ...] | None = None
+    """Asked together; None: no limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +311,5 @@ class Snapshot:
     unmatched: RouteMetrics
     config_hash: str
     match_fields: frozenset[bytes] = field(default_factory=frozenset)
-    """Lower-case names of request fields that routes match on."""
+    """Lower-case names of request fields that routes match on, or that rate limits read."""
+    redis: RedisSettings | None = None

@@ -26,6 +26,7 @@ class ClientConnection(Connection):
         "alarm",
         "closing",
         "forwarded_line",
+        "limit_key",
         "peer",
         "peer_node",
         "plane",
@@ -41,6 +42,8 @@ class ClientConnection(Connection):
         self.peer: IPv4Address | IPv6Address | None = None
         self.peer_node = b""
         """The peer's address as `X-Forwarded-For` names it."""
+        self.limit_key: bytes | None = None
+        """The peer as a key of rate limits; made when first needed."""
         self.trusted = False
         self.forwarded_line = b""
         self.via_line = plane.via_line

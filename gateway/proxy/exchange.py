@@ -65,6 +65,8 @@ class Exchange:
         "host",
         "host_field",
         "keep_alive",
+        "legacy_limit_lines",
+        "limit_lines",
         "parameters",
         "path",
         "query_at",
@@ -120,6 +122,10 @@ class Exchange:
         self.framed = True
         """The response's own framing shows where it ends; False: the end of the connection does (HTTP/1.0)."""
         self.tunnel: Tunnel | None = None
+        self.limit_lines = b""
+        """Complete `RateLimit` field lines for the response."""
+        self.legacy_limit_lines = b""
+        """The same in the old words, for a response that has none of its own."""
         self._coroutine: Coroutine[None, None, None] | None = None
         self._running = False
         self._raised: Failed | None = None
@@ -185,6 +191,8 @@ class Exchange:
         with_body = self.head.method != b"HEAD"
         self.response_bytes = len(body) if with_body else 0
         lines = (*lines, self.snapshot.names.request_id_line + self.request_id)
+        if self.limit_lines or self.legacy_limit_lines:
+            lines = (*lines, (self.limit_lines + self.legacy_limit_lines)[:-2])
         client.transport.write(
             own_answer(
                 status,

@@ -131,6 +131,10 @@ def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, c
         framing += b"Date: %b\r\n" % x.client_connection.plane.date
     if x.head.fields.values or route.server_timing is not _ON_REQUEST:
         framing += server_timing(x, route)
+    if x.limit_lines:
+        framing += x.limit_lines
+    if x.legacy_limit_lines and b"x-ratelimit-" not in fields.kept.lower():
+        framing += x.legacy_limit_lines
     edits = route.response_edits
     return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b\r\n" % (
         head.status,
@@ -218,4 +222,6 @@ def problem_body(failed: Failed, route: str | None, request_id: bytes) -> bytes:
         "route": route,
         "request_id": request_id.decode("ascii"),
     }
+    if failed.members:
+        problem.update(failed.members)
     return orjson.dumps(problem)

@@ -4,12 +4,13 @@
 2. Match the route, on the normalised path and the host that will be forwarded; refuse what is ambiguous.
 3. Start the deadline: every later time limit is cut from it.
 4. Admit locally: what needs no upstream is answered here; cheapest refusals first.
+5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota.
 6. Forward: the attempt loop in `forward.py`.
 7. Shape the response: fields.
 8. Stream it.
 9. Finish, whatever happened: metrics, access log, release.
 
-(Step 5, rate limits, stands between 4 and 6 when it exists.) Before the commit point (the final response head is
+Before the commit point (the final response head is
 written) a failure becomes a response; after it the only honest act is to cut the connection.
 """
 
@@ -31,6 +32,7 @@ from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.forward import forward, limit_attempt
 from gateway.proxy.http1 import split_absolute
 from gateway.proxy.local import ALLOW, answer_locally, spend_forward
+from gateway.proxy.rate_limiting import limit_rate
 from gateway.proxy.tunnel import Tunnel, websocket_accept
 from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
 
@@ -58,6 +60,9 @@ async def serve(x: Exchange) -> None:
         start_deadline(x, route)
         # 4
         admit(x, route)
+        # 5
+        if route.rate_limit is not None:
+            await limit_rate(x, route, route.rate_limit)
         upstream = route.upstream
         if x.head.fields.max_forwards >= 0 and spend_forward(x):
             pass

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
-from gateway.ports import LogSink
+from gateway.policies.rate_limit import TopKeys
+from gateway.ports import LimitStore, LogSink
 from gateway.proxy.http1 import RequestReader, request_kinds
+from gateway.proxy.limit_store import LocalStore
 from gateway.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -23,24 +25,36 @@ class DataPlane:
         "connections",
         "date",
         "draining",
+        "limit_store",
         "limits",
+        "local_counts",
         "log",
         "loop",
         "metrics",
         "reader",
         "snapshot",
         "surely_small",
+        "top_keys",
         "via_line",
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, snapshot: Snapshot, metrics: GatewayMetrics, log: LogSink | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        snapshot: Snapshot,
+        metrics: GatewayMetrics,
+        log: LogSink | None,
+        limit_store: LimitStore | None = None,
     ) -> None:
         self.loop = loop
         self.metrics = metrics
         self.log = log
         self.connections: set[DownstreamConnection] = set()
         self.draining = False
+        self.local_counts = LocalStore(snapshot.server.limits.rate_limit_keys)
+        """Rate limits in process: all of them, or those whose store is in trouble."""
+        self.limit_store = limit_store or self.local_counts
+        self.top_keys = TopKeys()
         self.date = http_date(time())
         """The current `Date` value, renewed by `tick`."""
         self.apply(snapshot)
@@ -55,6 +69,8 @@ class DataPlane:
         noted = {names.request_id, names.budget, b"x-server-timing"}
         self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
         self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
+        self.local_counts.resize(snapshot.server.limits.rate_limit_keys)
+        self.limit_store.forget()
 
     def tick(self) -> None:
         """Once a second: renew the date, close upstream connections that were idle for too long."""
@@ -63,6 +79,7 @@ class DataPlane:
         for upstream in self.snapshot.upstreams:
             for endpoint in upstream.endpoints:
                 endpoint.pool.sweep(now)
+        self.local_counts.sweep()
 
     def drain(self) -> None:
         """No more keep-alive: idle connections close now, busy ones behind their response."""

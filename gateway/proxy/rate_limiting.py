@@ -1,0 +1,240 @@
+"""Step 5 of the life of a request: its keys and costs, one question to the store, and what follows from the answer.
+
+While the store is in trouble, each limit's `on_store_error` decides. A request that a limit denies is refused with 429; who
+waits for `Retry-After` seconds is admitted unless others come first.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import Failed, Failure
+from gateway.metrics import DECIDERS, DECISIONS
+from gateway.policies.rate_limit import MICROSECONDS, Headers, Missing, OnStoreError, Verdict, legacy_lines, seconds_up
+from gateway.ports import Answers, Check, LimitCall
+from gateway.proxy.exchange import Exchange, suspend
+from gateway.snapshot import KeyPart, Limit, LimitTier, Route
+
+if TYPE_CHECKING:
+    from gateway.proxy.plane import DataPlane
+
+# A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
+_CLIENT_IP: Final = KeyPart.CLIENT_IP
+_HEADER: Final = KeyPart.HEADER
+_QUERY: Final = KeyPart.QUERY
+_COOKIE: Final = KeyPart.COOKIE
+_PATH: Final = KeyPart.PATH
+_HOST: Final = KeyPart.HOST
+_METHOD: Final = KeyPart.METHOD
+_ROUTE: Final = KeyPart.ROUTE
+_DRAFT: Final = Headers.DRAFT
+_LEGACY: Final = Headers.LEGACY
+
+_KINDS: Final = len(DECIDERS)
+(
+    _ALLOWED,
+    _DENIED,
+    _SHADOW_DENIED,
+    _CANDIDATE_ALLOWED,
+    _CANDIDATE_DENIED,
+    _EXEMPT,
+    _SKIPPED,
+    _MISSING,
+    _ERROR_ALLOWED,
+    _ERROR_DENIED,
+) = range(0, len(DECISIONS) * _KINDS, _KINDS)
+_FALLBACK: Final = DECIDERS.index("fallback")
+_NOBODY: Final = DECIDERS.index("none")
+
+STORE_RETRY: Final = 1
+"""Seconds that a client is told to wait when the store is in trouble and the limit says `deny`."""
+
+
+async def limit_rate(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> None:
+    """Ask all limits of the route at once. Raises `Failed` when the request may not go on."""
+    checks: list[Check] = []
+    for limit in limits:
+        check = _check(x, route, limit)
+        if check is not None:
+            checks.append(check)
+    if not checks:
+        return
+    plane = x.client_connection.plane
+    call = LimitCall(checks)
+    plane.limit_store.ask(call)
+    if not call.done:
+        call.wake = x.wake
+        x.limit(x.deadline, Failure.DEADLINE, monotonic())
+        try:
+            while not call.done:
+                await suspend()
+        except BaseException:
+            call.abandoned = True
+            raise
+    source = call.source
+    if source == Answers.NONE:
+        _without_store(x, plane, call)
+        source = _FALLBACK
+    _settle(x, route, plane, call, source)
+
+
+def _without_store(x: Exchange, plane: DataPlane, call: LimitCall) -> None:
+    """Let `on_store_error` of each limit decide."""
+    local = []
+    for check in call.checks:
+        limit = check.limit
+        assert isinstance(limit, Limit)
+        if limit.on_store_error is OnStoreError.LOCAL:
+            local.append(check)
+        elif limit.on_store_error is OnStoreError.DENY and limit.enforce:
+            limit.metrics.counts[_ERROR_DENIED + _NOBODY] += 1
+            raise Failed(Failure.STORE_UNAVAILABLE, fields=(b"Retry-After: %d" % STORE_RETRY,))
+        else:
+            limit.metrics.counts[_ERROR_ALLOWED + _NOBODY] += 1
+    call.checks = local
+    call.done = False
+    plane.local_counts.ask(call)
+
+
+def _settle(x: Exchange, route: Route, plane: DataPlane, call: LimitCall, source: int) -> None:
+    """Count every verdict, write the response fields, and refuse when an enforced limit denied."""
+    policies: list[bytes] = []
+    items: list[bytes] = []
+    denied: list[tuple[int, Limit, Check]] = []
+    tightest: tuple[int, LimitTier, Verdict] | None = None
+    for check, verdict in zip(call.checks, call.verdicts, strict=True):
+        limit = check.limit
+        tier = check.tier
+        assert isinstance(limit, Limit) and isinstance(tier, LimitTier)
+        left, reset, wait = verdict
+        counts = limit.metrics.counts
+        if not limit.enforce:
+            if limit.candidate:
+                counts[(_CANDIDATE_DENIED if wait else _CANDIDATE_ALLOWED) + source] += 1
+            else:
+                counts[(_SHADOW_DENIED if wait else _ALLOWED) + source] += 1
+            continue
+        if wait:
+            counts[_DENIED + source] += 1
+            denied.append((wait, limit, check))
+        else:
+            counts[_ALLOWED + source] += 1
+            if left < tier.near:
+                limit.metrics.near += 1
+        if limit.headers is _DRAFT:
+            policies.append(tier.policy)
+            items.append(b"%b;r=%d;t=%d" % (limit.item, left, -(-reset // MICROSECONDS)))
+        elif limit.headers is _LEGACY and (tightest is None or left < tightest[0]):
+            tightest = (left, tier, verdict)
+    if items:
+        x.limit_lines = b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (b", ".join(policies), b", ".join(items))
+    if tightest is not None:
+        x.legacy_limit_lines = legacy_lines(tightest[1].settings.limit, tightest[2])
+    if denied:
+        _refuse(route, plane, denied)
+
+
+def _refuse(route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check]]) -> None:
+    for _, limit, check in denied:
+        plane.top_keys.denied(route.name, limit.name, check.digest)
+    wait, limit, _ = max(denied, key=lambda one: one[0])
+    seconds = seconds_up(wait)
+    raise Failed(
+        Failure.RATE_LIMITED,
+        limit.reached,
+        fields=(b"Retry-After: %d" % seconds,),
+        members={"limit": limit.name, "violated-policies": [one.name for _, one, _ in denied], "retry_after": seconds},
+    )
+
+
+# -- keys and costs ----------------------------------------------------------------------------------------------------
+
+
+def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
+    """The limit with the request's key and cost; None when it does not apply."""
+    if limit.simple is _CLIENT_IP:
+        value = client_key(x)
+        digest = limit.digest.one(value) if value is not None else _digest_without(limit, [None])
+    else:
+        values = [_part(x, route, part, name) for part, name in limit.key]
+        digest = limit.digest.many(values) if None not in values else _digest_without(limit, values)
+    if digest is None:
+        return None
+    if limit.plain:
+        return Check(limit, limit.tier, digest, limit.cost.default)
+    if digest in limit.exempt_keys or (
+        limit.exempt_networks and (x.client or x.client_connection.peer) in limit.exempt_networks
+    ):
+        limit.metrics.counts[_EXEMPT + _NOBODY] += 1
+        return None
+    cost = limit.cost.default
+    if limit.cost_field is not None:
+        cost = limit.cost.of(_part(x, route, *limit.cost_field))
+    return Check(limit, limit.overrides.get(digest, limit.tier), digest, cost)
+
+
+def _digest_without(limit: Limit, values: list[bytes | None]) -> bytes | None:
+    """What `missing` says of a request that lacks a part of the key."""
+    if limit.missing is Missing.SHARE:
+        return limit.digest.many(values)
+    if limit.missing is Missing.SKIP or not limit.enforce:
+        limit.metrics.counts[_SKIPPED + _NOBODY] += 1
+        return None
+    limit.metrics.counts[_MISSING + _NOBODY] += 1
+    raise Failed(
+        Failure.RATE_LIMITED,
+        f"the request lacks what the limit `{limit.name}` counts by",
+        members={"limit": limit.name, "violated-policies": [limit.name]},
+    )
+
+
+def address_key(address: IPv4Address | IPv6Address) -> bytes:
+    """An address as a key: IPv4 whole, of IPv6 the /64 that one subscriber has."""
+    return address.packed if address.version == 4 else address.packed[:8]
+
+
+def client_key(x: Exchange) -> bytes | None:
+    """The client's address as a key; None when it has none (Unix sockets)."""
+    if x.client is not None:
+        return address_key(x.client)
+    connection = x.client_connection
+    key = connection.limit_key
+    if key is None and connection.peer is not None:
+        key = connection.limit_key = address_key(connection.peer)
+    return key
+
+
+def _part(x: Exchange, route: Route, part: KeyPart, name: bytes) -> bytes | None:
+    """One part of a key; None when the request has no such part."""
+    if part is _CLIENT_IP:
+        return client_key(x)
+    if part is _HEADER:
+        return x.field_value(name)
+    if part is _QUERY:
+        return x.query().get(name)
+    if part is _COOKIE:
+        return cookie_value(x.field_value(b"cookie"), name)
+    if part is _PATH:
+        wanted = name.decode("utf-8")
+        return next((value for parameter, value in x.parameters if parameter == wanted), None)
+    if part is _HOST:
+        return x.host
+    if part is _METHOD:
+        return x.head.method
+    if part is _ROUTE:
+        return route.name.encode("ascii")
+    return name
+
+
+def cookie_value(field: bytes | None, name: bytes) -> bytes | None:
+    """The first cookie of this name in a `Cookie` field (RFC 6265 5.4)."""
+    if field is None:
+        return None
+    # Several Cookie lines are read as one list (RFC 9110 5.3), so a comma may stand where a semicolon should.
+    for pair in field.replace(b", ", b"; ").split(b";"):
+        found, equals, value = pair.strip(b" \t").partition(b"=")
+        if equals and found == name:
+            return value
+    return None
