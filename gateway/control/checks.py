@@ -8,6 +8,7 @@ from typing import Final
 from gateway.control import tls
 from gateway.control.addresses import Address
 from gateway.control.effective import strip_prefix
+from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
 from gateway.control.problems import Problem
 from gateway.control.schema import Config, FieldEdits, ListenTls, Policies, Route, Upstream, UpstreamTls
@@ -33,6 +34,7 @@ def check(config: Config, positions: Positions) -> list[Problem]:
         *_upstreams(config, positions),
         *_policies(("defaults",), config.defaults, config, positions),
         *(problem for index in range(len(config.routes)) for problem in _route(index, config, positions)),
+        *check_limits(config, positions),
         *_hidden(config, positions),
     ]
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from gateway.control import tls
 from gateway.control.addresses import Address, EndpointUrl
 from gateway.control.effective import Edits, effective, strip_prefix
+from gateway.control.limits_compile import compile_limits, fields_read, redis_settings
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.schema import Config, Server, UpstreamTls
@@ -75,7 +76,8 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
         upstreams=tuple(upstreams.values()),
         unmatched=metrics.route(UNMATCHED),
         config_hash=loaded.hash,
-        match_fields=frozenset(name for match in matches for name, _ in match.headers),
+        match_fields=frozenset(name for match in matches for name, _ in match.headers) | frozenset(fields_read(config)),
+        redis=redis_settings(config.redis),
     )
 
 
@@ -121,6 +123,7 @@ def _server(server: Server) -> ServerSettings:
             requests_per_connection=limits.requests_per_connection,
             tunnels=limits.tunnels,
             upload_rate=max(0, limits.upload_rate),
+            rate_limit_keys=limits.rate_limit_keys,
         ),
         timeouts=ServerTimeouts(
             header=timeouts.header,
@@ -233,6 +236,7 @@ def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: 
         upgrades=frozenset(protocol.encode("ascii") for protocol in resolved.upgrades.value),
         server_timing=ServerTiming(resolved.server_timing.value),
         access_log=resolved.access_log.value,
+        rate_limit=compile_limits(config, index, metrics),
     )
 
 

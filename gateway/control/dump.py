@@ -19,7 +19,8 @@ def effective_config(loaded: Loaded) -> dict[str, Any]:
     set are hidden, because they may be credentials."""
     config = loaded.config
     dumped = {
-        name: _plain(getattr(config, name)) for name in ("version", "include", "server", "admin", "access_log", "upstreams")
+        name: _plain(getattr(config, name))
+        for name in ("version", "include", "server", "admin", "access_log", "redis", "upstreams")
     }
     dumped["routes"] = [_route(loaded, index) for index in range(len(config.routes))]
     return {"hash": loaded.hash, **dumped}
@@ -37,6 +38,7 @@ def _route(loaded: Loaded, index: int) -> dict[str, Any]:
         "upgrades": list(values.upgrades.value),
         "server_timing": values.server_timing.value,
         "access_log": values.access_log.value,
+        "rate_limit": [_plain(limit) for limit in values.rate_limit.value],
     }
 
 

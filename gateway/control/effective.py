@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from gateway.control.limits import RateLimit
 from gateway.control.nodes import Loc
 from gateway.control.schema import EDITS_OFF, WEBSOCKET, Config, FieldEdits, Policies, Route
 from gateway.policies.timeout import TimeoutSettings
@@ -50,6 +51,7 @@ class Effective:
     upgrades: Value[tuple[str, ...]]
     server_timing: Value[str]
     access_log: Value[bool]
+    rate_limit: Value[tuple[RateLimit, ...]]
 
 
 def effective(config: Config, index: int) -> Effective:
@@ -68,6 +70,7 @@ def effective(config: Config, index: int) -> Effective:
         upgrades=_first(scopes, "upgrades", (WEBSOCKET,)),
         server_timing=_first(scopes, "server_timing", "on_request"),
         access_log=_first(scopes, "access_log", True),
+        rate_limit=_first(scopes, "rate_limit", ()),
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
+from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
-from gateway.control.matches import route_matches
+from gateway.control.matches import Request, route_matches
 from gateway.control.nodes import Loc
 from gateway.control.schema import Route
 from gateway.control.units import format_duration, format_size
@@ -20,17 +20,6 @@ from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllo
 
 class RequestError(ValueError):
     """The request to explain is not one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request as the router sees it."""
-
-    method: bytes
-    host: bytes
-    path: bytes
-    query: dict[bytes, bytes]
-    headers: dict[bytes, bytes]
 
 
 def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str]) -> Request:
@@ -89,7 +78,7 @@ def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) 
         reason = _reason(loaded, matches, request, index, winner)
         lines.append(f"{mark} {config.routes[index].name:<{width}}  {place}  {reason}")
     if isinstance(found, Found):
-        lines += ["", f"what holds for `{config.routes[winner].name}`:", *_holds(loaded, winner, found.parameters)]
+        lines += ["", f"what holds for `{config.routes[winner].name}`:", *_holds(loaded, winner, found.parameters, request)]
     return "\n".join(lines)
 
 
@@ -195,7 +184,7 @@ def _advantage(better: Match, worse: Match) -> str:
 # -- what holds ------------------------------------------------------------------------------------------------------
 
 
-def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]) -> list[str]:
+def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...], request: Request) -> list[str]:
     values = effective(loaded.config, index)
     route = loaded.config.routes[index]
     rows: list[tuple[str, str, str]] = [(f"parameter {name}", repr(value)[1:], "") for name, value in parameters]
@@ -210,6 +199,7 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
         rows.append(("upgrades", ", ".join(values.upgrades.value) or "off", _origin(loaded, values.upgrades)))
     rows.append(("server_timing", values.server_timing.value, _origin(loaded, values.server_timing)))
     rows.append(("access_log", str(values.access_log.value).lower(), _origin(loaded, values.access_log)))
+    rows += limit_rows(loaded, index, request, parameters)
     wide, long = max(len(row[0]) for row in rows), min(48, max(len(row[1]) for row in rows))
     return [f"  {name:<{wide}}  {value:<{long}}  {origin}".rstrip() for name, value, origin in rows]
 

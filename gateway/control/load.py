@@ -261,7 +261,7 @@ def _explained(error: dict[str, Any], positions: Positions) -> Problem | None:
     node = positions.find(loc)[0]
     if isinstance(node, Scalar) and node.broken:
         return None
-    if kind == "too_short" and isinstance(node, Sequence) and node.items:
+    if kind == "too_short" and (not isinstance(node, Sequence) or node.items):
         return None  # each of its entries is reported already
     context = error.get("ctx", {})
     name = next((str(step) for step in reversed(positions.written_part(loc)) if isinstance(step, str)), "")

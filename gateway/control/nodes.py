@@ -293,6 +293,8 @@ class Positions:
                 key, node = node.items[step]
             elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
                 key, node = None, node.items[step]
+            elif step == 0 and not isinstance(node, Sequence):
+                continue  # a single value stands for a list of one
             else:
                 return node, key, False
         return node, key, True

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from gateway.control import addresses, units, values
+from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
 
@@ -56,6 +57,12 @@ class ServerLimits(Model):
     upload_rate: values.BodySize = setting(
         "240B",
         "Bytes per second a client must upload on average, after a grace of 5 s beyond `body_idle`; less is 408. `off`: any.",
+    )
+    rate_limit_keys: int = setting(
+        100_000,
+        "Most keys of rate limits that are counted in process, at about 300 bytes each; the oldest leave first.",
+        ge=100,
+        le=100_000_000,
     )
 
 
@@ -167,6 +174,9 @@ ServerTiming = Annotated[str, *choice("on_request", "always", "off")]
 Switch = Annotated[bool, Field(description="`true` or `false`.")]
 
 
+RateLimits = Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)]
+
+
 class Policies(Model):
     """What a route decides and inherits."""
 
@@ -186,6 +196,11 @@ class Policies(Model):
         "When a response carries `Server-Timing`: `on_request` (default: if it has `X-Server-Timing: 1`), `always`, `off`.",
     )
     access_log: bool | None = setting(None, "Whether requests are logged. Default `true`.")
+    rate_limit: Annotated[RateLimits | None, OneOrSeveral(), OrOff(())] = setting(
+        None,
+        "How many requests are let through: one limit, or a list of named ones that are checked together. Short form: "
+        "`rate_limit: 100/min`. Those of a route replace those of `defaults`; `off`: none.",
+    )
 
 
 class Defaults(Policies):
@@ -324,6 +339,7 @@ class Config(Model):
     server: Server = setting({}, "The side that clients see.")
     admin: Admin = setting({}, "The admin listener.")
     access_log: Annotated[AccessLog | None, OrOff(None)] = setting({}, "The access log; `off`: none.")
+    redis: Redis = setting({}, "Where the counts of rate limits are kept. Short form: `redis: redis://host:6379`.")
     defaults: Defaults = setting({}, "What every route inherits, field by field.")
     upstreams: dict[values.Name, Upstream] = setting({}, "Name ▸ a group of endpoints.")
     routes: tuple[Route, ...] = required("The routes. Their order decides only between equals.", min_length=1)

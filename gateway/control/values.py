@@ -168,6 +168,18 @@ def _own_field_name(text: str) -> str:
     return text
 
 
+def own_key_field(text: str) -> str:
+    """The name of a header that rate limits may count by, in lower case."""
+    name = _parse_field_name(text).lower()
+    if name.encode("ascii") in HOP_BY_HOP or name in ("content-length", "trailer", "expect", "via"):
+        raise invalid("nothing can be counted by this header: it is about the connection or the framing")
+    if name == "host":
+        raise invalid("use `host`")
+    if name in ("x-forwarded-for", "forwarded", "x-real-ip"):
+        raise invalid("any client can write this header", "use `client_ip`, and `server.trusted_proxies`")
+    return name
+
+
 def _parse_field_value(text: str) -> str:
     if len(text) > 4096:
         raise invalid("a header value is at most 4096 characters long")

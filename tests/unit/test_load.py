@@ -233,7 +233,7 @@ def test_errors_in_a_route(write: Write, route: str, marked: str, message: str) 
         ("server: {request_id: {header: Cookie}}", "meaning of its own"),
         ("server: {name: 1a}", "starts with a letter"),
         ("server: {workers: 2}", "unknown field `workers`"),
-        ("redis: {url: x}", "unknown field `redis`"),
+        ("redsi: {url: x}", "unknown field `redsi`"),
         ("admin: {listen: true}", "expected an address"),
         ("defaults: {timeout: {request: 1s, attempt: 2s}}", "longer than `request` (1s)"),
         ("defaults: {request_fields: {set: {X: a}, remove: [x]}}", "removed and set"),

@@ -1,0 +1,201 @@
+"""`rate_limit:` and `redis:` ▸ what the data plane asks per request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from ipaddress import ip_network
+from struct import pack
+from typing import Final
+
+from gateway.control.effective import effective
+from gateway.control.limits import Candidate, Part, RateLimit, Redis
+from gateway.control.schema import Config
+from gateway.control.units import format_duration
+from gateway.headers import Networks
+from gateway.metrics import GatewayMetrics
+from gateway.policies.rate_limit import (
+    Algorithm,
+    CostSettings,
+    Headers,
+    KeyDigest,
+    LimitSettings,
+    Missing,
+    OnStoreError,
+    policy_item,
+    rule_of,
+)
+from gateway.snapshot import KeyPart, Limit, LimitTier, RedisSettings
+
+PACKED: Final = "<Bddd"
+"""Algorithm and 8 for "enforced", capacity, limit, period in microseconds: see `limit_store.lua`."""
+
+_CODES: Final = {Algorithm.SLIDING_WINDOW: 0, Algorithm.SLIDING_LOG: 1, Algorithm.TOKEN_BUCKET: 2}
+
+
+def redis_settings(redis: Redis) -> RedisSettings | None:
+    """The store outside the process; None without one. Raises ValueError when the password file cannot be read."""
+    url = redis.url
+    if not url.scheme:
+        return None
+    return RedisSettings(
+        scheme=url.scheme,
+        nodes=url.nodes,
+        path=url.path,
+        tls=url.tls,
+        ca=str(redis.ca) if redis.ca is not None else "",
+        database=url.database,
+        service=url.service,
+        username=redis.username or url.username,
+        password=redis.secret("password") or url.password,
+        timeout=redis.timeout,
+        prefix=redis.prefix.encode("ascii"),
+        shown=str(url),
+    )
+
+
+def settings_of(limit: RateLimit) -> LimitSettings:
+    """The numbers of a limit."""
+    return LimitSettings(limit.limit.limit, limit.limit.per or limit.per or 0.0, Algorithm(limit.algorithm), limit.burst or 0)
+
+
+def candidate_settings(limit: RateLimit, candidate: Candidate) -> LimitSettings:
+    """The numbers of a candidate; what it does not say is as in the limit around it."""
+    live = settings_of(limit)
+    algorithm = Algorithm(candidate.algorithm or limit.algorithm)
+    burst = (candidate.burst or live.burst) if algorithm is Algorithm.TOKEN_BUCKET else 0
+    return LimitSettings(candidate.limit.limit, candidate.limit.per or candidate.per or live.per, algorithm, burst)
+
+
+def most_cost(limit: RateLimit) -> int:
+    """The most that a request can take."""
+    return max(limit.cost.default, limit.cost.max or 0)
+
+
+def key_value(limit: RateLimit, written: str) -> list[bytes]:
+    """The parts of a key as an operator writes it under `overrides` and `exempt`. Raises ValueError."""
+    texts = written.split("|") if len(limit.key) > 1 else [written]
+    if len(texts) != len(limit.key):
+        raise ValueError(f"the key has {len(limit.key)} parts: write their values joined by `|`")
+    return [_part_value(part, text) for part, text in zip(limit.key, texts, strict=True)]
+
+
+def _part_value(part: Part, text: str) -> bytes:
+    if part.kind != "client_ip":
+        return text.encode("utf-8")
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("the key is a client address, such as `192.0.2.7` or `2001:db8:1:2::/64`") from None
+    if network.version == 4:
+        if network.prefixlen != 32:
+            raise ValueError("one address, not a range; for ranges there is `exempt.cidrs`")
+        return network.network_address.packed
+    if network.prefixlen not in (64, 128):
+        raise ValueError("IPv6 clients are counted by /64: write `2001:db8:1:2::/64`")
+    return network.network_address.packed[:8]
+
+
+def limit_id(scope: str, name: str, settings: LimitSettings) -> bytes:
+    """What the counts of a limit are kept under. Other numbers go on with the same counts; another algorithm or period does
+    not, since its counts mean something else."""
+    text = "\0".join((scope, name, settings.algorithm.value, repr(settings.per)))
+    return blake2b(text.encode("utf-8"), digest_size=6).hexdigest().encode("ascii")
+
+
+def compile_limits(config: Config, index: int, metrics: GatewayMetrics) -> tuple[Limit, ...] | None:
+    """The limits of route number `index`; None when it has none."""
+    found = effective(config, index).rate_limit
+    route = config.routes[index].name
+    # A limit of `defaults` is one limit for all routes that inherit it.
+    scope = "" if found.origin is not None and found.origin[0] == "defaults" else route
+    share = config.redis.expected_instances if config.redis.url.scheme else 1
+    limits = [one for limit in found.value if limit.mode != "off" for one in _compiled(limit, route, scope, share, metrics)]
+    return tuple(limits) or None
+
+
+def fields_read(config: Config) -> Iterator[bytes]:
+    """The request fields that rate limits read, in lower case."""
+    for index in range(len(config.routes)):
+        for limit in effective(config, index).rate_limit.value:
+            if limit.cost.header is not None:
+                yield limit.cost.header.lower().encode("ascii")
+            for part in limit.key:
+                if part.kind == "header":
+                    yield part.name.encode("ascii")
+                elif part.kind == "cookie":
+                    yield b"cookie"
+
+
+def _compiled(limit: RateLimit, route: str, scope: str, share: int, metrics: GatewayMetrics) -> Iterator[Limit]:
+    yield _limit(limit, limit.name, settings_of(limit), route, scope, share, metrics, candidate=False)
+    if limit.candidate is not None:
+        settings = candidate_settings(limit, limit.candidate)
+        yield _limit(limit, f"{limit.name}.candidate", settings, route, scope, share, metrics, candidate=True)
+
+
+def _limit(
+    limit: RateLimit,
+    name: str,
+    settings: LimitSettings,
+    route: str,
+    scope: str,
+    share: int,
+    metrics: GatewayMetrics,
+    *,
+    candidate: bool,
+) -> Limit:
+    enforce = limit.mode == "enforce" and not candidate
+    digest = KeyDigest([str(part) for part in limit.key])
+    overrides = {}
+    if not candidate:
+        for written, override in limit.overrides.items():
+            special = LimitSettings(override.limit, settings.per, settings.algorithm, override.burst or 0)
+            overrides[digest.many(key_value(limit, written))] = _tier(limit, name, special, share, enforce=enforce)
+    field = None
+    if limit.cost.header is not None:
+        field = (KeyPart.HEADER, limit.cost.header.lower().encode("ascii"))
+    elif limit.cost.query is not None:
+        field = (KeyPart.QUERY, limit.cost.query.encode("utf-8"))
+    exempt_keys = frozenset(digest.many(key_value(limit, written)) for written in limit.exempt.keys)
+    cost = limit.cost
+    return Limit(
+        name=name,
+        id=limit_id(scope, name, settings),
+        enforce=enforce,
+        candidate=candidate,
+        tier=_tier(limit, name, settings, share, enforce=enforce),
+        overrides=overrides,
+        key=tuple((KeyPart(part.kind), part.name.encode("utf-8")) for part in limit.key),
+        simple=KeyPart(limit.key[0].kind) if len(limit.key) == 1 and not limit.key[0].name else None,
+        digest=digest,
+        missing=Missing(limit.missing),
+        cost=CostSettings(cost.default, cost.min, cost.max or cost.default),
+        cost_field=field,
+        exempt_networks=Networks(limit.exempt.cidrs),
+        exempt_keys=exempt_keys,
+        plain=not (overrides or field or exempt_keys or limit.exempt.cidrs),
+        on_store_error=OnStoreError(limit.on_store_error),
+        headers=Headers(limit.headers) if enforce else Headers.NONE,
+        item=b'"%b"' % name.encode("ascii"),
+        reached=f"the limit `{name}` ({in_words(settings)}) is reached",
+        metrics=metrics.limit(route, name),
+    )
+
+
+def _tier(limit: RateLimit, name: str, settings: LimitSettings, share: int, *, enforce: bool) -> LimitTier:
+    local = settings.share(share, most_cost(limit)) if share > 1 else settings
+    code = _CODES[settings.algorithm] + (8 if enforce else 0)
+    return LimitTier(
+        settings=settings,
+        rule=rule_of(local),
+        packed=pack(PACKED, code, settings.capacity, settings.limit, round(settings.per * 1_000_000)),
+        policy=policy_item(name, settings),
+        near=-(-settings.capacity // 5),
+    )
+
+
+def in_words(settings: LimitSettings) -> str:
+    """`100 per 1m`, with the burst of a token bucket."""
+    burst = f", burst {settings.capacity}" if settings.algorithm is Algorithm.TOKEN_BUCKET else ""
+    return f"{settings.limit} per {format_duration(settings.per)}{burst}"

@@ -1,0 +1,141 @@
+"""The counts in process: bounded, and all or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import pytest
+
+from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of
+from gateway.ports import Check
+from gateway.proxy.limit_store import LocalStore
+
+NOW = 1_000_000_000
+
+
+@dataclass
+class Tier:
+    """Settings without the rest."""
+
+    rule: Rule
+    packed: bytes = b""
+
+
+@dataclass
+class Limit:
+    """What a store knows of a limit."""
+
+    id: bytes
+    enforce: bool = True
+
+
+def check(name: str, limit: int, key: bytes = b"k", *, cost: int = 1, enforce: bool = True, per: float = 60.0) -> Check:
+    """One limit asked for one key."""
+    return Check(Limit(name.encode(), enforce), Tier(rule_of(LimitSettings(limit, per))), key, cost)
+
+
+def admitted(store: LocalStore, *checks: Check, now: int = NOW) -> list[bool]:
+    """Ask them together."""
+    return [wait == 0 for _, _, wait in store.decide(checks, now)]
+
+
+def test_when_one_limit_denies_none_is_charged() -> None:
+    """The limits of a request are all charged or none is."""
+    store = LocalStore(1000)
+    for _ in range(3):
+        assert admitted(store, check("a", 5), check("b", 3)) == [True, True]
+    for _ in range(4):
+        assert admitted(store, check("a", 5), check("b", 3)) == [True, False]
+
+    assert store.decide([check("a", 5, cost=0)], NOW)[0][0] == 2
+
+
+def test_a_shadow_limit_changes_nothing_for_the_others() -> None:
+    """It is charged when it would admit, and its denial is only a verdict."""
+    store = LocalStore(1000)
+    shadow = check("s", 2, enforce=False)
+    verdicts = [admitted(store, check("a", 5), shadow) for _ in range(6)]
+
+    assert verdicts == [[True, True], [True, True], [True, False], [True, False], [True, False], [False, False]]
+    assert store.decide([check("s", 2, cost=0, enforce=False)], NOW)[0][0] == 0
+
+
+def test_the_least_recently_charged_key_leaves_first() -> None:
+    """A key that is in use keeps its count while others come and go."""
+    store = LocalStore(100)
+    for number in range(1000):
+        admitted(store, check("a", 10_000, b"%d" % number))
+        admitted(store, check("a", 10_000, b"busy"))
+
+    assert len(store) == 100
+    assert store.decide([check("a", 10_000, b"busy", cost=0)], NOW)[0][0] == 9000
+
+
+def test_a_flood_at_one_limit_leaves_the_keys_of_another() -> None:
+    """Who fills the store loses keys."""
+    store = LocalStore(100)
+    for number in range(10):
+        admitted(store, check("quiet", 5, b"%d" % number))
+    for number in range(10_000):
+        admitted(store, check("flooded", 5, b"%d" % number))
+
+    assert len(store) == 100
+    assert store.decide([check("quiet", 5, b"0", cost=0)], NOW)[0][0] == 4
+
+
+def test_what_says_nothing_any_more_is_dropped() -> None:
+    """Keys whose windows are over leave with the next new keys, two at a time."""
+    store = LocalStore(1000)
+    for number in range(100):
+        admitted(store, check("a", 5, b"%d" % number, per=1.0))
+    for number in range(60):
+        admitted(store, check("a", 5, b"later %d" % number, per=1.0), now=NOW + 10_000_000)
+
+    assert len(store) == 60
+
+
+def test_denied_keys_that_were_never_charged_take_no_room() -> None:
+    """Only what is charged is kept."""
+    store = LocalStore(1000)
+    admitted(store, check("full", 1))
+    for number in range(100):
+        admitted(store, check("full", 1), check("a", 5, b"%d" % number))
+
+    assert len(store) == 1
+
+
+def test_a_log_counts_for_its_size() -> None:
+    """The bound is on memory: a key of a log of 1000 takes the place of 32 others."""
+    store = LocalStore(320)
+    tier = Tier(rule_of(LimitSettings(1000, 60.0, Algorithm.SLIDING_LOG)))
+    for number in range(100):
+        store.decide([Check(Limit(b"log"), tier, b"%d" % number, 1)], NOW)
+
+    assert len(store) == 10
+
+
+def test_a_reset_key_begins_anew() -> None:
+    """`reset` tells whether there was something to forget."""
+    store = LocalStore(10)
+    admitted(store, check("a", 1))
+
+    assert store.reset(b"a", b"k")
+    assert not store.reset(b"a", b"k")
+    assert admitted(store, check("a", 1)) == [True]
+
+
+@pytest.mark.slow
+def test_a_million_keys_cost_the_same_per_check_in_bounded_memory() -> None:
+    """Constant time: the last hundred thousand keys cost about what the first did, with the store full all the while."""
+    store = LocalStore(100_000)
+    limit, tier = Limit(b"a"), Tier(rule_of(LimitSettings(10, 60.0)))
+    laps = []
+    for lap in range(10):
+        start = perf_counter()
+        for number in range(100_000):
+            store.decide([Check(limit, tier, b"%d/%d" % (lap, number), 1)], NOW)
+        laps.append(perf_counter() - start)
+
+    assert len(store) == 100_000
+    assert min(laps[5:]) < 3 * min(laps[:2])
