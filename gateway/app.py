@@ -22,9 +22,10 @@ from gateway.control.compile import compile_config, listener
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
 from gateway.control.problems import ConfigError, render_text
-from gateway.metrics import GatewayMetrics, UpstreamMetrics
+from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.plane import DataPlane
+from gateway.proxy.redis_store import RedisStore
 from gateway.proxy.server import DownstreamConnection
 from gateway.proxy.upstream import EndpointPool
 from gateway.snapshot import Endpoint, Listener, Snapshot, UpstreamSettings
@@ -55,6 +56,7 @@ class App:
         self._servers: list[asyncio.Server] = []
         self._admin: web.AppRunner | None = None
         self._access_log: AccessLog | None = None
+        self._limit_store: RedisStore | None = None
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
@@ -93,7 +95,11 @@ class App:
         snapshot = compile_config(self.loaded, self.metrics, make_pool)
         _raise_file_limit(snapshot.server.limits.connections)
         self._access_log = self._open_access_log()
-        self.plane = DataPlane(loop, snapshot, self.metrics, self._access_log)
+        if snapshot.redis is not None:
+            self.metrics.store = StoreMetrics()
+            self._limit_store = RedisStore(snapshot.redis, self.metrics.store)
+            await self._limit_store.start()
+        self.plane = DataPlane(loop, snapshot, self.metrics, self._access_log, self._limit_store)
         for one in snapshot.server.listeners:
             self._servers.append(await self._listen(one))
             _log.info("listening on %s", one)
@@ -204,6 +210,8 @@ class App:
                 _remove_socket(one)
         if self._admin is not None:
             await self._admin.cleanup()
+        if self._limit_store is not None:
+            await self._limit_store.stop()
         if self._access_log is not None:
             self._access_log.close()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 from ipaddress import ip_network
-from struct import pack
-from typing import Final
 
 from gateway.control.effective import effective
 from gateway.control.limits import Candidate, Part, RateLimit, Redis
@@ -26,11 +24,6 @@ from gateway.policies.rate_limit import (
     rule_of,
 )
 from gateway.snapshot import KeyPart, Limit, LimitTier, RedisSettings
-
-PACKED: Final = "<Bddd"
-"""Algorithm and 8 for "enforced", capacity, limit, period in microseconds: see `limit_store.lua`."""
-
-_CODES: Final = {Algorithm.SLIDING_WINDOW: 0, Algorithm.SLIDING_LOG: 1, Algorithm.TOKEN_BUCKET: 2}
 
 
 def redis_settings(redis: Redis) -> RedisSettings | None:
@@ -185,11 +178,10 @@ def _limit(
 
 def _tier(limit: RateLimit, name: str, settings: LimitSettings, share: int, *, enforce: bool) -> LimitTier:
     local = settings.share(share, most_cost(limit)) if share > 1 else settings
-    code = _CODES[settings.algorithm] + (8 if enforce else 0)
     return LimitTier(
         settings=settings,
         rule=rule_of(local),
-        packed=pack(PACKED, code, settings.capacity, settings.limit, round(settings.per * 1_000_000)),
+        packed=settings.packed(enforce=enforce),
         policy=policy_item(name, settings),
         near=-(-settings.capacity // 5),
     )

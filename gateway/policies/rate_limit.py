@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from math import ceil
+from struct import pack
 from typing import Any, Final, Protocol, TypeAlias
 
 MICROSECONDS: Final = 1_000_000
@@ -87,11 +88,19 @@ class LimitSettings:
         """The most that is ever admitted at once."""
         return (self.burst or self.limit) if self.algorithm is Algorithm.TOKEN_BUCKET else self.limit
 
+    def packed(self, *, enforce: bool) -> bytes:
+        """As `limit_store.lua` reads them: algorithm and 8 for "enforced", capacity, limit, period in microseconds."""
+        code = _CODES[self.algorithm] + (8 if enforce else 0)
+        return pack("<Bddd", code, self.capacity, self.limit, round(self.per * MICROSECONDS))
+
     def share(self, of: int, at_least: int) -> LimitSettings:
         """The settings of one of `of` gateways that cannot see each other; a request of cost `at_least` still fits."""
         limit = max(-(-self.limit // of), 1 if self.algorithm is Algorithm.TOKEN_BUCKET else at_least)
         burst = max(-(-self.capacity // of), at_least) if self.algorithm is Algorithm.TOKEN_BUCKET else 0
         return LimitSettings(limit, self.per, self.algorithm, burst)
+
+
+_CODES: Final = {Algorithm.SLIDING_WINDOW: 0, Algorithm.SLIDING_LOG: 1, Algorithm.TOKEN_BUCKET: 2}
 
 
 # -- the algorithms ----------------------------------------------------------------------------------------------------

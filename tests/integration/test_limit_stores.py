@@ -1,0 +1,339 @@
+"""One suite for every store of rate limits: the same sequences, the same verdicts. And what only a store outside does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from gateway.metrics import StoreMetrics
+from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, Verdict, rule_of
+from gateway.ports import Answers, Check, LimitCall, LimitStore
+from gateway.proxy.limit_store import LocalStore
+from gateway.proxy.redis_store import LARGEST_BATCH, LONGEST_QUEUE, RedisStore
+from gateway.snapshot import RedisSettings
+from tests.redis_server import Cluster, Server
+from tests.support import eventually
+
+STORES = ("local", "redis", "cluster")
+
+
+@dataclass
+class Tier:
+    """Settings of a limit."""
+
+    rule: Rule
+    packed: bytes
+
+
+@dataclass
+class Limit:
+    """What a store knows of a limit."""
+
+    id: bytes
+    enforce: bool = True
+
+
+_names = iter(range(10**9))
+
+
+def check(settings: LimitSettings, key: bytes = b"k", *, cost: int = 1, enforce: bool = True, name: str = "") -> Check:
+    """One limit asked for one key; without a name it is a limit that nobody has asked before."""
+    limit = Limit((name or f"limit-{next(_names)}").encode(), enforce)
+    return Check(limit, Tier(rule_of(settings), settings.packed(enforce=enforce)), key.ljust(16, b"\0"), cost)
+
+
+def again(one: Check, cost: int = 1) -> Check:
+    """The same once more."""
+    return Check(one.limit, one.tier, one.digest, cost)
+
+
+async def ask(store: LimitStore, *checks: Check) -> list[Verdict]:
+    """Ask the limits of one request."""
+    return (await asked(store, *checks)).verdicts
+
+
+async def asked(store: LimitStore, *checks: Check) -> LimitCall:
+    """The same, with who answered."""
+    call = LimitCall(list(checks))
+    store.ask(call)
+    if not call.done:
+        done = asyncio.get_running_loop().create_future()
+        call.wake = lambda: done.set_result(None)
+        async with asyncio.timeout(5):
+            await done
+    assert call.done
+    return call
+
+
+async def admits(store: LimitStore, *checks: Check) -> bool:
+    """Whether the request passes."""
+    call = await asked(store, *checks)
+    return not any(wait for (_, _, wait), one in zip(call.verdicts, call.checks, strict=True) if one.limit.enforce)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the module."""
+    started = Server(tmp_path_factory.mktemp("redis"))
+    yield started
+    started.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes for the module."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.kill()
+
+
+@asynccontextmanager
+async def redis_store(*ports: int, scheme: str = "redis", timeout: float = 0.5) -> AsyncIterator[RedisStore]:
+    """A store with room for a busy machine."""
+    nodes = tuple(("127.0.0.1", port) for port in ports)
+    started = RedisStore(RedisSettings(scheme, nodes, timeout=timeout, shown="redis"), StoreMetrics())
+    await started.start()
+    try:
+        assert started.up
+        yield started
+    finally:
+        await started.stop()
+
+
+OpenStore: TypeAlias = Callable[[], Awaitable[LimitStore]]
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
+    """Each store in turn."""
+    if request.param == "local":
+        yield LocalStore(10_000)
+        return
+    if request.param == "redis":
+        async with redis_store(request.getfixturevalue("server").port) as one:
+            yield one
+        return
+    nodes = request.getfixturevalue("cluster").servers
+    async with redis_store(*[node.port for node in nodes], scheme="cluster") as one:
+        yield one
+
+
+# -- every store -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_the_limit_is_reached_and_not_passed(store: LimitStore, algorithm: Algorithm) -> None:
+    """Exactly the limit is admitted, `left` counts down, and a denial says when."""
+    one = check(LimitSettings(5, 60.0, algorithm))
+    verdicts = [(await ask(store, again(one)))[0] for _ in range(8)]
+
+    assert [left for left, _, _ in verdicts] == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert [wait == 0 for _, _, wait in verdicts] == [True] * 5 + [False] * 3
+    assert all(0 < wait <= 120_000_000 for _, _, wait in verdicts[5:])
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_who_waits_as_told_is_admitted(store: LimitStore, algorithm: Algorithm) -> None:
+    """After the wait of a denial the same cost passes."""
+    one = check(LimitSettings(4, 0.3, algorithm))
+    await ask(store, again(one, 4))
+    verdict = (await ask(store, again(one, 2)))[0]
+    assert verdict[2] > 0
+    await asyncio.sleep(verdict[2] / 1_000_000 + 0.002)
+
+    assert await admits(store, again(one, 2))
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_all_or_none(store: LimitStore, algorithm: Algorithm) -> None:
+    """When one limit denies, the others are not charged, whatever their keys."""
+    wide, narrow = check(LimitSettings(9, 60.0, algorithm), b"a"), check(LimitSettings(2, 60.0, algorithm), b"b")
+    got = [await admits(store, again(wide), again(narrow)) for _ in range(5)]
+
+    assert got == [True, True, False, False, False]
+    assert (await ask(store, again(wide)))[0][0] == 6
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_a_shadow_limit_denies_nothing(store: LimitStore, algorithm: Algorithm) -> None:
+    """It says what it would, and the enforced limits are charged regardless."""
+    live = check(LimitSettings(3, 60.0, algorithm))
+    shadow = check(LimitSettings(1, 60.0, algorithm), enforce=False)
+    verdicts = [await ask(store, again(live), again(shadow)) for _ in range(3)]
+
+    assert [one[0][2] for one in verdicts] == [0, 0, 0]
+    assert [one[1][2] == 0 for one in verdicts] == [True, False, False]
+    assert not await admits(store, again(live), again(shadow))
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_denials_are_free(store: LimitStore, algorithm: Algorithm) -> None:
+    """Who keeps asking while denied is admitted as soon as there is room."""
+    one = check(LimitSettings(2, 0.4, algorithm))
+    await ask(store, again(one, 2))
+    loop = asyncio.get_running_loop()
+    first = (await ask(store, again(one)))[0][2] / 1_000_000
+    begun = loop.time()
+    while not await admits(store, again(one)):
+        await asyncio.sleep(0.001)
+        assert loop.time() - begun < 3
+
+    assert loop.time() - begun < first + 0.1
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_costs(store: LimitStore, algorithm: Algorithm) -> None:
+    """A request that does not fit takes nothing, and a smaller one behind it still passes."""
+    one = check(LimitSettings(10, 60.0, algorithm))
+    got = [await admits(store, again(one, cost)) for cost in (7, 4, 3, 1)]
+
+    assert got == [True, False, True, False]
+
+
+async def test_burst_of_a_bucket(store: LimitStore) -> None:
+    """`burst` comes at once, then the rate."""
+    one = check(LimitSettings(100, 1.0, Algorithm.TOKEN_BUCKET, burst=5))
+    got = [await admits(store, again(one)) for _ in range(5)]
+
+    assert got == [True] * 5
+    wait = (await ask(store, again(one, 5)))[0][2]
+    assert 0 < wait <= 50_001
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_keys_are_counted_apart(store: LimitStore, algorithm: Algorithm) -> None:
+    """Another key has another count, in another slot or not."""
+    settings = LimitSettings(1, 60.0, algorithm)
+    got = [
+        await admits(store, check(settings, b"key-%d" % number, name=f"apart-{algorithm}-{id(store)}")) for number in range(20)
+    ]
+
+    assert got == [True] * 20
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_many_at_once_are_admitted_exactly(store: LimitStore, algorithm: Algorithm) -> None:
+    """A hundred requests at the same moment: the limit is admitted, not one more or less."""
+    one = check(LimitSettings(37, 60.0, algorithm))
+    got = await asyncio.gather(*(admits(store, again(one)) for _ in range(100)))
+
+    assert sum(got) == 37
+
+
+# -- Redis -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_several_gateways_share_one_count(server: Server, algorithm: Algorithm) -> None:
+    """Four stores ask for one key at the same time: together they admit the limit."""
+    one = check(LimitSettings(50, 60.0, algorithm))
+    async with (
+        redis_store(server.port) as a,
+        redis_store(server.port) as b,
+        redis_store(server.port) as c,
+        redis_store(server.port) as d,
+    ):
+        got = await asyncio.gather(*(admits(each, again(one)) for _ in range(50) for each in (a, b, c, d)))
+
+    assert sum(got) == 50
+
+
+async def test_what_waits_leaves_together(server: Server) -> None:
+    """Sixty-four requests at once are few calls of the script."""
+    one = check(LimitSettings(1000, 60.0))
+    async with redis_store(server.port) as store:
+        before = server.calls()
+        await asyncio.gather(*(ask(store, again(one), again(check(LimitSettings(9, 1.0)))) for _ in range(64)))
+
+        assert server.calls() - before <= 64 * 2 // LARGEST_BATCH + 2
+
+
+async def test_a_denial_is_remembered_until_it_is_over(server: Server) -> None:
+    """Requests of the same or a higher cost are denied without asking; a lower cost is asked."""
+    one = check(LimitSettings(10, 60.0))
+    async with redis_store(server.port) as store:
+        await ask(store, again(one, 7))
+        denied = await asked(store, again(one, 5))
+        before = server.calls()
+        same, more = await asked(store, again(one, 5)), await asked(store, again(one, 9))
+
+        assert denied.source == Answers.REDIS
+        assert (same.source, more.source) == (Answers.CACHE, Answers.CACHE)
+        assert abs(same.verdicts[0][2] - denied.verdicts[0][2]) < 1_000_000
+        assert server.calls() == before
+        assert await admits(store, again(one, 3))
+        store.forget()
+        assert (await asked(store, again(one, 5))).source == Answers.REDIS
+
+
+async def test_keys_hold_nothing_of_the_client(server: Server) -> None:
+    """Prefix, digest in braces, id of the limit: of one length, and gone when they say nothing any more."""
+    one = check(LimitSettings(5, 0.2), b"}{\0evil")
+    async with redis_store(server.port) as store:
+        await ask(store, again(one))
+    with server.client() as client:
+        (key,) = [key for key in client.keys() if key.endswith(one.limit.id)]
+        assert key.startswith(b"gateway:{" + one.digest.hex().encode() + b"}:")
+        assert 0 < client.pttl(key) <= 402
+        await eventually(lambda: not client.exists(key))
+
+
+async def test_a_cancelled_request_costs_no_connection(server: Server) -> None:
+    """Who leaves while waiting is skipped; the connection stays."""
+    one = check(LimitSettings(100, 60.0))
+    async with redis_store(server.port) as store:
+        with server.client() as client:
+            before = client.info("stats")["total_connections_received"]
+            calls = []
+            for _ in range(50):
+                call = LimitCall([again(one)])
+                store.ask(call)
+                call.abandoned = True
+                calls.append(call)
+            left = (await ask(store, again(one)))[0][0]
+
+            assert client.info("stats")["total_connections_received"] == before
+            assert left == 99
+
+
+async def test_the_queue_is_bounded(server: Server) -> None:
+    """More than fit are answered at once, as if the store were down."""
+    one = check(LimitSettings(10_000_000, 60.0))
+    async with redis_store(server.port, timeout=1.0) as store:
+        calls = [LimitCall([again(one)]) for _ in range(LONGEST_QUEUE + 10)]
+        for call in calls:
+            store.ask(call)
+        assert [call.source for call in calls if call.done] == [Answers.NONE] * 10
+        await eventually(lambda: all(call.done for call in calls))
+
+
+async def test_a_clock_that_steps_back_keeps_the_counts(server: Server) -> None:
+    """A state from the future, as after a failover to a server with another clock, still counts and blocks nobody for long."""
+    one = check(LimitSettings(5, 0.3))
+    async with redis_store(server.port) as store:
+        await ask(store, again(one, 4))
+        with server.client() as client:
+            (key,) = [key for key in client.keys() if key.endswith(one.limit.id)]
+            import struct
+
+            index, last, this = struct.unpack("<ddd", client.get(key))
+            client.set(key, struct.pack("<ddd", index + 1000, last, this), px=5000)
+        assert (await ask(store, again(one)))[0][0] == 0
+        wait = (await ask(store, again(one)))[0][2]
+        assert 0 < wait <= 600_001
+
+
+def test_the_suite_has_a_server(tmp_path: Path) -> None:
+    """Without a server these tests must fail, not be skipped."""
+    server = Server(tmp_path)
+    try:
+        with server.client() as client:
+            assert client.ping()
+    finally:
+        server.kill()
