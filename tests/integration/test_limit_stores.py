@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -278,7 +279,7 @@ async def test_keys_hold_nothing_of_the_client(server: Server) -> None:
     async with redis_store(server.port) as store:
         await ask(store, again(one))
     with server.client() as client:
-        (key,) = [key for key in client.keys() if key.endswith(one.limit.id)]
+        (key,) = [key for key in client.scan_iter() if key.endswith(one.limit.id)]
         assert key.startswith(b"gateway:{" + one.digest.hex().encode() + b"}:")
         assert 0 < client.pttl(key) <= 402
         await eventually(lambda: not client.exists(key))
@@ -319,9 +320,7 @@ async def test_a_clock_that_steps_back_keeps_the_counts(server: Server) -> None:
     async with redis_store(server.port) as store:
         await ask(store, again(one, 4))
         with server.client() as client:
-            (key,) = [key for key in client.keys() if key.endswith(one.limit.id)]
-            import struct
-
+            (key,) = [key for key in client.scan_iter() if key.endswith(one.limit.id)]
             index, last, this = struct.unpack("<ddd", client.get(key))
             client.set(key, struct.pack("<ddd", index + 1000, last, this), px=5000)
         assert (await ask(store, again(one)))[0][0] == 0
