@@ -15,7 +15,7 @@ from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.load_balancing import Balancer
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
-from gateway.ports import Pool
+from gateway.ports import Check, Pool
 from gateway.router import Router
 
 
@@ -241,6 +241,8 @@ class Limit:
     reached: str
     """What the problem says."""
     metrics: LimitMetrics
+    known: dict[bytes, Check] = field(default_factory=dict)
+    """Ready checks by client address: live, bounded, and only of a plain limit by `client_ip`."""
 
 
 @dataclass(frozen=True, slots=True)

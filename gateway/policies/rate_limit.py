@@ -105,7 +105,7 @@ _CODES: Final = {Algorithm.SLIDING_WINDOW: 0, Algorithm.SLIDING_LOG: 1, Algorith
 
 # -- the algorithms ----------------------------------------------------------------------------------------------------
 # Times are whole microseconds of one clock. A clock that steps back never loses what was counted, and never waits for the
-# clock to come back to where it was.
+# clock to come back to where it was. Waits are rounded up, and one microsecond is added for the rounding of what led to them.
 
 
 class Rule(Protocol):
@@ -175,10 +175,10 @@ class SlidingWindow:
         if this <= left:
             if last * (per - into) / per + this <= left:
                 return 0
-            return _up((per - into) - (left - this) * per / last)
+            return ceil((per - into) - (left - this) * per / last) + 1
         if left < 0:
             return 2 * per - into
-        return (per - into) + _up(per - left * per / this)
+        return per - into + ceil(per - left * per / this) + 1
 
     def over(self, state: list[int], now: int) -> bool:
         """See `Rule`."""
@@ -252,7 +252,7 @@ class TokenBucket:
     def wait(self, state: list[float], cost: int, now: int) -> int:
         """See `Rule`."""
         over = self._level(state, now) + cost - self.capacity
-        return _up(over * self.per / self.limit) if over > 0 else 0
+        return ceil(over * self.per / self.limit) + 1 if over > 0 else 0
 
     def over(self, state: list[float], now: int) -> bool:
         """See `Rule`."""
@@ -262,11 +262,6 @@ class TokenBucket:
         state[1] = min(state[1], now)
         level = state[0] - (now - state[1]) * self.limit / self.per
         return level if level > 0 else 0.0
-
-
-def _up(microseconds: float) -> int:
-    """The next whole microsecond, and one for the rounding of what led to it."""
-    return ceil(microseconds) + 1
 
 
 _RULES: Final[dict[Algorithm, type[SlidingWindow | SlidingLog | TokenBucket]]] = {

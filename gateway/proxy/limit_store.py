@@ -52,11 +52,11 @@ class LocalStore:
     def decide(self, checks: Sequence[Check], now: int) -> list[Verdict]:
         """Ask all, then charge all that admit, or none when one that is enforced denies. `now` in microseconds."""
         tables = self._tables
-        asked = []
+        asked: list[tuple[Any, float, Table, bool]] = []
         denied = False
         for check in checks:
-            rule = check.tier.rule
             limit = check.limit
+            rule = check.tier.rule
             table = tables.get(limit.id)
             if table is None:
                 table = tables[limit.id] = Table(rule)
@@ -67,15 +67,16 @@ class LocalStore:
             room = rule.room(state, now)
             if check.cost > room and limit.enforce:
                 denied = True
-            asked.append((check, rule, table, state, new, room))
+            asked.append((state, room, table, new))
         verdicts: list[Verdict] = []
-        for check, rule, table, state, new, before in asked:
+        for check, (state, before, table, new) in zip(checks, asked):  # noqa: B905 - of one length
             cost = check.cost
-            room = before
-            if cost > room:
-                left = int(room) if room > 0 else 0
+            rule = check.tier.rule
+            if cost > before:
+                left = int(before) if before > 0 else 0
                 verdicts.append((left, rule.wait(state, left + 1, now), rule.wait(state, cost, now)))
                 continue
+            room = before
             if not denied and cost:
                 rule.charge(state, cost, now)
                 room -= cost

@@ -32,7 +32,7 @@ from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.forward import forward, limit_attempt
 from gateway.proxy.http1 import split_absolute
 from gateway.proxy.local import ALLOW, answer_locally, spend_forward
-from gateway.proxy.rate_limiting import limit_rate
+from gateway.proxy.rate_limiting import ask_limits, wait_for_limits
 from gateway.proxy.tunnel import Tunnel, websocket_accept
 from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
 
@@ -62,7 +62,9 @@ async def serve(x: Exchange) -> None:
         admit(x, route)
         # 5
         if route.rate_limit is not None:
-            await limit_rate(x, route, route.rate_limit)
+            asked = ask_limits(x, route, route.rate_limit)
+            if asked is not None:
+                await wait_for_limits(x, route, asked)
         upstream = route.upstream
         if x.head.fields.max_forwards >= 0 and spend_forward(x):
             pass

@@ -45,36 +45,58 @@ _KINDS: Final = len(DECIDERS)
     _ERROR_ALLOWED,
     _ERROR_DENIED,
 ) = range(0, len(DECISIONS) * _KINDS, _KINDS)
+_NO_ANSWER: Final = Answers.NONE
 _FALLBACK: Final = DECIDERS.index("fallback")
 _NOBODY: Final = DECIDERS.index("none")
 
+MOST_KNOWN: Final = 1024
+"""Clients per limit whose check is kept ready."""
 STORE_RETRY: Final = 1
 """Seconds that a client is told to wait when the store is in trouble and the limit says `deny`."""
 
 
-async def limit_rate(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> None:
-    """Ask all limits of the route at once. Raises `Failed` when the request may not go on."""
+def ask_limits(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> LimitCall | None:
+    """Ask all limits of the route at once. The call, when its answer is still to come. Raises `Failed`."""
     checks: list[Check] = []
     for limit in limits:
-        check = _check(x, route, limit)
+        if limit.simple is _CLIENT_IP and limit.plain:
+            value = x.client_connection.limit_key if x.client is None else None
+            check = limit.known.get(value) if value is not None else None
+            if check is None:
+                check = _check(x, route, limit)
+        else:
+            check = _check(x, route, limit)
         if check is not None:
             checks.append(check)
     if not checks:
-        return
-    plane = x.client_connection.plane
+        return None
     call = LimitCall(checks)
+    plane = x.client_connection.plane
     plane.limit_store.ask(call)
     if not call.done:
-        call.wake = x.wake
-        x.limit(x.deadline, Failure.DEADLINE, monotonic())
-        try:
-            while not call.done:
-                await suspend()
-        except BaseException:
-            call.abandoned = True
-            raise
+        return call
+    obey(x, route, call)
+    return None
+
+
+async def wait_for_limits(x: Exchange, route: Route, call: LimitCall) -> None:
+    """Wait for the answer of the store and obey it. Raises `Failed`."""
+    call.wake = x.wake
+    x.limit(x.deadline, Failure.DEADLINE, monotonic())
+    try:
+        while not call.done:
+            await suspend()
+    except BaseException:
+        call.abandoned = True
+        raise
+    obey(x, route, call)
+
+
+def obey(x: Exchange, route: Route, call: LimitCall) -> None:
+    """Do what the verdicts say, or `on_store_error` where there are none. Raises `Failed`."""
     source = call.source
-    if source == Answers.NONE:
+    plane = x.client_connection.plane
+    if source == _NO_ANSWER:
         _without_store(x, plane, call)
         source = _FALLBACK
     _settle(x, route, plane, call, source)
@@ -105,9 +127,8 @@ def _settle(x: Exchange, route: Route, plane: DataPlane, call: LimitCall, source
     denied: list[tuple[int, Limit, Check]] = []
     tightest: tuple[int, LimitTier, Verdict] | None = None
     for check, verdict in zip(call.checks, call.verdicts, strict=True):
-        limit = check.limit
-        tier = check.tier
-        assert isinstance(limit, Limit) and isinstance(tier, LimitTier)
+        limit: Limit = check.limit  # type: ignore[assignment]
+        tier: LimitTier = check.tier  # type: ignore[assignment]
         left, reset, wait = verdict
         counts = limit.metrics.counts
         if not limit.enforce:
@@ -154,16 +175,26 @@ def _refuse(route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check
 
 def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
     """The limit with the request's key and cost; None when it does not apply."""
+    value = None
     if limit.simple is _CLIENT_IP:
         value = client_key(x)
         digest = limit.digest.one(value) if value is not None else _digest_without(limit, [None])
     else:
         values = [_part(x, route, part, name) for part, name in limit.key]
-        digest = limit.digest.many(values) if None not in values else _digest_without(limit, values)
+        first = values[0]
+        if len(values) == 1 and first is not None:
+            digest = limit.digest.one(first)
+        else:
+            digest = limit.digest.many(values) if None not in values else _digest_without(limit, values)
     if digest is None:
         return None
     if limit.plain:
-        return Check(limit, limit.tier, digest, limit.cost.default)
+        check = Check(limit, limit.tier, digest, limit.cost.default)
+        if limit.simple is _CLIENT_IP and value is not None:
+            if len(limit.known) >= MOST_KNOWN:
+                limit.known.clear()
+            limit.known[value] = check
+        return check
     if digest in limit.exempt_keys or (
         limit.exempt_networks and (x.client or x.client_connection.peer) in limit.exempt_networks
     ):
