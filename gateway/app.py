@@ -18,6 +18,7 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.control.admin import make_admin_runner
+from gateway.control.admin_limits import AdminLimits
 from gateway.control.compile import compile_config, listener
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
@@ -146,7 +147,11 @@ class App:
         if address is None:
             return
         where = listener(address)
-        self._admin = make_admin_runner(self, [where.host] if where.host else [])
+        try:
+            limits = AdminLimits(lambda: self.plane, self.loaded.config.admin.secret("token"))
+        except ValueError as error:
+            raise StartError(str(error)) from None
+        self._admin = make_admin_runner(self, [where.host] if where.host else [], limits)
         await self._admin.setup()
         unix = web.UnixSite(self._admin, where.path) if where.path else None
         site = unix or web.TCPSite(self._admin, where.host or None, where.port)

@@ -1,4 +1,4 @@
-"""The commands: run · check · explain · routes · schema · init · demo · healthcheck · version.
+"""The commands: run · check · explain · routes · schema · init · demo · healthcheck · limits · version.
 
 Exit codes: 0 ok, 1 the configuration is not valid, 2 wrong usage, 3 not reachable. Each command imports what it needs when it
 runs: a container runs the health check every few seconds.
@@ -89,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     health = add("healthcheck", _healthcheck, "Ask the admin listener of a running gateway whether it is ready.")
     health.add_argument("config", nargs="?", metavar="CONFIG", help="take the admin address from this file")
     health.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s")
+    limits = add("limits", _limits, "Rate limits of a running gateway: keys denied most, state of a key, reset of a key.")
+    limits.add_argument("action", choices=("top", "key", "reset"), help="what to do")
+    limits.add_argument("route", nargs="?", metavar="ROUTE", help="with `key` and `reset`")
+    limits.add_argument(
+        "key", nargs="?", metavar="KEY", help="its value, such as an address; those of a combined key joined by |"
+    )
+    limits.add_argument("--limit", default="default", metavar="NAME", help="default: %(default)s")
+    limits.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s")
+    limits.add_argument("--token-file", metavar="PATH", help="with `reset`: file with the token of `admin.token_file`")
     add("version", _version, "Print the version.")
     parser.commands = tuple(commands.choices)
     return parser
@@ -231,6 +240,14 @@ def _admin_url(address: Address) -> str:
 
 def _ask(url: str) -> tuple[bool, str]:
     """Whether `/readyz` answers 200, and a line about it."""
+    status, text = _request(url, "GET", "/readyz", {})
+    if not status:
+        return False, text
+    return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
+
+
+def _request(url: str, method: str, target: str, headers: dict[str, str]) -> tuple[int, str]:
+    """Status and body of an answer of an admin listener; status 0 and the reason when there was none."""
     import http.client
     import socket
     from urllib.parse import urlsplit
@@ -245,16 +262,38 @@ def _ask(url: str) -> tuple[bool, str]:
         else:
             parts = urlsplit(url if "//" in url else f"http://{url}")
             if parts.scheme != "http" or not parts.hostname:
-                return False, f"not reachable: `{url}` is not an http URL"
+                return 0, f"not reachable: `{url}` is not an http URL"
             connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=HEALTH_TIMEOUT)
-        connection.request("GET", "/readyz")
-        status = connection.getresponse().status
+        connection.request(method, target, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read(1 << 20).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return False, f"not reachable: {url}: {getattr(error, 'strerror', None) or type(error).__name__}"
+        return 0, f"not reachable: {url}: {getattr(error, 'strerror', None) or type(error).__name__}"
     finally:
         if connection is not None:
             connection.close()
-    return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
+
+
+def _limits(options: argparse.Namespace) -> int:
+    from urllib.parse import urlencode
+
+    if options.action != "top" and (options.route is None or options.key is None):
+        print(f"gateway limits: error: `{options.action}` needs ROUTE and KEY", file=sys.stderr)
+        return USAGE
+    headers = {}
+    if options.token_file is not None:
+        try:
+            headers["Authorization"] = f"Bearer {Path(options.token_file).read_text(encoding='utf-8').strip()}"
+        except (OSError, UnicodeDecodeError):
+            print(f"gateway limits: error: cannot read `{options.token_file}`", file=sys.stderr)
+            return USAGE
+    target = "/limits"
+    if options.action != "top":
+        query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})
+        target = f"/limits/{options.action}?{query}"
+    status, text = _request(options.admin, "POST" if options.action == "reset" else "GET", target, headers)
+    print(text.rstrip("\n"), file=sys.stdout if status == 200 else sys.stderr)
+    return OK if status == 200 else INVALID if status else UNREACHABLE
 
 
 def _version(options: argparse.Namespace) -> int:

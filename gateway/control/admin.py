@@ -1,8 +1,8 @@
-"""The admin listener: health, metrics and the running configuration, read-only, on a listener of its own.
+"""The admin listener: health, metrics and the running configuration, on a listener of its own.
 
-Only GET and HEAD. A request whose `Host` is a name we do not know is refused: a web page that an operator visits could
-otherwise reach a loopback listener through a name of its own that resolves to 127.0.0.1 (DNS rebinding). Address literals
-cannot be rebound and are always accepted.
+Only GET and HEAD, but for what says otherwise. A request whose `Host` is a name we do not know is refused: a web page that
+an operator visits could otherwise reach a loopback listener through a name of its own that resolves to 127.0.0.1 (DNS
+rebinding). Address literals cannot be rebound and are always accepted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from gateway.control.admin_limits import PAGES as LIMIT_PAGES
+from gateway.control.admin_limits import AdminLimits
 from gateway.headers import normalise_host, parse_address
 from gateway.metrics import GatewayMetrics
 from gateway.snapshot import Endpoint, Route, Snapshot
@@ -60,7 +62,7 @@ class AdminState(Protocol):
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_admin_app(state: AdminState, hosts: Iterable[str] = ()) -> web.Application:
+def make_admin_app(state: AdminState, hosts: Iterable[str] = (), limits: AdminLimits | None = None) -> web.Application:
     """The application. `hosts` are further names to answer to, such as the name that the listener is bound to."""
     app = web.Application(middlewares=[_host_check(hosts)], client_max_size=1024)
     app.on_response_prepare.append(_harden)
@@ -77,19 +79,26 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = ()) -> web.Applicat
             return web.Response(text="ready\n")
         return web.Response(status=503, text="draining\n" if state.draining else "starting\n")
 
-    app.router.add_get("/", _index)
+    pages = PAGES if limits is None else PAGES | LIMIT_PAGES
+
+    async def index(request: web.Request) -> web.Response:
+        return web.Response(text="".join(f"{path:<12} {text}\n" for path, text in pages.items()))
+
+    app.router.add_get("/", index)
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/config", _shows(lambda: state.effective_config))
     app.router.add_get("/routes", _shows(lambda: [_route(route) for route in state.snapshot.routes]))
     app.router.add_get("/upstreams", _shows(lambda: list(_upstreams(state.snapshot))))
+    if limits is not None:
+        limits.add_to(app)
     return app
 
 
-def make_admin_runner(state: AdminState, hosts: Iterable[str] = ()) -> web.AppRunner:
+def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), limits: AdminLimits | None = None) -> web.AppRunner:
     """The application, ready to be set up and bound: no access log, no signal handlers, a short farewell."""
-    return web.AppRunner(make_admin_app(state, hosts), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    return web.AppRunner(make_admin_app(state, hosts, limits), access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
 
 def _host_check(hosts: Iterable[str]) -> Any:
@@ -111,10 +120,6 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     response.headers.pop("Server", None)
-
-
-async def _index(request: web.Request) -> web.Response:
-    return web.Response(text="".join(f"{path:<12} {text}\n" for path, text in PAGES.items()))
 
 
 async def _livez(request: web.Request) -> web.Response:

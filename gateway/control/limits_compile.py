@@ -70,10 +70,11 @@ def key_value(limit: RateLimit, written: str) -> list[bytes]:
     texts = written.split("|") if len(limit.key) > 1 else [written]
     if len(texts) != len(limit.key):
         raise ValueError(f"the key has {len(limit.key)} parts: write their values joined by `|`")
-    return [_part_value(part, text) for part, text in zip(limit.key, texts, strict=True)]
+    return [part_value(part, text) for part, text in zip(limit.key, texts, strict=True)]
 
 
-def _part_value(part: Part, text: str) -> bytes:
+def part_value(part: Part, text: str) -> bytes:
+    """One part of a key as the data plane sees it. Raises ValueError."""
     if part.kind != "client_ip":
         return text.encode("utf-8")
     try:

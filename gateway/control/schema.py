@@ -128,6 +128,10 @@ class Admin(Model):
     listen: Annotated[addresses.ListenAddress | None, OrOff(None)] = setting(
         "127.0.0.1:9900", "Address of the admin listener; `off`: none."
     )
+    token: SecretStr | None = setting(None, "What requests that change something must bring. Better: `token_file`.")
+    token_file: values.FilePath | None = setting(
+        None, "File that holds the token for requests that change something. Without a token nothing can be changed."
+    )
 
 
 class AccessLog(Model):

@@ -6,12 +6,11 @@
 4. Admit locally: what needs no upstream is answered here; cheapest refusals first.
 5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota.
 6. Forward: the attempt loop in `forward.py`.
-7. Shape the response: fields.
-8. Stream it.
+7. Shape the response: fields. 8. Stream it.
 9. Finish, whatever happened: metrics, access log, release.
 
-Before the commit point (the final response head is
-written) a failure becomes a response; after it the only honest act is to cut the connection.
+Before the commit point (the final response head is written) a failure becomes a response; after it the only honest act is
+to cut the connection.
 """
 
 from __future__ import annotations
@@ -61,10 +60,8 @@ async def serve(x: Exchange) -> None:
         # 4
         admit(x, route)
         # 5
-        if route.rate_limit is not None:
-            asked = ask_limits(x, route, route.rate_limit)
-            if asked is not None:
-                await wait_for_limits(x, route, asked)
+        if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
+            await wait_for_limits(x, route, asked)
         upstream = route.upstream
         if x.head.fields.max_forwards >= 0 and spend_forward(x):
             pass

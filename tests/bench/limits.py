@@ -183,8 +183,10 @@ def fleet(limit: int = 500, per: float = 2.0, windows: int = 6) -> None:
         admitted = [begun for begun, _, status in out if status == 200]
         worst = max(sum(1 for other in admitted if start <= other < start + per) for start in admitted)
         span = out[-1][0] - out[0][0]
-        print(f"{algorithm:15} offered {len(out)}, admitted {len(admitted)} in {span:.2f} s, exact {exact(algorithm, limit, per, out)}, "
-              f"most in any window {worst}")  # fmt: skip
+        print(
+            f"{algorithm:15} offered {len(out)}, admitted {len(admitted)} in {span:.2f} s, "
+            f"exact {exact(algorithm, limit, per, out)}, most in any window {worst}"
+        )
 
 
 def exact(algorithm: str, limit: int, per: float, out: list[tuple[float, float, int]]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 
 import orjson
 import pytest
@@ -231,3 +233,75 @@ async def test_a_refused_upload_closes_the_connection(upstream: StartUpstream, g
     assert response.status == 429
     assert response.value(b"connection") == b"close"
     await eventually(lambda: running.log.entries[-1]["failure"] == "rate_limited")
+
+
+# -- the admin listener ------------------------------------------------------------------------------------------------
+
+
+async def admin(running: Gateway, action: str, *arguments: str) -> tuple[int, str]:
+    """`gateway limits`, in a process of its own."""
+    host, port = running.admin
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "limits", action, *arguments, "--admin", f"http://{host}:{port}",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_state_and_reset_of_a_key(upstream: StartUpstream, gateway: StartGateway, tmp_path: Path) -> None:
+    """The state of a key is seen without charging it; forgetting it needs the token."""
+    (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
+    (tmp_path / "wrong").write_text("guess", encoding="utf-8")
+    origin = await upstream(answers(OK))
+    text = proxy(origin.url, route="rate_limit: {name: client, limit: 2/min}")
+    running = await gateway(text.replace('listen: "127.0.0.1:0"', 'listen: "127.0.0.1:0", token: s3cret'))
+    key = ("all", "127.0.0.1", "--limit", "client")
+    assert await statuses(running, 3) == [200, 200, 429]
+
+    for _ in range(2):
+        code, output = await admin(running, "key", *key)
+        assert code == 0
+        assert orjson.loads(output)["remaining"] == 0
+    assert (await admin(running, "reset", *key))[0] == 1
+    assert (await admin(running, "reset", *key, "--token-file", str(tmp_path / "wrong")))[0] == 1
+    assert await statuses(running, 1) == [429]
+    code, output = await admin(running, "reset", *key, "--token-file", str(tmp_path / "token"))
+    assert (code, orjson.loads(output)["remaining"]) == (0, 2)
+    assert await statuses(running, 3) == [200, 200, 429]
+
+
+async def test_the_keys_that_are_denied_most(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """They are shown as digests, with the limit and the count."""
+    running = await limited(upstream, gateway, "{limit: 1/min, key: 'header:X-Key'}")
+    await statuses(running, 5, "X-Key: hunter2")
+    code, output = await admin(running, "top")
+    top = orjson.loads(output)["top"]
+
+    assert code == 0
+    assert [(one["route"], one["limit"], one["denied"]) for one in top] == [("all", "default", 4)]
+    assert "hunter2" not in output
+    code, output = await admin(running, "key", "all", "hunter2")
+    assert orjson.loads(output)["key"] == top[0]["key"]
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (("key", "nowhere", "x"), "no route"),
+        (("key", "all", "x", "--limit", "y"), "default"),
+        (("key", "all", "x"), "client address"),
+        (("reset", "all", "127.0.0.1"), "token_file"),
+        (("key", "all"), "needs ROUTE"),
+    ],
+)
+async def test_what_the_command_refuses(
+    upstream: StartUpstream, gateway: StartGateway, arguments: tuple[str, ...], words: str
+) -> None:
+    """A wrong route, limit or key is said in words; without a token nothing can be changed."""
+    running = await limited(upstream, gateway, "1/min")
+    code, output = await admin(running, *arguments)
+
+    assert code in (1, 2)
+    assert words in output

@@ -1,0 +1,152 @@
+"""Rate limits at the admin listener: what there is, who is denied most, the state of a key, and its reset.
+
+Keys are shown as digests: they may be credentials. A reset changes something, so it is a POST with a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from gateway.control.limits import Part
+from gateway.control.limits_compile import in_words, part_value
+from gateway.policies.rate_limit import seconds_up
+from gateway.ports import Answers, Check, LimitCall
+from gateway.proxy.plane import DataPlane
+from gateway.snapshot import Limit
+
+PATIENCE: Final = 2.0
+"""Seconds to wait for the store."""
+FORGET: Final = -1
+"""The cost that makes the script forget a key."""
+
+PAGES: Final = {
+    "/limits": "rate limits, their store, and the keys that are denied most",
+    "/limits/key": "what is left for a key: ?route=…&limit=…&key=…; POST to /limits/reset forgets it",
+}
+
+
+class AdminLimits:
+    """The handlers. `plane` is asked per request, so a reload is seen at once."""
+
+    def __init__(self, plane: Callable[[], DataPlane], token: str | None) -> None:
+        self._plane = plane
+        self._token = token
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the pages."""
+        app.router.add_get("/limits", self._overview)
+        app.router.add_get("/limits/key", self._state)
+        app.router.add_post("/limits/reset", self._reset)
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        plane = self._plane()
+        store = plane.metrics.store
+        redis = plane.snapshot.redis
+        return _json(
+            {
+                "store": {"url": redis.shown if redis is not None else "", "up": store.up if store is not None else None},
+                "keys_in_process": len(plane.local_counts),
+                "limits": [
+                    {
+                        "route": route.name,
+                        "limit": limit.name,
+                        "rule": in_words(limit.tier.settings),
+                        "algorithm": limit.tier.settings.algorithm.value,
+                        "key": [str(Part(kind.value, name.decode("utf-8"))) for kind, name in limit.key],
+                        "enforced": limit.enforce,
+                        "overrides": len(limit.overrides),
+                        "id": limit.id.decode("ascii"),
+                    }
+                    for route in plane.snapshot.routes
+                    for limit in route.rate_limit or ()
+                ],
+                "top": [
+                    {"route": route, "limit": limit, "key": digest.hex(), "denied": count, "too_high_by_at_most": error}
+                    for route, limit, digest, count, error in plane.top_keys.top()
+                ],
+            }
+        )
+
+    async def _state(self, request: web.Request) -> web.Response:
+        limit, digest = self._named(request)
+        return _json(await self._ask(limit, digest, 0))
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        if self._token is None:
+            raise web.HTTPForbidden(text="`admin.token_file` is not set: nothing can be changed here.\n")
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode("utf-8")):
+            raise web.HTTPUnauthorized(text="The token is missing or wrong.\n", headers={"WWW-Authenticate": "Bearer"})
+        limit, digest = self._named(request)
+        plane = self._plane()
+        plane.local_counts.reset(limit.id, digest)
+        plane.limit_store.forget()
+        return _json(await self._ask(limit, digest, FORGET))
+
+    def _named(self, request: web.Request) -> tuple[Limit, bytes]:
+        """The limit and the digest of the key that a query names."""
+        query = request.query
+        for route in self._plane().snapshot.routes:
+            if route.name != query.get("route"):
+                continue
+            limits = {limit.name: limit for limit in route.rate_limit or ()}
+            limit = limits.get(query.get("limit", "default"))
+            if limit is None:
+                raise web.HTTPNotFound(text=f"The route has the limits: {', '.join(limits) or 'none'}.\n")
+            try:
+                return limit, limit.digest.many(_values(limit, query.get("key", "")))
+            except ValueError as error:
+                raise web.HTTPBadRequest(text=f"{error}\n") from None
+        raise web.HTTPNotFound(text="There is no route of this name.\n")
+
+    async def _ask(self, limit: Limit, digest: bytes, cost: int) -> dict[str, Any]:
+        plane = self._plane()
+        tier = limit.overrides.get(digest, limit.tier)
+        local = plane.limit_store is plane.local_counts
+        call = LimitCall([Check(limit, tier, digest, 0 if local else cost)])
+        done = asyncio.Event()
+        call.wake = done.set
+        plane.limit_store.ask(call)
+        if not call.done:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await done.wait()
+            except TimeoutError:
+                call.abandoned = True
+                raise web.HTTPServiceUnavailable(text="The store does not answer.\n") from None
+        source = call.source
+        if source == Answers.NONE:
+            if cost == FORGET:
+                raise web.HTTPServiceUnavailable(text="The store is down: nothing was forgotten there.\n")
+            plane.local_counts.ask(call)
+        left, reset, _ = call.verdicts[0]
+        return {
+            "limit": limit.name,
+            "rule": in_words(tier.settings),
+            "key": digest.hex(),
+            "remaining": left,
+            "one_more_in_seconds": seconds_up(reset),
+            "counted_by": "redis" if source == Answers.REDIS else "fallback" if source == Answers.NONE else "local",
+        }
+
+
+def _values(limit: Limit, text: str) -> list[bytes | None]:
+    texts = text.split("|") if len(limit.key) > 1 else [text]
+    if len(texts) != len(limit.key):
+        raise ValueError(f"the key has {len(limit.key)} parts: join their values by `|`")
+    parts = [Part(kind.value, name.decode("utf-8")) for kind, name in limit.key]
+    return [
+        part.name.encode() if part.kind == "constant" else part_value(part, one) for part, one in zip(parts, texts, strict=True)
+    ]
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), content_type="application/json"
+    )
