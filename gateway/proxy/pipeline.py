@@ -6,8 +6,7 @@
 4. Admit locally: what needs no upstream is answered here; cheapest refusals first.
 5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota.
 6. Forward: the attempt loop in `forward.py`.
-7. Shape the response: fields. 8. Stream it.
-9. Finish, whatever happened: metrics, access log, release.
+7. Shape the response: fields. 8. Stream it. 9. Finish, whatever happened: metrics, access log, release.
 
 Before the commit point (the final response head is written) a failure becomes a response; after it the only honest act is
 to cut the connection.
