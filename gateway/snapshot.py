@@ -225,7 +225,7 @@ class Limit:
     key: tuple[tuple[KeyPart, bytes], ...]
     """Each part with its name: of the field, the parameter, or the constant itself."""
     simple: KeyPart | None
-    """The part, when it is the only one and needs no name: the fast way."""
+    """The part, when it is the only one and has no name."""
     digest: KeyDigest
     missing: Missing
     cost: CostSettings
@@ -242,7 +242,7 @@ class Limit:
     """What the problem says."""
     metrics: LimitMetrics
     known: dict[bytes, Check] = field(default_factory=dict)
-    """Ready checks by client address: live, bounded, and only of a plain limit by `client_ip`."""
+    """Ready checks by value of the key: live, bounded, and only of a plain limit with a simple key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +289,8 @@ class Route:
     access_log: bool = True
     rate_limit: tuple[Limit, ...] | None = None
     """Asked together; None: no limits."""
+    limit_template: bytes | None = None
+    """The `RateLimit` lines with places for two numbers per limit, if all are plain, enforced and told as the draft."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,14 +65,15 @@ class Server:
         """A client of the test's own."""
         return Redis(port=self.port, protocol=2, socket_timeout=5, **options)
 
+    def command(self) -> list[str]:
+        """The command line."""
+        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
+        return [binary(), *own, *self.options]
+
     def start(self) -> None:
         """Start it (again) and wait until it takes connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
-            [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder), *self.options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self._process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = monotonic() + STARTS_WITHIN
         while True:
             with contextlib.suppress(RedisError), self.client() as client:
@@ -147,6 +148,25 @@ class Cluster:
 
 def _text(answer: Any) -> bytes:
     return answer if isinstance(answer, bytes) else str(answer).encode()
+
+
+class Sentinel(Server):
+    """Watches a master and elects another."""
+
+    def __init__(self, folder: Path, master: Server) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        self._config = folder / "sentinel.conf"
+        self._config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n",
+            encoding="utf-8",
+        )
+        super().__init__(folder, port=port)
+
+    def command(self) -> list[str]:
+        """Its configuration is a file, which it rewrites."""
+        return [binary(), str(self._config), "--sentinel"]
 
 
 class Wire:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from gateway.control import tls
 from gateway.control.addresses import Address, EndpointUrl
 from gateway.control.effective import Edits, effective, strip_prefix
-from gateway.control.limits_compile import compile_limits, fields_read, redis_settings
+from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.schema import Config, Server, UpstreamTls
@@ -222,6 +222,7 @@ def _balancer(algorithm: Algorithm, endpoints: list[Endpoint], previous: Upstrea
 
 def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics) -> Route:
     written, resolved = config.routes[index], effective(config, index)
+    limits = compile_limits(config, index, metrics)
     return Route(
         name=written.name,
         metrics=metrics.route(written.name),
@@ -236,7 +237,8 @@ def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: 
         upgrades=frozenset(protocol.encode("ascii") for protocol in resolved.upgrades.value),
         server_timing=ServerTiming(resolved.server_timing.value),
         access_log=resolved.access_log.value,
-        rate_limit=compile_limits(config, index, metrics),
+        rate_limit=limits,
+        limit_template=template(limits),
     )
 
 

@@ -108,6 +108,14 @@ def compile_limits(config: Config, index: int, metrics: GatewayMetrics) -> tuple
     return tuple(limits) or None
 
 
+def template(limits: tuple[Limit, ...] | None) -> bytes | None:
+    """See `Route.limit_template`."""
+    if not limits or not all(limit.plain and limit.enforce and limit.headers is Headers.DRAFT for limit in limits):
+        return None
+    policies = b", ".join(limit.tier.policy for limit in limits)
+    return b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (policies, b", ".join(limit.item + b";r=%d;t=%d" for limit in limits))
+
+
 def fields_read(config: Config) -> Iterator[bytes]:
     """The request fields that rate limits read, in lower case."""
     for index in range(len(config.routes)):

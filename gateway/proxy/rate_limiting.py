@@ -7,7 +7,7 @@ waits for `Retry-After` seconds is admitted unless others come first.
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
@@ -50,7 +50,8 @@ _FALLBACK: Final = DECIDERS.index("fallback")
 _NOBODY: Final = DECIDERS.index("none")
 
 MOST_KNOWN: Final = 1024
-"""Clients per limit whose check is kept ready."""
+LONGEST_KNOWN: Final = 64
+"""Values of a limit's key whose check is kept ready, and the bytes of the longest."""
 STORE_RETRY: Final = 1
 """Seconds that a client is told to wait when the store is in trouble and the limit says `deny`."""
 
@@ -59,20 +60,29 @@ def ask_limits(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> LimitCal
     """Ask all limits of the route at once. The call, when its answer is still to come. Raises `Failed`."""
     checks: list[Check] = []
     for limit in limits:
-        if limit.simple is _CLIENT_IP and limit.plain:
-            value = x.client_connection.limit_key if x.client is None else None
-            check = limit.known.get(value) if value is not None else None
-            if check is None:
-                check = _check(x, route, limit)
-        else:
+        simple = limit.simple
+        check = None
+        if simple is not None and limit.plain:
+            value = x.host
+            if simple is _CLIENT_IP:
+                value = x.client_connection.limit_key or b"" if x.client is None else b""
+            if simple is _CLIENT_IP or simple is _HOST:
+                check = limit.known.get(value)
+        if check is None:
             check = _check(x, route, limit)
-        if check is not None:
-            checks.append(check)
+            if check is None:
+                continue
+        checks.append(check)
     if not checks:
         return None
-    call = LimitCall(checks)
     plane = x.client_connection.plane
-    plane.limit_store.ask(call)
+    store = plane.limit_store
+    if store is plane.local_counts:
+        verdicts = plane.local_counts.decide(checks, monotonic_ns() // 1000)
+        _settle(x, route, plane, checks, verdicts, Answers.LOCAL)
+        return None
+    call = LimitCall(checks)
+    store.ask(call)
     if not call.done:
         return call
     obey(x, route, call)
@@ -99,7 +109,7 @@ def obey(x: Exchange, route: Route, call: LimitCall) -> None:
     if source == _NO_ANSWER:
         _without_store(x, plane, call)
         source = _FALLBACK
-    _settle(x, route, plane, call, source)
+    _settle(x, route, plane, call.checks, call.verdicts, source)
 
 
 def _without_store(x: Exchange, plane: DataPlane, call: LimitCall) -> None:
@@ -120,13 +130,36 @@ def _without_store(x: Exchange, plane: DataPlane, call: LimitCall) -> None:
     plane.local_counts.ask(call)
 
 
-def _settle(x: Exchange, route: Route, plane: DataPlane, call: LimitCall, source: int) -> None:
+def _settle(x: Exchange, route: Route, plane: DataPlane, checks: list[Check], verdicts: list[Verdict], source: int) -> None:
     """Count every verdict, write the response fields, and refuse when an enforced limit denied."""
+    template = route.limit_template
+    if template is not None and route.rate_limit is not None and len(checks) == len(route.rate_limit):
+        numbers = []
+        for left, reset, wait in verdicts:
+            if wait:
+                break
+            numbers.append(left)
+            numbers.append(-(-reset // MICROSECONDS))
+        else:
+            place = _ALLOWED + source
+            for limit, (left, _, _) in zip(route.rate_limit, verdicts):  # noqa: B905 - of one length
+                metrics = limit.metrics
+                metrics.counts[place] += 1
+                if left < limit.tier.near:
+                    metrics.near += 1
+            x.limit_lines = template % tuple(numbers)
+            return
+    _settle_each(x, route, plane, checks, verdicts, source)
+
+
+def _settle_each(
+    x: Exchange, route: Route, plane: DataPlane, checks: list[Check], verdicts: list[Verdict], source: int
+) -> None:
     policies: list[bytes] = []
     items: list[bytes] = []
     denied: list[tuple[int, Limit, Check]] = []
     tightest: tuple[int, LimitTier, Verdict] | None = None
-    for check, verdict in zip(call.checks, call.verdicts, strict=True):
+    for check, verdict in zip(checks, verdicts, strict=True):
         limit: Limit = check.limit  # type: ignore[assignment]
         tier: LimitTier = check.tier  # type: ignore[assignment]
         left, reset, wait = verdict
@@ -175,22 +208,14 @@ def _refuse(route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check
 
 def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
     """The limit with the request's key and cost; None when it does not apply."""
-    value = None
-    if limit.simple is _CLIENT_IP:
-        value = client_key(x)
-        digest = limit.digest.one(value) if value is not None else _digest_without(limit, [None])
-    else:
-        values = [_part(x, route, part, name) for part, name in limit.key]
-        first = values[0]
-        if len(values) == 1 and first is not None:
-            digest = limit.digest.one(first)
-        else:
-            digest = limit.digest.many(values) if None not in values else _digest_without(limit, values)
+    values = [_part(x, route, part, name) for part, name in limit.key]
+    digest = limit.digest.many(values) if None not in values else _digest_without(limit, values)
     if digest is None:
         return None
     if limit.plain:
         check = Check(limit, limit.tier, digest, limit.cost.default)
-        if limit.simple is _CLIENT_IP and value is not None:
+        value = values[0]
+        if value and limit.simple is not None and len(value) <= LONGEST_KNOWN:
             if len(limit.known) >= MOST_KNOWN:
                 limit.known.clear()
             limit.known[value] = check

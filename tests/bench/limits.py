@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -67,7 +68,8 @@ def world(*limits: tuple[str, bool]) -> Iterator[tuple[list[int], Server]]:
                 path = config(folder, port, upstream, limit, server.url if shared else "")
                 started.append(pinned(0, sys.executable, "-m", "gateway", "run", str(path)))
                 ports.append(port)
-            time.sleep(2.0)
+            for port in ports:
+                _wait_for(port)
             yield ports, server
         finally:
             server.kill()
@@ -77,10 +79,19 @@ def world(*limits: tuple[str, bool]) -> Iterator[tuple[list[int], Server]]:
                 process.wait()
 
 
+def _wait_for(port: int) -> None:
+    for _ in range(400):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"nothing listens on {port}")
+
+
 def wrk(port: int, seconds: float) -> float:
     """Requests per second."""
     done = subprocess.run(
-        ["taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{seconds:g}s", f"http://127.0.0.1:{port}/"],
+        ["taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{seconds:.0f}s", f"http://127.0.0.1:{port}/"],
         capture_output=True,
         text=True,
         check=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from gateway.ports import Answers, Check, LimitCall, LimitStore
 from gateway.proxy.limit_store import LocalStore
 from gateway.proxy.redis_store import LARGEST_BATCH, LONGEST_QUEUE, RedisStore
 from gateway.snapshot import RedisSettings
-from tests.redis_server import Cluster, Server
-from tests.support import eventually
+from tests.conftest import StartUpstream
+from tests.redis_server import Cluster, Sentinel, Server, free_port
+from tests.support import GET, OK, answers, eventually, proxy
 
 STORES = ("local", "redis", "cluster")
 
@@ -326,6 +329,80 @@ async def test_a_clock_that_steps_back_keeps_the_counts(server: Server) -> None:
         assert (await ask(store, again(one)))[0][0] == 0
         wait = (await ask(store, again(one)))[0][2]
         assert 0 < wait <= 600_001
+
+
+@pytest.mark.slow
+async def test_the_master_behind_sentinels_is_followed(tmp_path: Path) -> None:
+    """After a failover the counts are asked of the new master, where they have been replicated to."""
+    master = Server(tmp_path / "a")
+    replica = Server(tmp_path / "b", "--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
+    sentinel = Sentinel(tmp_path / "s", master)
+    settings = RedisSettings("sentinel", (("127.0.0.1", sentinel.port),), service="main", timeout=0.5, shown="redis")
+    store = RedisStore(settings, StoreMetrics())
+    one = check(LimitSettings(9, 600.0))
+    try:
+        with master.client() as client:
+            await eventually(lambda: client.info("replication").get("connected_slaves") == 1, within=10.0)
+            await store.start()
+            await eventually(lambda: store.up)
+            assert (await ask(store, again(one)))[0][0] == 8
+            client.wait(1, 2000)
+        master.kill()
+        with replica.client() as client:
+            await eventually(lambda: client.info("replication")["role"] == "master", within=20.0)
+        await eventually(lambda: store.up, within=20.0)
+        assert (await ask(store, again(one)))[0][0] == 7
+    finally:
+        await store.stop()
+        for server in (sentinel, replica, master):
+            server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sliding_window", "sliding_log", "token_bucket"])
+async def test_several_gateway_processes_admit_the_limit_together(
+    upstream: StartUpstream, server: Server, tmp_path: Path, algorithm: str
+) -> None:
+    """Three processes, sixty clients at once: exactly the limit reaches the upstream."""
+    origin = await upstream(answers(OK))
+    ports = [free_port() for _ in range(3)]
+    processes = []
+    for port in ports:
+        path = tmp_path / f"{port}.yaml"
+        limit = f"{{limit: 40, per: 1h, algorithm: {algorithm}, key: ['constant:{tmp_path.name}']}}"
+        text = proxy(origin.url, route=f"rate_limit: {limit}", listen=f"127.0.0.1:{port}")
+        # A busy machine may take longer than 20 ms now and then; then each would count by itself.
+        path.write_text(f"redis: {{url: '{server.url}', timeout: 900ms}}\n{text.lstrip()}", encoding="utf-8")
+        processes.append(
+            await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", "run", str(path), stderr=DEVNULL)
+        )
+
+    async def get(port: int) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        head = await reader.readuntil(b"\r\n")
+        writer.close()
+        return int(head.split(b" ")[1])
+
+    async def listens(port: int) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                    return
+                except OSError:
+                    await asyncio.sleep(0.05)
+
+    try:
+        await asyncio.gather(*map(listens, ports))
+        got = await asyncio.gather(*(get(port) for _ in range(20) for port in ports))
+    finally:
+        for process in processes:
+            process.terminate()
+        await asyncio.gather(*(process.wait() for process in processes))
+
+    assert sorted(got) == [200] * 40 + [429] * 20
+    assert len(origin.requests) == 40
 
 
 def test_the_suite_has_a_server(tmp_path: Path) -> None:
