@@ -170,15 +170,15 @@ class SlidingWindow:
         """See `Rule`."""
         per = self.per
         _, last, this = state
-        into = now % per
+        rest = per - now % per
         left = self.capacity - cost
         if this <= left:
-            if last * (per - into) / per + this <= left:
+            if last * rest / per + this <= left:
                 return 0
-            return ceil((per - into) - (left - this) * per / last) + 1
+            return ceil(rest - (left - this) * per / last) + 1
         if left < 0:
-            return 2 * per - into
-        return per - into + ceil(per - left * per / this) + 1
+            return rest + per
+        return rest + ceil(per - left * per / this) + 1
 
     def over(self, state: list[int], now: int) -> bool:
         """See `Rule`."""

@@ -52,7 +52,7 @@ class LocalStore:
     def decide(self, checks: Sequence[Check], now: int) -> list[Verdict]:
         """Ask all, then charge all that admit, or none when one that is enforced denies. `now` in microseconds."""
         tables = self._tables
-        asked: list[tuple[Any, float, Table, bool]] = []
+        asked: list[tuple[Check, Rule, Table, Any, float]] = []
         denied = False
         for check in checks:
             limit = check.limit
@@ -61,31 +61,30 @@ class LocalStore:
             if table is None:
                 table = tables[limit.id] = Table(rule)
             state = table.get(check.digest)
-            new = state is None
-            if new:
+            if state is None:
                 state = rule.fresh(now)
             room = rule.room(state, now)
             if check.cost > room and limit.enforce:
                 denied = True
-            asked.append((state, room, table, new))
+            asked.append((check, rule, table, state, room))
         verdicts: list[Verdict] = []
-        for check, (state, before, table, new) in zip(checks, asked):  # noqa: B905 - of one length
+        for check, rule, table, state, before in asked:
             cost = check.cost
-            rule = check.tier.rule
             if cost > before:
                 left = int(before) if before > 0 else 0
                 verdicts.append((left, rule.wait(state, left + 1, now), rule.wait(state, cost, now)))
-                continue
-            room = before
-            if not denied and cost:
+            elif denied or not cost:
+                left = int(before) if before > 0 else 0
+                verdicts.append((left, rule.wait(state, left + 1 if left < rule.capacity else left, now), 0))
+            else:
                 rule.charge(state, cost, now)
-                room -= cost
-                if new:
-                    self._insert(table, check.digest, state, now)
+                digest = check.digest
+                if digest in table:
+                    table.move_to_end(digest)
                 else:
-                    table.move_to_end(check.digest)
-            left = int(room) if room > 0 else 0
-            verdicts.append((left, rule.wait(state, left + 1 if left < rule.capacity else left, now), 0))
+                    self._insert(table, digest, state, now)
+                left = int(before - cost)
+                verdicts.append((left, rule.wait(state, left + 1, now), 0))
         return verdicts
 
     def peek(self, check: Check) -> Verdict:

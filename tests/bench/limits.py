@@ -26,11 +26,13 @@ from typing import Any, Final
 import orjson
 
 from tests.bench.configs import nginx_upstream
-from tests.bench.processes import free_port
+from tests.bench.processes import family_cpu_seconds, free_port
 from tests.redis_server import Server, binary
 
 TWO: Final = "[{name: client, limit: 1000000/s}, {name: host, limit: 10000000/min, key: host}]"
 _OUT: Final = subprocess.DEVNULL
+_PIDS: Final[dict[int, int]] = {}
+"""The gateways by port."""
 
 
 def pinned(core: int, *command: str, **more: Any) -> subprocess.Popen[bytes]:
@@ -53,6 +55,7 @@ def config(folder: Path, port: int, upstream: int, limit: str, redis: str) -> Pa
 @contextlib.contextmanager
 def world(*limits: tuple[str, bool]) -> Iterator[tuple[list[int], Server]]:
     """An upstream, a server, and a gateway for each pair of limits and whether they are in the server."""
+    _PIDS.clear()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         upstream = free_port()
@@ -68,6 +71,7 @@ def world(*limits: tuple[str, bool]) -> Iterator[tuple[list[int], Server]]:
                 path = config(folder, port, upstream, limit, server.url if shared else "")
                 started.append(pinned(0, sys.executable, "-m", "gateway", "run", str(path)))
                 ports.append(port)
+                _PIDS[port] = started[-1].pid
             for port in ports:
                 _wait_for(port)
             yield ports, server
@@ -103,22 +107,33 @@ def wrk(port: int, seconds: float) -> float:
 
 
 def cost(rounds: int = 7, seconds: float = 3.0) -> None:
-    """Ratios inside a round, then their median."""
+    """Ratios inside a round, then their median: requests per second, and CPU time of the gateway per request."""
     rates: list[list[float]] = []
+    spent: list[list[float]] = []
+
+    def run(port: int) -> float:
+        before = family_cpu_seconds(_PIDS[port])
+        rate = wrk(port, seconds)
+        spent[-1].append((family_cpu_seconds(_PIDS[port]) - before) / (rate * seconds) * 1e6)
+        return rate
+
     with world(("off", False), (TWO, False), (TWO, True)) as (ports, server):
         for port in ports:
             wrk(port, 1.0)
         calls = requests = 0.0
         for _ in range(rounds):
-            row = [wrk(port, seconds) for port in ports[:2]]
+            spent.append([])
+            row = [run(port) for port in ports[:2]]
             before = server.calls()
-            row.append(wrk(ports[2], seconds))
+            row.append(run(ports[2]))
             calls += server.calls() - before
             requests += row[2] * seconds
             rates.append(row)
-            print("  ".join(f"{rate:8.0f}" for rate in row))
+            print("  ".join(f"{rate:8.0f}/s {micros:5.1f} us" for rate, micros in zip(row, spent[-1], strict=True)))
     print(f"in process / none   {statistics.median(row[1] / row[0] for row in rates):.3f}")
     print(f"redis / in process  {statistics.median(row[2] / row[1] for row in rates):.3f}")
+    print(f"CPU: none / in process {statistics.median(row[0] / row[1] for row in spent):.3f}")
+    print(f"CPU: in process / redis {statistics.median(row[1] / row[2] for row in spent):.3f}")
     print(f"commands / request  {calls / requests:.4f}")
 
 
