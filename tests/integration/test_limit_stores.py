@@ -331,6 +331,12 @@ async def test_a_clock_that_steps_back_keeps_the_counts(server: Server) -> None:
         assert 0 < wait <= 600_001
 
 
+def _replicated(replica: Server) -> bool:
+    """The first copy is there."""
+    with replica.client() as client:
+        return bool(client.info("replication").get("master_link_status") == "up")
+
+
 @pytest.mark.slow
 async def test_the_master_behind_sentinels_is_followed(tmp_path: Path) -> None:
     """After a failover the counts are asked of the new master, where they have been replicated to."""
@@ -343,15 +349,20 @@ async def test_the_master_behind_sentinels_is_followed(tmp_path: Path) -> None:
     try:
         with master.client() as client:
             await eventually(lambda: client.info("replication").get("connected_slaves") == 1, within=10.0)
+            await eventually(lambda: _replicated(replica), within=10.0)
             await store.start()
             await eventually(lambda: store.up)
             assert (await ask(store, again(one)))[0][0] == 8
-            client.wait(1, 2000)
+            key = next(key for key in client.scan_iter() if key.endswith(one.limit.id))
+            with replica.client() as copy:
+                await eventually(lambda: copy.exists(key))
         master.kill()
         with replica.client() as client:
             await eventually(lambda: client.info("replication")["role"] == "master", within=20.0)
-        await eventually(lambda: store.up, within=20.0)
-        assert (await ask(store, again(one)))[0][0] == 7
+        async with asyncio.timeout(20):
+            while (answer := await asked(store, again(one))).source != Answers.REDIS:
+                await asyncio.sleep(0.05)
+        assert answer.verdicts[0][0] == 7
     finally:
         await store.stop()
         for server in (sentinel, replica, master):
