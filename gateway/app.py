@@ -100,7 +100,15 @@ class App:
             self.metrics.store = StoreMetrics()
             self._limit_store = RedisStore(snapshot.redis, self.metrics.store)
             await self._limit_store.start()
-        self.plane = DataPlane(loop, snapshot, self.metrics, self._access_log, self._limit_store)
+        settings = self.loaded.config.access_log
+        self.plane = DataPlane(
+            loop,
+            snapshot,
+            self.metrics,
+            self._access_log,
+            self._limit_store,
+            log_query=settings is not None and settings.query,
+        )
         for one in snapshot.server.listeners:
             self._servers.append(await self._listen(one))
             _log.info("listening on %s", one)
@@ -199,6 +207,14 @@ class App:
             async with asyncio.timeout(seconds):
                 await self._at_once.wait()
 
+    async def _abort(self) -> None:
+        """Cut what is left, and let it be recorded."""
+        self.plane.abort()
+        for _ in range(20):
+            if not self.plane.connections:
+                break
+            await asyncio.sleep(0.01)
+
     async def stop(self) -> None:
         """Close everything that `start` opened, however far it came."""
         self.ready = False
@@ -207,7 +223,7 @@ class App:
         for server in self._servers:
             server.close()
         if hasattr(self, "plane"):
-            self.plane.abort()
+            await self._abort()
             for upstream in self.plane.snapshot.upstreams:
                 for endpoint in upstream.endpoints:
                     endpoint.pool.retire()

@@ -46,7 +46,7 @@ class Limits:
     requests_per_connection: int = 10_000
     tunnels: int = 1_000
     upload_rate: int = 240
-    """Bytes per second a client must upload on average, after a grace of `body_idle`; 0: any."""
+    """Bytes per second a client must upload on average, after a grace of 5 s beyond `body_idle`; 0: any."""
     rate_limit_keys: int = 100_000
 
 

@@ -147,11 +147,11 @@ class AccessLog(Model):
 
 
 class Timeout(Model):
-    """The time budget of a request. It covers everything: waiting, connecting, every attempt."""
+    """The time budget of a request, up to the response head. It covers everything: waiting, connecting, every attempt."""
 
     short_form = ("request", {"type": "string", "pattern": units.DURATION_PATTERN})
 
-    request: values.Duration | None = setting(None, "For the whole request; then 504. Default `15s`.")
+    request: values.Duration | None = setting(None, "From the complete request to the response head; then 504. Default `15s`.")
     attempt: values.Duration | None = setting(None, "For one attempt at an endpoint. Default: as `request`.")
     connect: values.Duration | None = setting(None, "To open a connection to an endpoint. Default `3s`.")
     idle: values.Duration | None = setting(None, "Longest silence inside a stream or WebSocket. Default `5m`.")

@@ -17,7 +17,7 @@ class TimeoutSettings:
     """The resolved `timeout:` of a route."""
 
     request: float = 15.0
-    """From the complete request head to the final response head (and, unless it streams, to its last byte)."""
+    """From the complete request to the final response head."""
     attempt: float = 15.0
     """From dispatch of one attempt to its final response head."""
     connect: float = 3.0

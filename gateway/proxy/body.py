@@ -146,12 +146,11 @@ class Body:
             self._held_size = 0
         if self.done:
             outlet.end()
-        elif not outlet.full:
             self.source.resume_reading()
-
-    def detach(self) -> None:
-        """The receiver is gone; hold what still comes."""
-        self._outlet = None
+        elif outlet.full:
+            self.hold()
+        else:
+            self.source.resume_reading()
 
     def whole(self) -> bytes:
         """All of a complete body that nothing was attached to."""

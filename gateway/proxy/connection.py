@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         self.write_paused = False
         self.stalled_since = NEVER
         """When the peer stopped taking bytes (monotonic), or NEVER."""
-        self._unsent = NEVER
+        self._unsent: float = NEVER
         self.reading_paused = False
         self.source: Source | None = None
 
@@ -61,15 +61,20 @@ class Connection(asyncio.Protocol):
             self.source.release()
 
     def check_progress(self, now: float) -> None:
-        """A peer that takes bytes, however slowly, has not stalled: what counts is what is unsent here and in the kernel."""
-        unsent = float(self.transport.get_write_buffer_size())
+        """A peer that takes bytes, however slowly, has not stalled."""
+        unsent = self.unsent()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            self.stalled_since = now
+
+    def unsent(self) -> int:
+        """Bytes written that the peer has not acknowledged, here and in the kernel."""
+        unsent = self.transport.get_write_buffer_size()
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):
                 unsent += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
-        if unsent < self._unsent:
-            self._unsent = unsent
-            self.stalled_since = now
+        return unsent
 
     def is_reset(self) -> bool:
         """The peer has reset the connection. While it is not read, the loop does not see that; the socket notes it."""

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.connection import NEVER
-from gateway.proxy.heads import own_answer
+from gateway.proxy.heads import edited_lines, own_answer
 
 if TYPE_CHECKING:
     from gateway.proxy.body import Body
@@ -190,6 +190,8 @@ class Exchange:
         self.status = status
         with_body = self.head.method != b"HEAD"
         self.response_bytes = len(body) if with_body else 0
+        if self.route is not None and self.route.response_edits is not None:
+            lines = edited_lines(lines, self.route.response_edits)
         lines = (*lines, self.snapshot.names.request_id_line + self.request_id)
         if self.limit_lines or self.legacy_limit_lines:
             lines = (*lines, (self.limit_lines + self.legacy_limit_lines)[:-2])

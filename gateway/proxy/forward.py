@@ -16,7 +16,7 @@ from gateway.policies.timeout import attempt_ends
 from gateway.proxy.body import Outlet
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
-from gateway.proxy.heads import upstream_head
+from gateway.proxy.heads import rewritten_target, upstream_head
 from gateway.proxy.upstream import EndpointPool, UpstreamConnection
 from gateway.snapshot import Endpoint, Route, Upstream
 
@@ -31,6 +31,7 @@ IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"
 async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConnection:
     """See the module's docstring."""
     request_body = x.request_body
+    target = x.head.target if route.rewrite is None else rewritten_target(x.head.target, route.rewrite)
     fresh = False
     while True:
         # (a) pick an endpoint, unless the time is up
@@ -51,7 +52,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
                 request_body.keep_for_replay()
 
             # (c) one attempt
-            dispatch(x, route, upstream, endpoint, connection)
+            dispatch(x, route, upstream, endpoint, connection, target)
             while connection.response is None:
                 await suspend()
         except Failed as failed:
@@ -88,14 +89,16 @@ async def _connect(x: Exchange, route: Route, pool: EndpointPool) -> UpstreamCon
     return await pool.connect(x)
 
 
-def dispatch(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, connection: UpstreamConnection) -> None:
+def dispatch(
+    x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, connection: UpstreamConnection, target: bytes
+) -> None:
     """Send the request on `connection`, as much of it as is there; the rest follows as it comes."""
     now = monotonic()
     x.attempts += 1
     x.dispatched_at = now
     x.upstream_connection = connection
     connection.begin(x)
-    head = upstream_head(x, route, upstream, endpoint, now)
+    head = upstream_head(x, route, upstream, endpoint, target, now)
     body = x.request_body
     if body is None:
         connection.transport.write(head)
@@ -103,9 +106,10 @@ def dispatch(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, 
         outlet = Outlet(connection, head, chunked=x.head.fields.chunked)
         body.attach(outlet, connection)
         outlet.flush_head()
-    if body is None or body.done or x.head.expect_continue:
+    if body is None or body.done or (x.head.expect_continue and not body.received):
         limit_attempt(x, route, now)
     else:
+        x.deadline = NEVER
         x.limit(NEVER, Failure.BODY_TIMEOUT, now)
 
 

@@ -31,7 +31,7 @@ PROBLEM_TYPE: Final = "urn:problem-type:gateway:"
 """Prefix of the `type` of problem bodies; the failure's code follows."""
 
 
-def upstream_head(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, now: float) -> bytes:
+def upstream_head(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, target: bytes, now: float) -> bytes:
     """The request head of one attempt on `endpoint`, with what is left of the budget at `now`."""
     head = x.head
     names = x.snapshot.names
@@ -54,7 +54,7 @@ def upstream_head(x: Exchange, route: Route, upstream: Upstream, endpoint: Endpo
         framing += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b\r\n%b%d\r\n%b\r\n" % (
         head.method,
-        head.target if route.rewrite is None else rewritten_target(head.target, route.rewrite),
+        target,
         host,
         head.kept if edits is None else edited(head.kept, edits),
         x.client_connection.via_line,
@@ -81,6 +81,12 @@ def edited(block: bytes, edits: FieldEdits) -> bytes:
     if edits.drop:
         block = without(block, edits.drop)
     return block + b"".join([line + b"\r\n" for line in edits.lines])
+
+
+def edited_lines(lines: tuple[bytes, ...], edits: FieldEdits) -> tuple[bytes, ...]:
+    """The same for lines without CRLF."""
+    kept = (line for line in lines if line.partition(b":")[0].lower() not in edits.drop)
+    return (*kept, *edits.lines)
 
 
 def forwarded_lines(x: Exchange) -> bytes:

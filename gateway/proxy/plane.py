@@ -29,6 +29,7 @@ class DataPlane:
         "limits",
         "local_counts",
         "log",
+        "log_query",
         "loop",
         "metrics",
         "reader",
@@ -45,10 +46,13 @@ class DataPlane:
         metrics: GatewayMetrics,
         log: LogSink | None,
         limit_store: LimitStore | None = None,
+        *,
+        log_query: bool = False,
     ) -> None:
         self.loop = loop
         self.metrics = metrics
         self.log = log
+        self.log_query = log_query
         self.connections: set[DownstreamConnection] = set()
         self.draining = False
         self.local_counts = LocalStore(snapshot.server.limits.rate_limit_keys)

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from gateway.errors import Failed, Failure
-from gateway.proxy import heads, leaving, pipeline
+from gateway.proxy import clock, heads, leaving, pipeline
 from gateway.proxy.access_entry import refused_entry
 from gateway.proxy.body import Body
 from gateway.proxy.client import ClientConnection
@@ -51,7 +51,7 @@ class DownstreamConnection(ClientConnection):
         "_reading",
         "_scanned",
         "_served",
-        "_turns_left",
+        "_turn_scheduled",
         "ended",
         "exchange",
         "tunnel",
@@ -72,7 +72,8 @@ class DownstreamConnection(ClientConnection):
         """The client has sent a FIN."""
         self._at = 0
         """Where in the buffer the next request begins."""
-        self._turns_left = FAIR_SHARE
+        self._turn_scheduled = False
+        """The loop will call to go on with the buffer."""
         self._lingering = False
         self._served = 0
 
@@ -106,9 +107,13 @@ class DownstreamConnection(ClientConnection):
         """See asyncio."""
         exchange = self.exchange
         if exchange is None:
-            if not self._lingering:
-                self._keep(data)
+            if self._lingering:
+                return
+            self._keep(data)
+            if not self._turn_scheduled and not self.write_paused:
                 self._read_heads()
+            elif len(self._buffer) > PIPELINE_LIMIT:
+                self.pause_reading()
         elif self.tunnel is not None:
             self.tunnel.received(self, data)
         elif exchange.request_body is not None and not exchange.request_body.done:
@@ -132,7 +137,7 @@ class DownstreamConnection(ClientConnection):
         if self.scheme == b"https":
             return False
         if self.exchange is None:
-            return self._turns_left == 0 or self.write_paused
+            return self._turn_scheduled or self.write_paused
         return leaving.may_still_read(self, self.exchange)
 
     def resume_writing(self) -> None:
@@ -152,13 +157,14 @@ class DownstreamConnection(ClientConnection):
         if self._reading:
             return
         self._reading = True
-        self._turns_left = FAIR_SHARE
+        turns = FAIR_SHARE
         try:
             while self._buffer and self.exchange is None and not self.closing and not self.write_paused:
-                if self._turns_left == 0:
-                    self.plane.loop.call_soon(self._read_heads)
+                if turns == 0:
+                    self._turn_scheduled = True
+                    self.plane.loop.call_soon(self._take_turn)
                     return
-                self._turns_left -= 1
+                turns -= 1
                 if not self._read_head():
                     break
         except Failed as failed:
@@ -167,6 +173,11 @@ class DownstreamConnection(ClientConnection):
             self._reading = False
         if self.ended and self.exchange is None and not self.closing and not self.write_paused:
             self._close(unread=False)
+
+    def _take_turn(self) -> None:
+        self._turn_scheduled = False
+        if self.exchange is None and not self.closing:
+            self._next()
 
     def _read_head(self) -> bool:
         """Start the exchange whose head is next in the buffer; False when there is no whole head."""
@@ -232,6 +243,8 @@ class DownstreamConnection(ClientConnection):
             exchange.keep_alive = False
         self.exchange = exchange
         exchange.start(pipeline.serve(exchange))
+        if self.ended and self.exchange is exchange and not leaving.may_still_read(self, exchange):
+            self.transport.close()
 
     def _read_body(self, exchange: Exchange, body: Body, data: bytes) -> None:
         try:
@@ -241,9 +254,9 @@ class DownstreamConnection(ClientConnection):
             return
         if body.done:
             self._buffer = body.decoder.rest
-            pipeline.upload_done(exchange, monotonic())
+            clock.upload_done(exchange, monotonic())
         elif exchange.head.expect_continue:
-            pipeline.continued(exchange, monotonic())
+            clock.continued(exchange, monotonic())
 
     def take_buffer(self) -> bytes:
         """What came behind the head: the beginning of a body, or of what an upgrade leads to."""
@@ -274,7 +287,8 @@ class DownstreamConnection(ClientConnection):
         self.alarm.set(now + timeouts.keep_alive, now)
         if self._buffer:
             self._read_heads()
-        if self.reading_paused and len(self._buffer) - self._at <= PIPELINE_LIMIT:
+        # A head may be larger than what may be sent ahead: while one is incomplete, its rest is read.
+        if self.reading_paused and (self._scanned or len(self._buffer) - self._at <= PIPELINE_LIMIT):
             self.resume_reading()
 
     # -- closing -----------------------------------------------------------------------------------------------------
@@ -295,9 +309,8 @@ class DownstreamConnection(ClientConnection):
         """Draining: no request is read from now on."""
         if self.exchange is not None:
             self.exchange.keep_alive = False
-        elif not self._buffer:
-            self.closing = True
-            self.transport.close()
+        elif not self._buffer and not self._lingering:
+            self.close_behind_output()
 
     def _refuse_connection(self, failed: Failed) -> None:
         """Answer what is not even a request, and close."""
@@ -316,8 +329,8 @@ class DownstreamConnection(ClientConnection):
         """See `ClientConnection`."""
         exchange = self.exchange
         if exchange is not None:
-            pipeline.check_time(exchange, now)
-        elif self._lingering:
+            clock.check_time(exchange, now)
+        elif self._lingering and not self.unsent():
             self.transport.abort()
         elif self.closing or self.write_paused:
             self.check_output(now)
@@ -338,5 +351,7 @@ class DownstreamConnection(ClientConnection):
             if not exchange.head.expect_continue:
                 return
             exchange.head.expect_continue = False
-            pipeline.continued(exchange, monotonic())
-        self.transport.write(heads.interim_head(head))
+            clock.continued(exchange, monotonic())
+        # A client that takes nothing gets no more of what it can do without.
+        if not self.write_paused:
+            self.transport.write(heads.interim_head(head))

@@ -164,7 +164,7 @@ class UpstreamConnection(Connection):
             self.reusable
             and self.response is not None
             and (self.body is None or self.body.done)
-            and (request_body is None or request_body.done)
+            and (request_body is None or (request_body.done and not self.transport.get_write_buffer_size()))
             and not self.transport.is_closing()
         ):
             self.body = None
@@ -346,6 +346,9 @@ class EndpointPool:
             raise
         finally:
             self._opening -= 1
+        if connection.transport.is_closing():
+            self.endpoint.in_flight -= 1
+            raise Failed(Failure.TERMINATED, "as soon as it was open")
         self._all.add(connection)
         self.metrics.connects += 1
         return connection

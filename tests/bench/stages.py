@@ -253,7 +253,7 @@ def _upstream_head(request: bytes) -> Callable[[], Call]:
         world.client.data_received(request)
         exchange = world.client.exchange
         assert exchange is not None
-        return lambda: upstream_head(exchange, world.route, world.upstream, world.endpoint, exchange.started)
+        return lambda: upstream_head(exchange, world.route, world.upstream, world.endpoint, b"/", exchange.started)
 
     return make
 
