@@ -33,12 +33,11 @@ def parse_budget_ms(value: bytes) -> float | None:
     return min(int(value), MAX_BUDGET_FIELD_MS) / 1000
 
 
-def deadline(settings: TimeoutSettings, now: float, client_budget: float | None) -> float:
-    """The instant the request must be over. A trusted client's budget can only shorten it."""
-    budget = settings.request
-    if client_budget is not None and client_budget < budget:
-        budget = client_budget
-    return now + budget
+def budget(settings: TimeoutSettings, client_budget: float | None) -> float:
+    """Seconds the request may take from when it is complete. A trusted client's budget can only shorten it."""
+    if client_budget is not None and client_budget < settings.request:
+        return client_budget
+    return settings.request
 
 
 def attempt_ends(settings: TimeoutSettings, now: float, deadline_at: float) -> float:

@@ -87,7 +87,7 @@ class ClientConnection(Connection):
         """Close when the client has taken what it was sent; a client that stalls is cut by the timer."""
         self.closing = True
         now = monotonic()
-        self.alarm.set(now + self.plane.snapshot.server.timeouts.write_stall / 4, now)
+        self.watch_output(now)
         self.transport.close()
 
     def cut(self, *, flush: bool) -> None:
@@ -101,12 +101,15 @@ class ClientConnection(Connection):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
+    def watch_output(self, now: float) -> None:
+        """Look soon whether the client takes what it was sent."""
+        self.alarm.set(now + self.plane.snapshot.server.timeouts.write_stall / 4, now)
+
     def check_output(self, now: float) -> None:
         """Cut a client that has stopped taking what it was sent."""
-        write_stall = self.plane.snapshot.server.timeouts.write_stall
         self.check_progress(now)
-        if now - self.stalled_since < write_stall:
-            self.alarm.set(now + write_stall / 4, now)
+        if now - self.stalled_since < self.plane.snapshot.server.timeouts.write_stall:
+            self.watch_output(now)
             return
         self.count_error(Failure.WRITE_TIMEOUT)
         self.transport.abort()

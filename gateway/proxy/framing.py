@@ -10,6 +10,7 @@ import re
 from typing import Final, Protocol
 
 from gateway.headers import TOKEN
+from gateway.proxy.http1 import FIELD_SECTION
 
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of one chunk-size line with its extensions."""
@@ -27,7 +28,6 @@ _EXTENSION: Final = (
 )
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*[ \t]*)\r\n")
 _PLAIN_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
-_TRAILERS: Final = re.compile(rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 
 
 class FramingError(ValueError):
@@ -160,7 +160,7 @@ class ChunkedDecoder:
         return match.end()
 
     def _end(self, data: bytes, at: int) -> None:
-        match = _TRAILERS.match(data, at)
+        match = FIELD_SECTION.match(data, at)
         if (len(data) if match is None else match.end()) - at > MAX_TRAILERS:
             raise FramingError("the trailer section is too large")
         if match is not None:

@@ -163,11 +163,10 @@ def believe(x: Exchange) -> None:
 
 def start_deadline(x: Exchange, route: Route) -> None:
     """The budget runs from the complete request; while a client uploads, its progress is watched instead."""
-    budget = route.timeout.request
+    given = None
     if x.client_connection.trusted and x.head.fields.values:
         given = timeout.parse_budget_ms(x.head.fields.values.get(x.snapshot.names.budget, b""))
-        if given is not None and given < budget:
-            budget = given
+    budget = timeout.budget(route.timeout, given)
     x.budget = budget
     body = x.request_body
     if body is None or body.done or x.head.expect_continue:

@@ -279,12 +279,11 @@ class DownstreamConnection(ClientConnection):
     def _next(self) -> None:
         """Go on with what the client sent ahead, or wait for more; not before it has taken what it was sent."""
         now = monotonic()
-        timeouts = self.plane.snapshot.server.timeouts
         if self.write_paused:
             self.pause_reading()
-            self.alarm.set(now + timeouts.write_stall / 4, now)
+            self.watch_output(now)
             return
-        self.alarm.set(now + timeouts.keep_alive, now)
+        self.alarm.set(now + self.plane.snapshot.server.timeouts.keep_alive, now)
         if self._buffer:
             self._read_heads()
         # A head may be larger than what may be sent ahead: while one is incomplete, its rest is read.

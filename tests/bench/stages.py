@@ -204,13 +204,13 @@ def _match(routes: int) -> Callable[[], Call]:
 
 
 def _deadline() -> Call:
-    from gateway.policies.timeout import TimeoutSettings, attempt_ends, deadline, remaining_ms
+    from gateway.policies.timeout import TimeoutSettings, attempt_ends, budget, remaining_ms
 
     settings = TimeoutSettings()
 
     def call() -> None:
         now = time.monotonic()
-        ends = deadline(settings, now, None)
+        ends = now + budget(settings, None)
         attempt_ends(settings, now, ends)
         remaining_ms(now, ends)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policies.timeout import TimeoutSettings, attempt_ends, deadline, parse_budget_ms, remaining_ms
+from gateway.policies.timeout import TimeoutSettings, attempt_ends, budget, parse_budget_ms, remaining_ms
 
 SETTINGS = TimeoutSettings(request=2.0, attempt=0.5)
 
@@ -25,9 +25,9 @@ def test_budget_field_that_is_no_number(value: bytes) -> None:
 
 def test_a_client_can_only_shorten_the_deadline() -> None:
     """The deadline is the smaller of the route's budget and the client's."""
-    assert deadline(SETTINGS, 100.0, None) == 102.0
-    assert deadline(SETTINGS, 100.0, 0.5) == 100.5
-    assert deadline(SETTINGS, 100.0, 60.0) == 102.0
+    assert budget(SETTINGS, None) == 2.0
+    assert budget(SETTINGS, 0.5) == 0.5
+    assert budget(SETTINGS, 60.0) == 2.0
 
 
 def test_an_attempt_never_outlives_the_request() -> None:
