@@ -15,29 +15,21 @@ to cut the connection.
 from __future__ import annotations
 
 import logging
-from random import getrandbits
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
-from gateway.headers import client_address, normalise_host, valid_request_id
 from gateway.policies import timeout
 from gateway.proxy import heads
 from gateway.proxy.access_entry import access_entry
-from gateway.proxy.body import Body, Outlet
-from gateway.proxy.clock import WATCH_INTERVAL
-from gateway.proxy.connection import NEVER
-from gateway.proxy.exchange import Exchange, suspend
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
-from gateway.proxy.http1 import split_absolute
-from gateway.proxy.local import ALLOW, answer_locally, spend_forward
+from gateway.proxy.local import answer_locally, spend_forward
+from gateway.proxy.matching import match
 from gateway.proxy.rate_limiting import ask_limits, wait_for_limits
-from gateway.proxy.tunnel import Tunnel, websocket_accept
-from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
+from gateway.proxy.responding import send_whole, stream, switch
 
 if TYPE_CHECKING:
-    from gateway.proxy.http1_response import ResponseHead
-    from gateway.proxy.upstream import UpstreamConnection
     from gateway.snapshot import Route
 
 _log = logging.getLogger("gateway")
@@ -70,11 +62,11 @@ async def serve(x: Exchange) -> None:
             if x.request_body is not None and not x.request_body.done:
                 x.keep_alive = False
             if head.status == 101:
-                await _tunnel(x, route, connection, head)
+                await switch(x, route, connection, head)
             elif connection.body is None:
                 send_whole(x, route, connection, head)
             else:
-                await _stream(x, route, connection, head, connection.body)
+                await stream(x, route, connection, head, connection.body)
     except Failed as failed:
         refuse(x, failed)
     except Exception:  # noqa: BLE001 - a bug must cost one request, not the connection's bookkeeping
@@ -83,79 +75,6 @@ async def serve(x: Exchange) -> None:
     finally:
         # 9
         finish(x)
-
-
-# -- 2: match ----------------------------------------------------------------------------------------------------------
-
-
-def match(x: Exchange) -> Route:
-    """The route of the request; sets what later steps need of its address. Raises `Failed` when there is none."""
-    head = x.head
-    snapshot = x.snapshot
-    x.request_id = b"%032x" % getrandbits(128)
-    if x.client_connection.trusted:
-        believe(x)
-    if head.method == b"CONNECT":
-        raise Failed(Failure.METHOD_NOT_IMPLEMENTED, close=True)
-    target = head.target
-    if target[0] != 0x2F:
-        target = _other_form(x)
-    elif b"#" in target:
-        raise Failed(Failure.BAD_REQUEST, "the request target holds a fragment", close=True)
-    else:
-        x.host_field = head.fields.host or b""
-    host = x.client_connection.host_of(x.host_field)
-    if host is None:
-        raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
-    x.host = host
-    if head.method == b"TRACE":
-        raise Failed(Failure.METHOD_NOT_ALLOWED, "TRACE is never served", fields=(ALLOW,))
-    x.query_at = target.find(b"?")
-    server = snapshot.server
-    try:
-        x.path = normalise_path(
-            target if x.query_at < 0 else target[: x.query_at],
-            encoded_slash=server.encoded_slash,
-            double_slash=server.double_slash,
-        )
-    except AmbiguousPathError as error:
-        raise Failed(Failure.PATH_AMBIGUOUS, str(error)) from None
-    found = snapshot.router.match(host, x.path, head.method, x.field_value, x.query)
-    if isinstance(found, Found):
-        x.parameters = found.parameters
-        return found.value
-    if isinstance(found, MethodNotAllowed):
-        raise Failed(Failure.METHOD_NOT_ALLOWED, fields=(b"Allow: " + b", ".join(found.allow),))
-    raise Failed(Failure.ROUTE_NOT_FOUND if found.host_known else Failure.MISDIRECTED)
-
-
-def _other_form(x: Exchange) -> bytes:
-    """Absolute-form, whose authority wins over `Host` (RFC 9112 3.2.2), or asterisk-form; returns the target to match."""
-    head = x.head
-    if head.target == b"*" and head.method == b"OPTIONS":
-        x.host_field = head.fields.host or b""
-        return b"/"
-    scheme, authority, target = split_absolute(head.target)
-    if scheme not in (b"http", b"https"):
-        raise Failed(Failure.BAD_REQUEST, "the scheme of the request target is not http", close=True)
-    if scheme != x.client_connection.scheme:
-        raise Failed(Failure.MISDIRECTED, "the scheme is not the connection's")
-    if head.fields.host is not None and normalise_host(head.fields.host) is None:
-        raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
-    x.host_field = authority
-    head.target = target
-    return target
-
-
-def believe(x: Exchange) -> None:
-    """Take over what a trusted peer says: the id of the request, and who its client is."""
-    connection = x.client_connection
-    fields = x.head.fields
-    given = fields.values.get(x.snapshot.names.request_id, b"")
-    if valid_request_id(given):
-        x.request_id = given
-    if fields.forwarded and b"x-forwarded-for" in fields.forwarded:
-        x.client = client_address(connection.peer, fields.forwarded[b"x-forwarded-for"], x.snapshot.server.trusted_proxies)
 
 
 # -- 3: the deadline ---------------------------------------------------------------------------------------------------
@@ -195,96 +114,6 @@ def admit(x: Exchange, route: Route) -> None:
             head.upgrade = b""
         elif x.client_connection.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
             raise Failed(Failure.TUNNEL_LIMIT)
-
-
-# -- 7, 8: the response ------------------------------------------------------------------------------------------------
-
-
-def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
-    """Send a response that is all there, in one write. The upstream is free before the client is served."""
-    data = connection.content
-    connection.end()
-    length = len(data)
-    if not length and (x.head.method == b"HEAD" or head.status in (204, 304)):
-        length = head.length if head.status != 204 else -1
-    message = heads.client_head(x, route, head, length, chunked=False)
-    x.status = head.status
-    x.committed = True
-    x.response_bytes = len(data)
-    x.client_connection.transport.write(message + data if data else message)
-
-
-async def _stream(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body) -> None:
-    """Send the head with what is there of the body, and the rest as it comes."""
-    client = x.client_connection
-    chunked = head.length < 0 and x.head.minor != 0
-    if head.length < 0 and not chunked:
-        x.keep_alive = x.framed = False
-    outlet = Outlet(client, heads.client_head(x, route, head, head.length, chunked=chunked), chunked=chunked)
-    x.status = head.status
-    x.committed = True
-    x.response_body = body
-    body.on_done = x.wake
-    now = body.touched = monotonic()
-    x.due = NEVER
-    client.alarm.set(now + min(route.timeout.idle, x.snapshot.server.timeouts.write_stall, WATCH_INTERVAL), now)
-    try:
-        body.attach(outlet, client)
-        outlet.flush_head()
-        while not body.done:
-            await suspend()
-    finally:
-        client.source = None
-        x.response_bytes = body.received
-        x.upstream_seconds += monotonic() - now
-        connection.end()
-
-
-async def _tunnel(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
-    """Switch protocols when the upstream agreed to exactly what the client asked (RFC 9110 7.8, RFC 6455 4.1)."""
-    client = x.client_connection
-    metrics = client.plane.metrics
-    try:
-        _check_switch(x, head)
-        x.status = 101
-        x.committed = True
-        x.keep_alive = False
-        x.due = NEVER
-        client.transport.write(heads.switching_head(head) + connection.take_buffer())
-        tunnel = x.tunnel = Tunnel(client, connection, x.wake)
-        client.tunnel = connection.tunnel = tunnel
-        early = client.take_buffer()
-        if early:
-            tunnel.received(client, early)
-        if not connection.write_paused:
-            client.resume_reading()
-        if client.ended:
-            tunnel.ended(client)
-        metrics.tunnels += 1
-        now = monotonic()
-        client.alarm.set(now + route.timeout.idle, now)
-        try:
-            while tunnel.open:
-                await suspend()
-        finally:
-            metrics.tunnels -= 1
-            x.response_bytes = tunnel.sent_bytes
-            x.upstream_seconds += monotonic() - now
-            tunnel.close()
-    finally:
-        connection.end()
-
-
-def _check_switch(x: Exchange, head: ResponseHead) -> None:
-    asked = x.head.upgrade
-    fields = head.fields
-    if not asked or fields.upgrade != asked or not fields.switches:
-        raise Failed(Failure.UPGRADE_FAILED, "the upstream switched to what was not asked for")
-    if asked == b"websocket":
-        lines = x.head.kept.split(b"\r\n")
-        key = next((line[18:].strip() for line in lines if line[:18].lower() == b"sec-websocket-key:"), b"")
-        if fields.websocket_accept != websocket_accept(key):
-            raise Failed(Failure.UPGRADE_FAILED, "the Sec-WebSocket-Accept is not the answer to the key")
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Everything that one worker counts, kept by name so that it survives a reload, and the collector that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
+from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
+from gateway.metrics.routes import RouteMetrics, route_families
+from gateway.metrics.upstreams import UpstreamMetrics, upstream_families
+
+UNMATCHED: Final = "_unmatched"
+"""The route label of requests that no route took."""
+
+
+class GatewayMetrics:
+    """Everything one worker counts, and the registry collector for it."""
+
+    __slots__ = (
+        "access_log_dropped",
+        "config_hash",
+        "config_loaded_at",
+        "connections",
+        "limits",
+        "overhead",
+        "protocol_errors",
+        "routes",
+        "store",
+        "tunnels",
+        "upstreams",
+        "version",
+    )
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.config_hash = ""
+        self.config_loaded_at = 0.0
+        self.connections = 0
+        self.tunnels = 0
+        self.protocol_errors: dict[str, int] = {}
+        self.access_log_dropped = 0
+        self.overhead = Histogram(OVERHEAD_BUCKETS)
+        self.routes: dict[str, RouteMetrics] = {}
+        self.upstreams: dict[str, UpstreamMetrics] = {}
+        self.limits: dict[tuple[str, str], LimitMetrics] = {}
+        self.store: StoreMetrics | None = None
+        """None without a store outside the process."""
+
+    def limit(self, route: str, name: str) -> LimitMetrics:
+        """The counters of a limit on a route, kept by name."""
+        return self.limits.setdefault((route, name), LimitMetrics(route, name))
+
+    def route(self, name: str) -> RouteMetrics:
+        """The counters of the route, kept by name so that they survive a reload."""
+        return self.routes.setdefault(name, RouteMetrics(name))
+
+    def upstream(self, name: str) -> UpstreamMetrics:
+        """The counters of the upstream, kept by name."""
+        return self.upstreams.setdefault(name, UpstreamMetrics(name))
+
+    def keep_only(self, routes: Iterable[str], upstreams: Iterable[str]) -> None:
+        """After a reload: forget what is no longer configured, so that its series end."""
+        kept_routes, kept_upstreams = {*routes, UNMATCHED}, set(upstreams)
+        self.routes = {name: kept for name, kept in self.routes.items() if name in kept_routes}
+        self.upstreams = {name: kept for name, kept in self.upstreams.items() if name in kept_upstreams}
+        self.limits = {key: kept for key, kept in self.limits.items() if key[0] in kept_routes}
+
+    def collect(self) -> Iterator[Metric]:
+        """The prometheus_client collector protocol."""
+        yield from route_families(self.routes.values())
+        yield from upstream_families(self.upstreams.values())
+        yield from limit_families(self.limits.values())
+        if self.store is not None:
+            yield from store_families(self.store)
+        overhead = HistogramMetricFamily(
+            "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream"
+        )
+        overhead.add_metric([], self.overhead.cumulative(), self.overhead.total)
+        yield overhead
+        yield gauge("gateway_connections", "Open downstream connections", self.connections)
+        yield gauge("gateway_tunnels", "Open upgraded connections", self.tunnels)
+        dropped = CounterMetricFamily("gateway_access_log_dropped", "Access log lines dropped because the writer fell behind")
+        dropped.add_metric([], self.access_log_dropped)
+        yield dropped
+        errors = CounterMetricFamily(
+            "gateway_protocol_errors", "Connections that failed before a request was complete", labels=["reason"]
+        )
+        for reason, count in list(self.protocol_errors.items()):
+            errors.add_metric([reason], count)
+        yield errors
+        info = GaugeMetricFamily("gateway_config_info", "The running configuration", labels=["hash"])
+        info.add_metric([self.config_hash], 1)
+        yield info
+        yield gauge(
+            "gateway_config_last_reload_success_timestamp_seconds", "When the configuration was loaded", self.config_loaded_at
+        )
+        build = GaugeMetricFamily("gateway_build_info", "The running version", labels=["version"])
+        build.add_metric([self.version], 1)
+        yield build

@@ -1,0 +1,106 @@
+"""Steps 7 and 8 of the life of a request: the response is shaped, and goes out whole, as a stream or as a tunnel."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gateway.errors import Failed, Failure
+from gateway.proxy import heads
+from gateway.proxy.body import Body, Outlet
+from gateway.proxy.clock import WATCH_INTERVAL
+from gateway.proxy.connection import NEVER
+from gateway.proxy.exchange import Exchange, suspend
+from gateway.proxy.tunnel import Tunnel, websocket_accept
+
+if TYPE_CHECKING:
+    from gateway.proxy.http1_response import ResponseHead
+    from gateway.proxy.upstream import UpstreamConnection
+    from gateway.snapshot import Route
+
+
+def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
+    """Send a response that is all there, in one write. The upstream is free before the client is served."""
+    data = connection.content
+    connection.end()
+    length = len(data)
+    if not length and (x.head.method == b"HEAD" or head.status in (204, 304)):
+        length = head.length if head.status != 204 else -1
+    message = heads.client_head(x, route, head, length, chunked=False)
+    x.status = head.status
+    x.committed = True
+    x.response_bytes = len(data)
+    x.client_connection.transport.write(message + data if data else message)
+
+
+async def stream(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body) -> None:
+    """Send the head with what is there of the body, and the rest as it comes."""
+    client = x.client_connection
+    chunked = head.length < 0 and x.head.minor != 0
+    if head.length < 0 and not chunked:
+        x.keep_alive = x.framed = False
+    outlet = Outlet(client, heads.client_head(x, route, head, head.length, chunked=chunked), chunked=chunked)
+    x.status = head.status
+    x.committed = True
+    x.response_body = body
+    body.on_done = x.wake
+    now = body.touched = monotonic()
+    x.due = NEVER
+    client.alarm.set(now + min(route.timeout.idle, x.snapshot.server.timeouts.write_stall, WATCH_INTERVAL), now)
+    try:
+        body.attach(outlet, client)
+        outlet.flush_head()
+        while not body.done:
+            await suspend()
+    finally:
+        client.source = None
+        x.response_bytes = body.received
+        x.upstream_seconds += monotonic() - now
+        connection.end()
+
+
+async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
+    """Switch protocols when the upstream agreed to exactly what the client asked (RFC 9110 7.8, RFC 6455 4.1)."""
+    client = x.client_connection
+    metrics = client.plane.metrics
+    try:
+        _check_switch(x, head)
+        x.status = 101
+        x.committed = True
+        x.keep_alive = False
+        x.due = NEVER
+        client.transport.write(heads.switching_head(head) + connection.take_buffer())
+        tunnel = x.tunnel = Tunnel(client, connection, x.wake)
+        client.tunnel = connection.tunnel = tunnel
+        early = client.take_buffer()
+        if early:
+            tunnel.received(client, early)
+        if not connection.write_paused:
+            client.resume_reading()
+        if client.ended:
+            tunnel.ended(client)
+        metrics.tunnels += 1
+        now = monotonic()
+        client.alarm.set(now + route.timeout.idle, now)
+        try:
+            while tunnel.open:
+                await suspend()
+        finally:
+            metrics.tunnels -= 1
+            x.response_bytes = tunnel.sent_bytes
+            x.upstream_seconds += monotonic() - now
+            tunnel.close()
+    finally:
+        connection.end()
+
+
+def _check_switch(x: Exchange, head: ResponseHead) -> None:
+    asked = x.head.upgrade
+    fields = head.fields
+    if not asked or fields.upgrade != asked or not fields.switches:
+        raise Failed(Failure.UPGRADE_FAILED, "the upstream switched to what was not asked for")
+    if asked == b"websocket":
+        lines = x.head.kept.split(b"\r\n")
+        key = next((line[18:].strip() for line in lines if line[:18].lower() == b"sec-websocket-key:"), b"")
+        if fields.websocket_accept != websocket_accept(key):
+            raise Failed(Failure.UPGRADE_FAILED, "the Sec-WebSocket-Accept is not the answer to the key")
