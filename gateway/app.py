@@ -23,13 +23,14 @@ from gateway.control.compile import compile_config, listener
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
 from gateway.control.problems import ConfigError, render_text
+from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.redis_store import RedisStore
 from gateway.proxy.server import DownstreamConnection
 from gateway.proxy.upstream import EndpointPool
-from gateway.snapshot import Endpoint, Listener, Snapshot, UpstreamSettings
+from gateway.snapshot import Listener, Snapshot, UpstreamSettings
 
 BACKLOG: Final = 1024
 """Connections the kernel holds for us. asyncio's own loop also takes as many in a row, so there it is less."""
@@ -225,7 +226,7 @@ class App:
         if hasattr(self, "plane"):
             await self._abort()
             for upstream in self.plane.snapshot.upstreams:
-                for endpoint in upstream.endpoints:
+                for endpoint in upstream.group.endpoints:
                     endpoint.pool.retire()
             for one in self.plane.snapshot.server.listeners:
                 _remove_socket(one)

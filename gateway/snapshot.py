@@ -10,12 +10,12 @@ import ssl
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gateway.endpoints import EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
-from gateway.policies.load_balancing import Balancer
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
-from gateway.ports import Check, Pool
+from gateway.ports import Check
 from gateway.router import Router
 
 
@@ -105,25 +105,6 @@ class ServerTiming(Enum):
     OFF = "off"
 
 
-class Endpoint:
-    """One address of an upstream. Settings are fixed; `in_flight` and the pool are live."""
-
-    __slots__ = ("authority", "host", "in_flight", "path", "pool", "port", "tls", "url", "weight")
-
-    def __init__(self, url: str, *, host: str, port: int, path: str, tls: bool, weight: int, authority: bytes) -> None:
-        self.url = url
-        self.host = host
-        self.port = port
-        self.path = path
-        """Unix socket path, or empty."""
-        self.tls = tls
-        self.weight = weight
-        self.authority = authority
-        """What `Host` says when the upstream does not preserve the client's."""
-        self.in_flight = 0
-        self.pool: Pool
-
-
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """How connections to an upstream are made and kept."""
@@ -146,8 +127,7 @@ class Upstream:
     """A named group of endpoints."""
 
     name: str
-    endpoints: tuple[Endpoint, ...]
-    balancer: Balancer
+    group: EndpointGroup
     settings: UpstreamSettings
     host: bytes | None
     """None: the client's `Host` is kept; empty: the endpoint's authority; else this value."""

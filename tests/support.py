@@ -583,7 +583,7 @@ class Gateway:
         """Upstream connections by state, over all endpoints."""
         total = {"open": 0, "idle": 0}
         for upstream in self.app.snapshot.upstreams:
-            for endpoint in upstream.endpoints:
+            for endpoint in upstream.group.endpoints:
                 for state, count in endpoint.pool.counts().items():
                     total[state] += count
         return total
@@ -618,7 +618,7 @@ class Gateway:
         found += [f"gauge {name}" for name in ("connections", "tunnels") if getattr(self.metrics, name)]
         found += [f"route {name} in flight" for name, route in self.metrics.routes.items() if route.in_flight]
         for upstream in self.app.snapshot.upstreams:
-            found += [f"endpoint {endpoint.url} in flight" for endpoint in upstream.endpoints if endpoint.in_flight]
+            found += [f"endpoint {endpoint.url} in flight" for endpoint in upstream.group.endpoints if endpoint.in_flight]
         pools = self.pools()
         if pools["open"] != pools["idle"]:
             found.append(f"upstream connections {pools}")

@@ -21,9 +21,10 @@ from prometheus_client.registry import Collector
 
 from gateway.control.admin_limits import PAGES as LIMIT_PAGES
 from gateway.control.admin_limits import AdminLimits
+from gateway.endpoints import Endpoint
 from gateway.headers import normalise_host, parse_address
 from gateway.metrics import GatewayMetrics
-from gateway.snapshot import Endpoint, Route, Snapshot
+from gateway.snapshot import Route, Snapshot
 
 PAGES: Final = {
     "/livez": "200 while the process runs",
@@ -160,7 +161,7 @@ def _route(route: Route) -> dict[str, object]:
 
 def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
     for upstream in snapshot.upstreams:
-        yield {"name": upstream.name, "endpoints": [_endpoint(endpoint) for endpoint in upstream.endpoints]}
+        yield {"name": upstream.name, "endpoints": [_endpoint(endpoint) for endpoint in upstream.group.endpoints]}
 
 
 def _endpoint(endpoint: Endpoint) -> dict[str, object]:

@@ -22,14 +22,14 @@ from gateway.control.matches import route_matches
 from gateway.control.schema import Config, Server, UpstreamTls
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
+from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import UNMATCHED, GatewayMetrics, UpstreamMetrics
-from gateway.policies.load_balancing import Algorithm, Balancer, balancer
+from gateway.policies.load_balancing import Algorithm
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Pool
 from gateway.router import Router
 from gateway.snapshot import (
-    Endpoint,
     FieldEdits,
     ForwardedFields,
     Limits,
@@ -83,8 +83,8 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
 
 def dropped_endpoints(previous: Snapshot, current: Snapshot) -> list[Endpoint]:
     """The endpoints of `previous` that `current` has not carried over: retire their pools."""
-    kept = {id(endpoint) for upstream in current.upstreams for endpoint in upstream.endpoints}
-    return [endpoint for upstream in previous.upstreams for endpoint in upstream.endpoints if id(endpoint) not in kept]
+    kept = {id(endpoint) for upstream in current.upstreams for endpoint in upstream.group.endpoints}
+    return [endpoint for upstream in previous.upstreams for endpoint in upstream.group.endpoints if id(endpoint) not in kept]
 
 
 def listener(address: Address) -> Listener:
@@ -179,7 +179,8 @@ def _upstream(
     make_pool: MakePool,
     previous: Upstream | None,
 ) -> Upstream:
-    kept = {endpoint.url: endpoint for endpoint in previous.endpoints} if previous and previous.settings is settings else {}
+    same = previous is not None and previous.settings is settings
+    kept = {endpoint.url: endpoint for endpoint in previous.group.endpoints} if previous is not None and same else {}
     endpoints = []
     for written in upstream.endpoints:
         endpoint = kept.get(written.url.url)
@@ -189,8 +190,7 @@ def _upstream(
         endpoints.append(endpoint)
     return Upstream(
         name=name,
-        endpoints=tuple(endpoints),
-        balancer=_balancer(Algorithm(upstream.load_balancing), endpoints, previous),
+        group=_group(Algorithm(upstream.load_balancing), endpoints, previous),
         settings=settings,
         host={"preserve": None, "endpoint": b""}.get(upstream.host, upstream.host.encode("ascii")),
         metrics=metrics,
@@ -209,12 +209,10 @@ def _endpoint(url: EndpointUrl, weight: int) -> Endpoint:
     )
 
 
-def _balancer(algorithm: Algorithm, endpoints: list[Endpoint], previous: Upstream | None) -> Balancer:
-    weights = [endpoint.weight for endpoint in endpoints]
-    fresh = balancer(algorithm, weights)
-    if previous is None or type(previous.balancer) is not type(fresh):
-        return fresh
-    return previous.balancer if weights == [endpoint.weight for endpoint in previous.endpoints] else fresh
+def _group(algorithm: Algorithm, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
+    if previous is not None and previous.group.algorithm is algorithm and list(previous.group.endpoints) == endpoints:
+        return previous.group
+    return EndpointGroup(endpoints, algorithm)
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------

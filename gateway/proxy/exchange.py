@@ -20,12 +20,13 @@ from gateway.proxy.connection import NEVER
 from gateway.proxy.heads import edited_lines, own_answer
 
 if TYPE_CHECKING:
+    from gateway.endpoints import Endpoint
     from gateway.proxy.body import Body
     from gateway.proxy.http1 import RequestHead
     from gateway.proxy.server import DownstreamConnection
     from gateway.proxy.tunnel import Tunnel
     from gateway.proxy.upstream import UpstreamConnection
-    from gateway.snapshot import Endpoint, Route, Snapshot
+    from gateway.snapshot import Route, Snapshot
 
 _log = logging.getLogger("gateway")
 

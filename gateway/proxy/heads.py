@@ -19,9 +19,10 @@ from gateway.proxy.http1_response import REASONS, ResponseHead
 from gateway.snapshot import FieldEdits, ForwardedFields, Rewrite, ServerTiming
 
 if TYPE_CHECKING:
+    from gateway.endpoints import Endpoint
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.server import DownstreamConnection
-    from gateway.snapshot import Endpoint, Route, Upstream
+    from gateway.snapshot import Route, Upstream
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _X_FORWARDED: Final = ForwardedFields.X_FORWARDED

@@ -15,6 +15,7 @@ import ssl
 from time import monotonic
 from typing import Final
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.metrics import UpstreamMetrics
 from gateway.proxy.body import Body
@@ -23,7 +24,7 @@ from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.framing import ChunkedDecoder, Decoder, LengthDecoder, UntilClose
 from gateway.proxy.http1_response import ResponseFields, ResponseHead, check_partial_response, read_response
 from gateway.proxy.tunnel import Tunnel
-from gateway.snapshot import Endpoint, UpstreamSettings
+from gateway.snapshot import UpstreamSettings
 
 MAX_INTERIM: Final = 64
 """1xx responses before one final response; a flood of them is not an answer."""

@@ -110,7 +110,7 @@ class World:
         self.plane = DataPlane(self.loop, self.snapshot, self.metrics, None)
         self.route = self.snapshot.routes[-1]
         self.upstream = self.snapshot.upstreams[0]
-        self.endpoint = self.upstream.endpoints[0]
+        self.endpoint = self.upstream.group.endpoints[0]
         pool = self.endpoint.pool
         assert isinstance(pool, EndpointPool)
         self.origin = UpstreamConnection(pool)
@@ -223,8 +223,8 @@ def _request_id() -> Call:
 
 def _pick() -> Call:
     world = World()
-    balancer, endpoints = world.upstream.balancer, world.upstream.endpoints
-    return lambda: balancer.pick(endpoints, random())
+    group = world.upstream.group
+    return lambda: group.pick(random())
 
 
 def _metrics() -> Call:

@@ -12,12 +12,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 
 from gateway.control.admin import PAGES, make_admin_app
+from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import GatewayMetrics
-from gateway.policies.load_balancing import TwoChoices
+from gateway.policies.load_balancing import Algorithm
 from gateway.router import Match, Router
 from gateway.snapshot import (
-    Endpoint,
     Listener,
     Names,
     Redirect,
@@ -54,7 +54,8 @@ def small_snapshot(metrics: GatewayMetrics) -> Snapshot:
     )
     endpoint.pool = OneIdleConnection()
     endpoint.in_flight = 3
-    users = Upstream("users", (endpoint,), TwoChoices([2]), UpstreamSettings(), None, metrics.upstream("users"))
+    group = EndpointGroup([endpoint], Algorithm.TWO_CHOICES)
+    users = Upstream("users", group, UpstreamSettings(), None, metrics.upstream("users"))
     routes = (
         Route("users", metrics.route("users"), upstream=users, rewrite=Rewrite(b"/v1", b"/")),
         Route("old", metrics.route("old"), redirect=Redirect(308, b"/new", keep_path=False, keep_query=True), max_body=-1),

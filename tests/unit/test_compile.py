@@ -14,10 +14,10 @@ from gateway.control.compile import compile_config, dropped_endpoints
 from gateway.control.dump import effective_config
 from gateway.control.load import load
 from gateway.control.problems import ConfigError
+from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, UpstreamMetrics
 from gateway.policies.timeout import TimeoutSettings
 from gateway.snapshot import (
-    Endpoint,
     FieldEdits,
     ForwardedFields,
     Redirect,
@@ -137,7 +137,7 @@ def test_the_default_name_is_random_but_one_per_process(compiled: Compiler) -> N
 )
 def test_endpoints(compiled: Compiler, url: str, expected: tuple[str, str, int, str, bool, bytes]) -> None:
     """An endpoint's URL becomes host, port or path, and the authority that `Host` may carry."""
-    endpoint = compiled(upstream(f"{{endpoints: ['{url}']}}")).upstreams[0].endpoints[0]
+    endpoint = compiled(upstream(f"{{endpoints: ['{url}']}}")).upstreams[0].group.endpoints[0]
 
     shown = (endpoint.url, endpoint.host, endpoint.port, endpoint.path, endpoint.tls, endpoint.authority)
     assert shown == expected
@@ -157,10 +157,11 @@ def test_upstream_settings(compiled: Compiler) -> None:
 
     assert (made.settings.idle_timeout, made.settings.max_idle, made.settings.max_connections) == (1.0, 2, 3)
     assert made.settings.tls is None
-    assert made.endpoints[0].weight == 3
-    pool = made.endpoints[0].pool
+    assert made.group.endpoints[0].weight == 3
+    pool = made.group.endpoints[0].pool
     assert isinstance(pool, Pool)
-    assert (pool.endpoint, pool.settings, pool.metrics) == (made.endpoints[0], made.settings, compiled.metrics.upstream("u"))
+    endpoint = made.group.endpoints[0]
+    assert (pool.endpoint, pool.settings, pool.metrics) == (endpoint, made.settings, compiled.metrics.upstream("u"))
 
 
 def test_upstream_tls(compiled: Compiler) -> None:
@@ -297,7 +298,7 @@ def test_unchanged_endpoints_are_carried_over(compiled: Compiler) -> None:
     old = compiled(upstream("{endpoints: [http://a, http://b], load_balancing: round_robin}"))
     new = compiled(upstream("{endpoints: [http://b, http://a, http://c], load_balancing: round_robin}"), old)
 
-    assert new.upstreams[0].endpoints[:2] == old.upstreams[0].endpoints[::-1]
+    assert new.upstreams[0].group.endpoints[:2] == old.upstreams[0].group.endpoints[::-1]
     assert dropped_endpoints(old, new) == []
     assert new.upstreams[0].settings is old.upstreams[0].settings
 
@@ -311,8 +312,8 @@ def test_changed_endpoints_are_not(compiled: Compiler, changed: str) -> None:
     old = compiled(upstream("{endpoints: [http://a]}"))
     new = compiled(upstream(changed), old)
 
-    assert new.upstreams[0].endpoints[0] is not old.upstreams[0].endpoints[0]
-    assert dropped_endpoints(old, new) == list(old.upstreams[0].endpoints)
+    assert new.upstreams[0].group.endpoints[0] is not old.upstreams[0].group.endpoints[0]
+    assert dropped_endpoints(old, new) == list(old.upstreams[0].group.endpoints)
 
 
 def test_tls_settings_are_carried_over(compiled: Compiler) -> None:
@@ -321,8 +322,8 @@ def test_tls_settings_are_carried_over(compiled: Compiler) -> None:
     same = compiled(upstream("{endpoints: [https://a], load_balancing: round_robin}"), old)
     other = compiled(upstream("{endpoints: [https://a], tls: {verify: false}}"), same)
 
-    assert same.upstreams[0].endpoints == old.upstreams[0].endpoints
-    assert other.upstreams[0].endpoints != old.upstreams[0].endpoints
+    assert same.upstreams[0].group.endpoints == old.upstreams[0].group.endpoints
+    assert other.upstreams[0].group.endpoints != old.upstreams[0].group.endpoints
 
 
 def test_counters_survive(compiled: Compiler) -> None:
@@ -410,7 +411,7 @@ def test_a_renewed_certificate_is_a_change(compiled: Compiler, tmp_path: Path) -
     old = compiled(text)
     make_certificate(tmp_path, "ca")
 
-    assert compiled(text, old).upstreams[0].endpoints[0] is not old.upstreams[0].endpoints[0]
+    assert compiled(text, old).upstreams[0].group.endpoints[0] is not old.upstreams[0].group.endpoints[0]
 
 
 # -- shown to operators ----------------------------------------------------------------------------------------------

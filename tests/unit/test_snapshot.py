@@ -7,9 +7,10 @@ import ssl
 
 import pytest
 
+from gateway.endpoints import Endpoint
 from gateway.headers import Networks
 from gateway.metrics import RouteMetrics
-from gateway.snapshot import Endpoint, Listener, Names, Route, ServerSettings, UpstreamSettings
+from gateway.snapshot import Listener, Names, Route, ServerSettings, UpstreamSettings
 
 
 @pytest.mark.parametrize(
