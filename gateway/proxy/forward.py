@@ -18,6 +18,7 @@ from gateway.proxy.body import Outlet
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target, upstream_head
+from gateway.proxy.settling import settle
 from gateway.proxy.upstream import EndpointPool, UpstreamConnection
 from gateway.snapshot import Route, Upstream
 
@@ -64,7 +65,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             if connection is not None:
                 stale = reused and connection.silent and failed.failure is Failure.TERMINATED
                 connection.end()
-            _settle(x, upstream, failed)
+            settle(x, upstream, endpoint, failed)
 
             # (e) again? Only what a stale connection lost: it closed before a byte of the response (RFC 9112 9.3.1).
             if not stale or not _may_repeat(x):
@@ -78,7 +79,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
                 connection.end()
             raise
         else:
-            _settle(x, upstream, None)
+            settle(x, upstream, endpoint, None)
             return connection
 
 
@@ -124,24 +125,3 @@ def limit_attempt(x: Exchange, route: Route, now: float) -> None:
 
 def _may_repeat(x: Exchange) -> bool:
     return x.head.method in IDEMPOTENT and (x.request_body is None or x.request_body.replayable)
-
-
-def _settle(x: Exchange, upstream: Upstream, failed: Failed | None) -> None:
-    """Record the attempt's outcome and the time it took up to the response head."""
-    metrics = upstream.metrics
-    if x.dispatched_at:
-        seconds = monotonic() - x.dispatched_at
-        x.upstream_seconds += seconds
-        x.dispatched_at = 0.0
-        if failed is None:
-            metrics.duration.observe(seconds)
-    if failed is not None:
-        failure = failed.failure
-        metrics.attempted("cancelled" if failure.source == "downstream" else failure.code)
-        return
-    connection = x.upstream_connection
-    assert connection is not None and connection.response is not None
-    if connection.response.status >= 500:
-        metrics.attempted("http_5xx")
-    else:
-        metrics.attempts["ok"] += 1

@@ -1,0 +1,36 @@
+"""The outcome of an attempt: succeeded, failed or abandoned. One place records it, whatever ended the attempt.
+
+A client that leaves, or whose upload stalls, abandons the attempt: that says nothing about the endpoint.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.endpoints import Endpoint
+    from gateway.errors import Failed
+    from gateway.proxy.exchange import Exchange
+    from gateway.snapshot import Upstream
+
+
+def settle(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed | None) -> None:
+    """The attempt on `endpoint` has a final response head (`failed` is None), or failed: count it, once."""
+    metrics = upstream.metrics
+    if x.dispatched_at:
+        seconds = monotonic() - x.dispatched_at
+        x.upstream_seconds += seconds
+        x.dispatched_at = 0.0
+        if failed is None:
+            metrics.duration.observe(seconds)
+    if failed is not None:
+        failure = failed.failure
+        metrics.attempted("cancelled" if failure.source == "downstream" else failure.code)
+        return
+    connection = x.upstream_connection
+    assert connection is not None and connection.response is not None
+    if connection.response.status >= 500:
+        metrics.attempted("http_5xx")
+    else:
+        metrics.attempts["ok"] += 1
