@@ -132,6 +132,16 @@ class Upstream:
     host: bytes | None
     """None: the client's `Host` is kept; empty: the endpoint's authority; else this value."""
     metrics: UpstreamMetrics
+    steering: Steering | None = None
+    """None: nothing of the request decides which endpoint takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What of a request decides which endpoint takes it."""
+
+    key: tuple[tuple[KeyPart, bytes], ...] = ()
+    """The parts of the key of consistent hashing, each with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +172,7 @@ class Rewrite:
 
 
 class KeyPart(Enum):
-    """Where a part of a rate limit's key comes from."""
+    """Where a part of a key comes from."""
 
     CLIENT_IP = "client_ip"
     HEADER = "header"

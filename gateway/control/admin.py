@@ -161,13 +161,18 @@ def _route(route: Route) -> dict[str, object]:
 
 def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
     for upstream in snapshot.upstreams:
-        yield {"name": upstream.name, "endpoints": [_endpoint(endpoint) for endpoint in upstream.group.endpoints]}
+        yield {
+            "name": upstream.name,
+            "load_balancing": upstream.group.settings.algorithm.value,
+            "endpoints": [_endpoint(endpoint) for endpoint in upstream.group.endpoints],
+        }
 
 
 def _endpoint(endpoint: Endpoint) -> dict[str, object]:
     return {
         "url": endpoint.url,
         "weight": endpoint.weight,
+        "backup": endpoint.backup,
         "in_flight": endpoint.in_flight,
         "connections": endpoint.pool.counts(),
     }

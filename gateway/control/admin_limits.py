@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from gateway.control.limits import Part
+from gateway.control.keys import Part
 from gateway.control.limits_compile import in_words, part_value
 from gateway.policies.rate_limit import seconds_up
 from gateway.ports import Answers, Check, LimitCall

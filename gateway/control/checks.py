@@ -7,6 +7,7 @@ from typing import Final
 
 from gateway.control import tls
 from gateway.control.addresses import Address
+from gateway.control.balancing_checks import check_balancing
 from gateway.control.effective import strip_prefix
 from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
@@ -34,6 +35,7 @@ def check(config: Config, positions: Positions) -> list[Problem]:
         *_upstreams(config, positions),
         *_policies(("defaults",), config.defaults, config, positions),
         *(problem for index in range(len(config.routes)) for problem in _route(index, config, positions)),
+        *check_balancing(config, positions),
         *check_limits(config, positions),
         *_hidden(config, positions),
     ]

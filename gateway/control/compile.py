@@ -14,18 +14,20 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from gateway.control import tls
-from gateway.control.addresses import Address, EndpointUrl
+from gateway.control.addresses import Address
+from gateway.control.balancing_compile import balancing_settings, fields_that_steer, steering
 from gateway.control.effective import Edits, effective, strip_prefix
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.schema import Config, Server, UpstreamTls
+from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import UNMATCHED, GatewayMetrics, UpstreamMetrics
-from gateway.policies.load_balancing import Algorithm
+from gateway.policies.load_balancing import BalancingSettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Pool
 from gateway.router import Router
@@ -66,6 +68,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
     }
     routes = tuple(_route(config, index, upstreams, metrics) for index in range(len(config.routes)))
     matches = route_matches(config)
+    noted = {*fields_read(config), *fields_that_steer(config)}
     metrics.config_hash = loaded.hash
     metrics.config_loaded_at = time.time()
     return Snapshot(
@@ -76,7 +79,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
         upstreams=tuple(upstreams.values()),
         unmatched=metrics.route(UNMATCHED),
         config_hash=loaded.hash,
-        match_fields=frozenset(name for match in matches for name, _ in match.headers) | frozenset(fields_read(config)),
+        match_fields=frozenset(name for match in matches for name, _ in match.headers) | noted,
         redis=redis_settings(config.redis),
     )
 
@@ -184,35 +187,38 @@ def _upstream(
     endpoints = []
     for written in upstream.endpoints:
         endpoint = kept.get(written.url.url)
-        if endpoint is None or endpoint.weight != written.weight:
-            endpoint = _endpoint(written.url, written.weight)
+        if endpoint is None or endpoint.weight != written.weight or endpoint.backup != written.backup:
+            endpoint = _endpoint(written)
             endpoint.pool = make_pool(endpoint, settings, metrics)
         endpoints.append(endpoint)
     return Upstream(
         name=name,
-        group=_group(Algorithm(upstream.load_balancing), endpoints, previous),
+        group=_group(balancing_settings(upstream.load_balancing), endpoints, previous),
         settings=settings,
         host={"preserve": None, "endpoint": b""}.get(upstream.host, upstream.host.encode("ascii")),
         metrics=metrics,
+        steering=steering(upstream),
     )
 
 
-def _endpoint(url: EndpointUrl, weight: int) -> Endpoint:
+def _endpoint(written: EndpointConfig) -> Endpoint:
+    url = written.url
     return Endpoint(
         url.url,
         host=url.host,
         port=url.port,
         path=url.path,
         tls=url.tls,
-        weight=weight,
+        weight=written.weight,
+        backup=written.backup,
         authority=url.authority.encode("ascii"),
     )
 
 
-def _group(algorithm: Algorithm, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
-    if previous is not None and previous.group.algorithm is algorithm and list(previous.group.endpoints) == endpoints:
+def _group(settings: BalancingSettings, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
+    if previous is not None and previous.group.settings == settings and list(previous.group.endpoints) == endpoints:
         return previous.group
-    return EndpointGroup(endpoints, algorithm)
+    return EndpointGroup(endpoints, settings)
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from gateway.control.balancing import balancing_in_words
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
 from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
@@ -212,11 +213,15 @@ def _action_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, st
     loc: Loc = ("upstreams", route.upstream)
     rows = [("upstream", route.upstream, _place(loaded, ("routes", index, "upstream")))]
     rows += [
-        (f"endpoint {at + 1}", f"{endpoint.url.url} weight {endpoint.weight}", _place(loaded, (*loc, "endpoints", at)))
+        (
+            f"endpoint {at + 1}",
+            f"{endpoint.url.url} weight {endpoint.weight}{', backup' if endpoint.backup else ''}",
+            _place(loaded, (*loc, "endpoints", at)),
+        )
         for at, endpoint in enumerate(upstream.endpoints)
     ]
     written = loaded.positions.written((*loc, "load_balancing"))
-    rows.append(("load_balancing", upstream.load_balancing, str(written or "default")))
+    rows.append(("load_balancing", balancing_in_words(upstream.load_balancing), str(written or "default")))
     rows.append(("host", upstream.host, str(loaded.positions.written((*loc, "host")) or "default")))
     if route.rewrite_prefix is not None:
         text = f"{route.rewrite_prefix.old} → {route.rewrite_prefix.new}"

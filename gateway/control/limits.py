@@ -12,12 +12,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.control import addresses, units, values
+from gateway.control.keys import KeyParts
 from gateway.control.model import Model, required, setting
-from gateway.control.values import OneOrMany, choice, invalid, text_value
+from gateway.control.values import choice, invalid, text_value
 from gateway.policies.rate_limit import LARGEST_LIMIT
 
 QUOTA_PATTERN: Final = r"^[0-9]+(/[0-9a-z]+)?$"
-KEY_PATTERN: Final = r"^(client_ip|host|method|route|(header|query|cookie|path|constant):.+)$"
 
 _QUOTA: Final = re.compile(r"([0-9]{1,12}) ?(?:/ ?([0-9a-z]+))?")
 _PERIODS: Final = {
@@ -32,8 +32,6 @@ _PERIODS: Final = {
     "d": 86_400.0,
     "day": 86_400.0,
 }
-BARE_PARTS: Final = ("client_ip", "host", "method", "route")
-NAMED_PARTS: Final = ("header", "query", "cookie", "path", "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +76,10 @@ def _parse_period(text: str) -> float:
     return per
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a key: `client_ip`, or `header:X-Tenant`."""
-
-    kind: str
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.name}" if self.name else self.kind
-
-
-def _parse_part(text: str) -> Part:
-    kind, colon, name = text.partition(":")
-    name = name.strip(" ")
-    if not colon and kind in BARE_PARTS:
-        return Part(kind)
-    if kind not in NAMED_PARTS:
-        hint = values.did_you_mean(kind, (*BARE_PARTS, *NAMED_PARTS))
-        if colon and kind in BARE_PARTS:
-            hint = f"`{kind}` stands alone"
-        raise invalid("expected `client_ip`, `host`, `method`, `route`, or `header:`, `query:`, `cookie:`, `path:`, "
-                      "`constant:` and a name", hint)  # fmt: skip
-    if not name:
-        raise invalid(f"a name is missing: write `{kind}:NAME`")
-    if len(name) > 128 or not name.isprintable():
-        raise invalid("a name is at most 128 printable characters long")
-    if kind == "header":
-        name = values.own_key_field(name)
-    return Part(kind, name)
-
-
 QuotaValue: TypeAlias = Annotated[
     Quota, *text_value("a number or `100/min`", _parse_quota, type=["integer", "string"], pattern=QUOTA_PATTERN)
 ]
 Period: TypeAlias = Annotated[float, *text_value("a period such as `1m`", _parse_period)]
-PartValue: TypeAlias = Annotated[
-    Part, *text_value("a key such as `client_ip` or `header:X-Tenant`", _parse_part, pattern=KEY_PATTERN)
-]
-KeyParts: TypeAlias = Annotated[tuple[PartValue, ...], OneOrMany()]
 
 
 class OneOrSeveral:

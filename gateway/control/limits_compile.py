@@ -7,7 +7,8 @@ from hashlib import blake2b
 from ipaddress import ip_network
 
 from gateway.control.effective import effective
-from gateway.control.limits import Candidate, Part, RateLimit, Redis
+from gateway.control.keys import Part
+from gateway.control.limits import Candidate, RateLimit, Redis
 from gateway.control.schema import Config
 from gateway.control.units import format_duration
 from gateway.headers import Networks

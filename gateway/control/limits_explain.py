@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.control.effective import effective
-from gateway.control.limits import Part, RateLimit
+from gateway.control.keys import Part
+from gateway.control.limits import RateLimit
 from gateway.control.limits_compile import candidate_settings, in_words, settings_of
 from gateway.control.load import Loaded
 from gateway.control.matches import Request

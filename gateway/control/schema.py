@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from gateway.control import addresses, units, values
+from gateway.control.balancing import LoadBalancing
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
@@ -221,6 +222,7 @@ class Endpoint(Model):
 
     url: addresses.EndpointAddress = required("`http://host:port`, `https://host:port` or `unix:/path`; without a path.")
     weight: int = setting(1, "Share of the requests, relative to the other endpoints.", ge=1, le=100)
+    backup: bool = setting(False, "Takes requests only while no endpoint is available that is not a backup.")
 
 
 class UpstreamTls(Model):
@@ -248,8 +250,8 @@ class Upstream(Model):
     """A named group of endpoints that serve the same thing."""
 
     endpoints: tuple[Endpoint, ...] = required("The addresses.", min_length=1, max_length=1024)
-    load_balancing: Annotated[str, *choice("two_choices", "round_robin")] = setting(
-        "two_choices", "`two_choices`: the less loaded of two drawn at random; `round_robin`: in turn, by weight."
+    load_balancing: LoadBalancing = setting(
+        {}, "Which endpoint takes a request. Short form: `load_balancing: round_robin`. Default: `two_choices`."
     )
     host: addresses.UpstreamHost = setting(
         "preserve", "The `Host` header that is sent: `preserve` (the client's), `endpoint` (that of the URL), or this value."

@@ -19,6 +19,7 @@ from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target, upstream_head
 from gateway.proxy.settling import settle
+from gateway.proxy.steering import steered
 from gateway.proxy.upstream import EndpointPool, UpstreamConnection
 from gateway.snapshot import Route, Upstream
 
@@ -39,7 +40,8 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
         # (a) pick an endpoint, unless the time is up
         if x.deadline <= monotonic():
             raise Failed(Failure.DEADLINE)
-        endpoint = upstream.group.pick(random())
+        steering = upstream.steering
+        endpoint = upstream.group.pick(random()) if steering is None else steered(x, route, upstream, steering, None)
         if endpoint is None:
             raise Failed(Failure.NO_ENDPOINT)
         pool = endpoint.pool

@@ -81,6 +81,7 @@ class DataPlane:
         self.date = http_date(time())
         now = monotonic()
         for upstream in self.snapshot.upstreams:
+            upstream.group.tick(now)
             for endpoint in upstream.group.endpoints:
                 endpoint.pool.sweep(now)
         self.local_counts.sweep()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def settle(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed | None) -> None:
     """The attempt on `endpoint` has a final response head (`failed` is None), or failed: count it, once."""
     metrics = upstream.metrics
+    if upstream.group.timed:
+        _observe(x, upstream, endpoint, failed)
     if x.dispatched_at:
         seconds = monotonic() - x.dispatched_at
         x.upstream_seconds += seconds
@@ -34,3 +36,18 @@ def settle(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed |
         metrics.attempted("http_5xx")
     else:
         metrics.attempts["ok"] += 1
+
+
+def _observe(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed | None) -> None:
+    """Tell the balancer how slow the endpoint was; an abandoned attempt says nothing."""
+    now = monotonic()
+    seconds = now - x.dispatched_at if x.dispatched_at else 0.0
+    if failed is not None:
+        if failed.failure.source != "downstream":
+            upstream.group.observe(endpoint, seconds, now, failed=True)
+        return
+    connection = x.upstream_connection
+    assert connection is not None and connection.response is not None
+    status = connection.response.status
+    # With 429 an endpoint sheds load, and fast; that must not make it the preferred one.
+    upstream.group.observe(endpoint, seconds, now, failed=status >= 500 or status == 429)

@@ -15,7 +15,6 @@ from gateway.control.admin import PAGES, make_admin_app
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import GatewayMetrics
-from gateway.policies.load_balancing import Algorithm
 from gateway.router import Match, Router
 from gateway.snapshot import (
     Listener,
@@ -54,7 +53,7 @@ def small_snapshot(metrics: GatewayMetrics) -> Snapshot:
     )
     endpoint.pool = OneIdleConnection()
     endpoint.in_flight = 3
-    group = EndpointGroup([endpoint], Algorithm.TWO_CHOICES)
+    group = EndpointGroup([endpoint])
     users = Upstream("users", group, UpstreamSettings(), None, metrics.upstream("users"))
     routes = (
         Route("users", metrics.route("users"), upstream=users, rewrite=Rewrite(b"/v1", b"/")),

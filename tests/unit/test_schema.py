@@ -64,7 +64,7 @@ def test_known_fields() -> None:
     """Suggestions come from the fields of the very block."""
     assert "upstream" in known_fields(("routes", 3))
     assert known_fields(("routes", 3, "timeout")) == ["request", "attempt", "connect", "idle"]
-    assert known_fields(("upstreams", "any name", "endpoints", 0)) == ["url", "weight"]
+    assert known_fields(("upstreams", "any name", "endpoints", 0)) == ["url", "weight", "backup"]
     assert known_fields(("routes", 3, "request_fields", "set")) == []
     assert known_fields(("nowhere", 1)) == []
 
