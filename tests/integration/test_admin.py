@@ -178,8 +178,15 @@ async def test_upstreams_show_load_and_connections(admin: Client) -> None:
     assert upstreams == [
         {
             "name": "users",
+            "load_balancing": "two_choices",
             "endpoints": [
-                {"url": "http://127.0.0.1:9001", "weight": 2, "in_flight": 3, "connections": {"idle": 1, "busy": 0}},
+                {
+                    "url": "http://127.0.0.1:9001",
+                    "weight": 2,
+                    "backup": False,
+                    "in_flight": 3,
+                    "connections": {"idle": 1, "busy": 0},
+                },
             ],
         }
     ]
