@@ -22,6 +22,7 @@ from gateway.control.admin_limits import AdminLimits
 from gateway.control.compile import compile_config, listener
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
+from gateway.control.probes import Probes
 from gateway.control.problems import ConfigError, render_text
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
@@ -59,6 +60,7 @@ class App:
         self._admin: web.AppRunner | None = None
         self._access_log: AccessLog | None = None
         self._limit_store: RedisStore | None = None
+        self._probes = Probes()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
@@ -114,6 +116,7 @@ class App:
             self._servers.append(await self._listen(one))
             _log.info("listening on %s", one)
         await self._start_admin()
+        self._probes.apply(snapshot)
         self._tick()
         self.ready = True
 
@@ -221,6 +224,7 @@ class App:
         self.ready = False
         if self._ticker is not None:
             self._ticker.cancel()
+        await self._probes.stop()
         for server in self._servers:
             server.close()
         if hasattr(self, "plane"):

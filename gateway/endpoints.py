@@ -1,15 +1,18 @@
 """Endpoints and the group they form: the live side of an upstream. Who may take an exchange, and who takes the next one.
 
 `available` is computed when something changes (`refresh`), not per request: on the healthy path a pick costs what the
-balancer costs.
+balancer costs. What depends on time alone (an ejection that ends, a slow start) is looked at when `due` has come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
 
+from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected
+from gateway.policies.health import REST_429, AvailabilitySettings, State, least_healthy, ramp, rests
 from gateway.policies.load_balancing import (
     Algorithm,
     Balancer,
@@ -21,42 +24,78 @@ from gateway.policies.load_balancing import (
 )
 from gateway.ports import Pool
 
-DEFAULT: Final = BalancingSettings()
+NEVER: Final = float("inf")
+RAMP_STEP: Final = 1.0
+"""Seconds between two steps of a slow start."""
+_SERVING: Final = frozenset({State.HEALTHY, State.SLOW_START, State.RESTING})
+"""With a share above 0."""
 
 
 class Endpoint:
-    """One address of an upstream. Settings are fixed; `in_flight` and the pool are live."""
+    """One address of an upstream. Settings are fixed; load, health and the pool are live. Instants are monotonic seconds."""
 
     __slots__ = (
+        "address",
         "authority",
         "backup",
+        "breaker_open",
+        "ejected_for",
+        "ejected_until",
+        "ejections",
+        "failures",
+        "group",
         "host",
         "id",
         "in_flight",
+        "label",
         "latency",
         "latency_at",
         "path",
         "pool",
         "port",
+        "probe_says",
+        "ramp_since",
+        "rest_until",
+        "resting_share",
+        "share",
+        "since",
+        "state",
         "tls",
+        "up",
         "url",
         "weight",
     )
 
     def __init__(
-        self, url: str, *, host: str, port: int, path: str, tls: bool, weight: int, authority: bytes, backup: bool = False
+        self,
+        url: str,
+        *,
+        host: str,
+        port: int,
+        path: str,
+        tls: bool,
+        weight: int,
+        authority: bytes,
+        backup: bool = False,
+        address: str = "",
     ) -> None:
         self.url = url
-        self.id = blake2b(url.encode("utf-8"), digest_size=16).digest()
-        """Stands for the address where nobody needs to know it; the same in every gateway."""
+        """As it was written, normalised."""
         self.host = host
+        """As it was written: a name or an address. TLS asks for it."""
+        self.address = address or host
+        """Where to connect to: the host, or the address that its name stands for."""
+        self.label = f"{url} ({address})" if address else url
+        """Unique in the group; for people, logs and metrics."""
+        self.id = blake2b(self.label.encode("utf-8"), digest_size=16).digest()
+        """Stands for the address where nobody needs to know it; the same in every gateway."""
         self.port = port
         self.path = path
         """Unix socket path, or empty."""
         self.tls = tls
         self.weight = weight
         self.backup = backup
-        """Takes exchanges only while no other endpoint does."""
+        """Takes exchanges only while too few others can."""
         self.authority = authority
         """What `Host` says when the upstream does not preserve the client's."""
         self.in_flight = 0
@@ -65,32 +104,166 @@ class Endpoint:
         self.latency_at = 0.0
         """When it was last brought up to date."""
         self.pool: Pool
+        self.group: EndpointGroup
+        """The one that new requests use."""
+
+        self.failures = 0
+        """Exchanges that failed in a row."""
+        self.ejected_until = 0.0
+        """When the last ejection ends or ended."""
+        self.ejections = 0
+        """In a row."""
+        self.ejected_for = ""
+        self.up = True
+        """What active probes say; true without them."""
+        self.probe_says = ""
+        self.rest_until = 0.0
+        """Until when it asked to be left alone."""
+        self.resting_share = 1.0
+        """What it gets of its weight meanwhile."""
+        self.breaker_open = False
+        """Set by the circuit breaker, which then refreshes the group."""
+        self.ramp_since = -NEVER
+        """When it came back."""
+
+        self.state = State.HEALTHY
+        self.since = 0.0
+        """Of the state."""
+        self.share = 1.0
+        """What it gets of its weight now: 0 to 1."""
+
+    @property
+    def why(self) -> str:
+        """What led to the state, in words; empty for a healthy endpoint."""
+        if self.state is State.UNHEALTHY:
+            return self.probe_says
+        if self.state is State.EJECTED:
+            return self.ejected_for
+        return "Retry-After" if self.state is State.RESTING else ""
+
+    def _judged(self, now: float, settings: AvailabilitySettings) -> State:
+        """The state it is in from now on; `share` is set with it."""
+        self.share = 1.0
+        if self.breaker_open:
+            return State.BREAKER_OPEN
+        if not self.up:
+            return State.UNHEALTHY
+        if now < self.ejected_until:
+            return State.EJECTED
+        if now < self.rest_until:
+            self.share = self.resting_share
+            return State.RESTING
+        # A breaker has a way back of its own.
+        if self.state in (State.UNHEALTHY, State.EJECTED) or (self.state is State.RESTING and not self.resting_share):
+            self.ramp_since = now
+        self.share = ramp(settings, self.ramp_since, now)
+        return State.HEALTHY if self.share == 1.0 else State.SLOW_START
+
+    def _changes_at(self, now: float) -> float:
+        """When time alone may change its state or share."""
+        if self.state is State.EJECTED:
+            return self.ejected_until
+        if self.state is State.RESTING:
+            return self.rest_until
+        return now + RAMP_STEP if self.state is State.SLOW_START else NEVER
+
+
+class GroupWatcher(Protocol):
+    """Is told of what changes in a group. Must not raise; the group is whole again when it is called."""
+
+    def changed(self, endpoint: Endpoint, before: State) -> None:
+        """The endpoint is in another state than before."""
+
+    def panic_changed(self, group: EndpointGroup) -> None:
+        """`group.panic` has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """How a group chooses among its endpoints."""
+
+    balancing: BalancingSettings = BalancingSettings()
+    availability: AvailabilitySettings = AvailabilitySettings()
+    ejection: EjectionSettings | None = None
+    """None: nothing that exchanges say puts an endpoint aside."""
+
+
+DEFAULT: Final = GroupSettings()
 
 
 class EndpointGroup:
     """The endpoints of one upstream and the balancer over those that are available."""
 
-    __slots__ = ("_balancer", "_points_per_weight", "available", "endpoints", "settings", "timed")
+    __slots__ = ("_balancer", "_points_per_weight", "available", "due", "endpoints", "panic", "settings", "timed", "watcher")
 
-    def __init__(self, endpoints: Sequence[Endpoint], settings: BalancingSettings = DEFAULT) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], settings: GroupSettings = DEFAULT, now: float = 0.0) -> None:
         self.settings = settings
-        self.endpoints = tuple(endpoints)
+        self.endpoints: tuple[Endpoint, ...] = ()
         """All of them."""
-        self.timed = settings.algorithm is Algorithm.LATENCY
+        self.timed = settings.balancing.algorithm is Algorithm.LATENCY
         """Wants to be told how long attempts take (`observe`)."""
         self.available: tuple[Endpoint, ...] = ()
         """Those that take exchanges now."""
-        self._points_per_weight = points_per_weight([endpoint.weight for endpoint in endpoints])
+        self.panic = False
+        """Too few are healthy: health is ignored."""
+        self.due = NEVER
+        """When time alone may change something: then `refresh` is called."""
+        self.watcher: GroupWatcher | None = None
         self._balancer: Balancer
-        self.refresh()
+        self._points_per_weight = 1.0
+        self._hold(endpoints, now)
 
-    def refresh(self) -> None:
-        """Something that decides about availability or weight has changed."""
-        self.available = primaries_or_backups(self.endpoints)
+    def _hold(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        self.endpoints = tuple(endpoints)
+        self._points_per_weight = points_per_weight([endpoint.weight for endpoint in endpoints])
+        self.refresh(now)
+
+    def take_over(self, watcher: GroupWatcher) -> None:
+        """New requests use this group from now on."""
+        self.watcher = watcher
+        for endpoint in self.endpoints:
+            endpoint.group = self
+
+    # -- who is available ---------------------------------------------------------------------------------------------
+
+    def refresh(self, now: float) -> None:
+        """Something that decides about availability or weight has changed, or `due` has come."""
+        changed: list[tuple[Endpoint, State]] = []
+        for endpoint in self.endpoints:
+            before = endpoint.state
+            state = endpoint._judged(now, self.settings.availability)
+            if state is not before:
+                endpoint.state = state
+                endpoint.since = now
+                changed.append((endpoint, before))
+        panicked = self.panic
+        self.available = self._chosen()
         if self.available:
-            weights = [endpoint.weight for endpoint in self.available]
+            weights = [endpoint.weight * endpoint.share for endpoint in self.available]
             ids = [endpoint.id for endpoint in self.available]
-            self._balancer = balancer(self.settings, weights, ids, self._points_per_weight)
+            self._balancer = balancer(self.settings.balancing, weights, ids, self._points_per_weight)
+        self.due = min((endpoint._changes_at(now) for endpoint in self.endpoints), default=NEVER)
+        if self.watcher is not None:
+            for endpoint, before in changed:
+                self.watcher.changed(endpoint, before)
+            if self.panic is not panicked:
+                self.watcher.panic_changed(self)
+
+    def _chosen(self) -> tuple[Endpoint, ...]:
+        """Healthy endpoints that are no backups; with too few of them the backups too; with too few still, panic."""
+        primaries = [endpoint for endpoint in self.endpoints if not endpoint.backup]
+        least = least_healthy(self.settings.availability, len(primaries or self.endpoints))
+        chosen = _fit(primaries, least)
+        if len(chosen) < max(1, least):
+            chosen += _fit([endpoint for endpoint in self.endpoints if endpoint.backup], least - len(chosen))
+        self.panic = len(chosen) < least
+        if self.panic:
+            # An open breaker is obeyed even now: it knows best when to try again.
+            closed = [endpoint for endpoint in self.endpoints if not endpoint.breaker_open]
+            chosen = [endpoint for endpoint in closed if not endpoint.backup] or closed
+            for endpoint in chosen:
+                endpoint.share = 1.0
+        return tuple(chosen)
 
     def pick(self, chance: float, failed: Endpoint | None = None, key: bytes | None = None) -> Endpoint | None:
         """The endpoint for the next attempt; another one than `failed` where there is one; None when none is available.
@@ -106,17 +279,85 @@ class EndpointGroup:
     def observe(self, endpoint: Endpoint, seconds: float, now: float, *, failed: bool) -> None:
         """An attempt on `endpoint` took so long to its response head, or to its failure."""
         elapsed = now - endpoint.latency_at
-        endpoint.latency = average_latency(endpoint.latency, seconds, elapsed, self.settings.decay, failed=failed)
+        decay = self.settings.balancing.decay
+        endpoint.latency = average_latency(endpoint.latency, seconds, elapsed, decay, failed=failed)
         endpoint.latency_at = now
 
     def tick(self, now: float) -> None:
-        """Once a second: what was observed loses weight."""
+        """Once a second: what was observed loses weight, and ejections and slow starts come to an end."""
+        if self.due <= now:
+            self.refresh(now)
         if self.timed:
             for endpoint in self.endpoints:
-                endpoint.latency = decayed_latency(endpoint.latency, now - endpoint.latency_at, self.settings.decay)
+                endpoint.latency = decayed_latency(endpoint.latency, now - endpoint.latency_at, self.settings.balancing.decay)
                 endpoint.latency_at = now
 
+    # -- what changes it -----------------------------------------------------------------------------------------------
 
-def primaries_or_backups(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
-    """Of endpoints that could take exchanges, those that do: the backups only when there are no others."""
-    return tuple(endpoint for endpoint in endpoints if not endpoint.backup) or tuple(endpoints)
+    def failed(self, endpoint: Endpoint, why: str, now: float, chance: float) -> float:
+        """An exchange with `endpoint` has failed. How long it is ejected for that, in seconds, or 0.
+
+        Whoever calls this sets `endpoint.failures` to 0 when an exchange succeeds.
+        """
+        endpoint.failures += 1
+        settings = self.settings.ejection
+        if settings is None or endpoint.failures < settings.failures or now < endpoint.ejected_until:
+            return 0.0
+        failures, endpoint.failures = endpoint.failures, 0
+        out = sum(other.state in (State.UNHEALTHY, State.EJECTED) for other in self.endpoints)
+        if out >= most_ejected(settings, len(self.endpoints)):
+            return 0.0
+        endpoint.ejections = in_a_row(settings, endpoint.ejections, endpoint.ejected_until, now)
+        seconds = lasts(settings, endpoint.ejections, chance)
+        endpoint.ejected_until = now + seconds
+        endpoint.ejected_for = f"{failures} failures in a row, the last: {why}"
+        self.refresh(now)
+        return seconds
+
+    def rest(self, endpoint: Endpoint, status: int, retry_after: float, now: float) -> None:
+        """`endpoint` has answered 429 or 503 and said `Retry-After`: less for it, or nothing while there are others."""
+        seconds = rests(retry_after)
+        # Not per response: one that rests already says the same again and again.
+        if self.settings.ejection is None or not seconds or now < endpoint.rest_until:
+            return
+        endpoint.rest_until = now + seconds
+        endpoint.resting_share = REST_429 if status == 429 else 0.0
+        self.refresh(now)
+
+    def probed(self, endpoint: Endpoint, why: str, now: float, *, up: bool) -> None:
+        """The probes of `endpoint` have come to a verdict."""
+        endpoint.up = up
+        endpoint.probe_says = why
+        endpoint.failures = 0
+        self.refresh(now)
+
+    def replace(self, endpoints: Sequence[Endpoint], now: float, *, probed: bool) -> None:
+        """Other addresses from now on; see `introduce`."""
+        introduce(endpoints, self.endpoints, now, probed=probed)
+        for endpoint in endpoints:
+            endpoint.group = self
+        self._hold(endpoints, now)
+
+
+def introduce(endpoints: Sequence[Endpoint], before: Sequence[Endpoint], now: float, *, probed: bool) -> None:
+    """Those that are new get their share bit by bit, `probed` ones after their first probe; at once when all are new."""
+    known = set(before)
+    if known.isdisjoint(endpoints):
+        return
+    for endpoint in endpoints:
+        if endpoint not in known:
+            endpoint.ramp_since = endpoint.since = now
+            if probed:
+                endpoint.up = False
+                endpoint.probe_says = "not probed yet"
+
+
+def _fit(endpoints: Sequence[Endpoint], least: int) -> list[Endpoint]:
+    """Those that are healthy; with fewer than `least`, also those that have asked to be left alone."""
+    fit = [endpoint for endpoint in endpoints if endpoint.state in _SERVING and endpoint.share]
+    if len(fit) < max(1, least):
+        for endpoint in endpoints:
+            if endpoint.state is State.RESTING and not endpoint.share:
+                endpoint.share = 1.0
+                fit.append(endpoint)
+    return fit

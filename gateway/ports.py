@@ -27,6 +27,13 @@ class LogSink(Protocol):
     def record(self, entry: dict[str, Any]) -> None: ...
 
 
+class Resolver(Protocol):
+    """What names stand for."""
+
+    async def resolve(self, name: str) -> tuple[str, ...]:
+        """The addresses of a name, IPv4 and IPv6, at least one; in no order. Raises OSError. Waits without bound."""
+
+
 # -- rate limits -------------------------------------------------------------------------------------------------------
 
 

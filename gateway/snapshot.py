@@ -10,9 +10,10 @@ import ssl
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gateway.endpoints import EndpointGroup
+from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.policies.health import Thresholds
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Check
@@ -123,6 +124,25 @@ class UpstreamSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """How the endpoints of an upstream are asked whether they are well. Times in seconds."""
+
+    tcp: bool = False
+    """Only open a connection."""
+    target: str = "/"
+    host: str = ""
+    """`Host` to send; empty: the endpoint's authority."""
+    fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    interval: float = 5.0
+    timeout: float = 1.0
+    thresholds: Thresholds = Thresholds()
+    statuses: tuple[tuple[int, int], ...] = ((200, 399),)
+    """Ranges, both ends included."""
+    body: bytes = b""
+    """What the beginning of the body must contain."""
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A named group of endpoints."""
 
@@ -134,6 +154,11 @@ class Upstream:
     metrics: UpstreamMetrics
     steering: Steering | None = None
     """None: nothing of the request decides which endpoint takes it."""
+    probe: ProbeSettings | None = None
+    names: tuple[Endpoint, ...] = ()
+    """What stands in the group for a name until its addresses are known, and says what endpoints at them are like."""
+    dns_interval: float = 0.0
+    """Seconds between two lookups of the names."""
 
 
 @dataclass(frozen=True, slots=True)

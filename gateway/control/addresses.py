@@ -126,9 +126,16 @@ def _parse_upstream_host(text: str) -> str:
     return text
 
 
+def _parse_host_name(text: str) -> str:
+    if not text or normalise_host(text.encode("utf-8")) is None:
+        raise invalid("expected a host name, with or without a port")
+    return text
+
+
 ListenAddress: TypeAlias = Annotated[Address, *text_value("an address such as `:8080`", _parse_address)]
 EndpointAddress: TypeAlias = Annotated[
     EndpointUrl, *text_value("a URL such as `http://10.0.0.1:8000`", _parse_endpoint, pattern=r"^(https?://[^/?#@]+|unix:/.+)$")
 ]
 Network: TypeAlias = Annotated[str, *text_value("an address or a range", _parse_network)]
 UpstreamHost: TypeAlias = Annotated[str, *text_value("`preserve`, `endpoint` or a host name", _parse_upstream_host)]
+HostName: TypeAlias = Annotated[str, *text_value("a host name", _parse_host_name)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import asdict
+from time import monotonic
 from typing import Any, Final, Protocol
 
 import orjson
@@ -21,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from gateway.control.admin_limits import PAGES as LIMIT_PAGES
 from gateway.control.admin_limits import AdminLimits
-from gateway.endpoints import Endpoint
+from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import normalise_host, parse_address
 from gateway.metrics import GatewayMetrics
 from gateway.snapshot import Route, Snapshot
@@ -160,19 +161,29 @@ def _route(route: Route) -> dict[str, object]:
 
 
 def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
+    now = monotonic()
     for upstream in snapshot.upstreams:
         yield {
             "name": upstream.name,
-            "load_balancing": upstream.group.settings.algorithm.value,
-            "endpoints": [_endpoint(endpoint) for endpoint in upstream.group.endpoints],
+            "load_balancing": upstream.group.settings.balancing.algorithm.value,
+            "panic": upstream.group.panic,
+            "endpoints": [_endpoint(endpoint, upstream.group, now) for endpoint in upstream.group.endpoints],
         }
 
 
-def _endpoint(endpoint: Endpoint) -> dict[str, object]:
+def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str, object]:
+    """`state_for` in seconds; `weight_now` is what it gets of its weight at the moment."""
     return {
         "url": endpoint.url,
+        "address": endpoint.address if endpoint.label != endpoint.url else None,
+        "state": endpoint.state.value,
+        "state_for": round(now - endpoint.since, 1) if endpoint.since else None,
+        "why": endpoint.why or None,
+        "available": endpoint in group.available,
         "weight": endpoint.weight,
         "backup": endpoint.backup,
+        "weight_now": round(endpoint.weight * endpoint.share, 2) if endpoint in group.available else 0,
+        "failures_in_a_row": endpoint.failures,
         "in_flight": endpoint.in_flight,
         "connections": endpoint.pool.counts(),
     }

@@ -17,6 +17,7 @@ from gateway.control import tls
 from gateway.control.addresses import Address
 from gateway.control.balancing_compile import balancing_settings, fields_that_steer, steering
 from gateway.control.effective import Edits, effective, strip_prefix
+from gateway.control.health_compile import availability, ejection_settings, is_name, probe_settings
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
@@ -24,10 +25,9 @@ from gateway.control.schema import Config, Server, UpstreamTls
 from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
-from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.endpoints import Endpoint, EndpointGroup, GroupSettings, introduce
 from gateway.headers import Networks
 from gateway.metrics import UNMATCHED, GatewayMetrics, UpstreamMetrics
-from gateway.policies.load_balancing import BalancingSettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Pool
 from gateway.router import Router
@@ -86,7 +86,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
 
 def dropped_endpoints(previous: Snapshot, current: Snapshot) -> list[Endpoint]:
     """The endpoints of `previous` that `current` has not carried over: retire their pools."""
-    kept = {id(endpoint) for upstream in current.upstreams for endpoint in upstream.group.endpoints}
+    kept = {id(endpoint) for upstream in current.upstreams for endpoint in (*upstream.group.endpoints, *upstream.names)}
     return [endpoint for upstream in previous.upstreams for endpoint in upstream.group.endpoints if id(endpoint) not in kept]
 
 
@@ -183,22 +183,43 @@ def _upstream(
     previous: Upstream | None,
 ) -> Upstream:
     same = previous is not None and previous.settings is settings
-    kept = {endpoint.url: endpoint for endpoint in previous.group.endpoints} if previous is not None and same else {}
-    endpoints = []
+    known = _by_url(previous) if previous is not None and same else {}
+    endpoints: list[Endpoint] = []
+    names: list[Endpoint] = []
     for written in upstream.endpoints:
-        endpoint = kept.get(written.url.url)
-        if endpoint is None or endpoint.weight != written.weight or endpoint.backup != written.backup:
-            endpoint = _endpoint(written)
-            endpoint.pool = make_pool(endpoint, settings, metrics)
-        endpoints.append(endpoint)
+        watched = upstream.dns is not None and is_name(written.url)
+        kept, placeholder = known.get(written.url.url, ([], None))
+        if not kept or (placeholder is not None) is not watched or not _as_written(kept[0], written):
+            made = _endpoint(written)
+            made.pool = make_pool(made, settings, metrics)
+            kept, placeholder = [made], made if watched else None
+        endpoints += kept
+        if placeholder is not None:
+            names.append(placeholder)
     return Upstream(
         name=name,
-        group=_group(balancing_settings(upstream.load_balancing), endpoints, previous),
+        group=_group(upstream, endpoints, previous),
         settings=settings,
         host={"preserve": None, "endpoint": b""}.get(upstream.host, upstream.host.encode("ascii")),
         metrics=metrics,
         steering=steering(upstream),
+        probe=probe_settings(upstream),
+        names=tuple(names),
+        dns_interval=upstream.dns.interval if upstream.dns is not None else 0.0,
     )
+
+
+def _by_url(previous: Upstream) -> dict[str, tuple[list[Endpoint], Endpoint | None]]:
+    """For each written URL its endpoints, several for a name, and what stands for the name."""
+    names = {name.url: name for name in previous.names}
+    known: dict[str, tuple[list[Endpoint], Endpoint | None]] = {}
+    for endpoint in previous.group.endpoints:
+        known.setdefault(endpoint.url, ([], names.get(endpoint.url)))[0].append(endpoint)
+    return known
+
+
+def _as_written(endpoint: Endpoint, written: EndpointConfig) -> bool:
+    return endpoint.weight == written.weight and endpoint.backup == written.backup
 
 
 def _endpoint(written: EndpointConfig) -> Endpoint:
@@ -215,10 +236,17 @@ def _endpoint(written: EndpointConfig) -> Endpoint:
     )
 
 
-def _group(settings: BalancingSettings, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
-    if previous is not None and previous.group.settings == settings and list(previous.group.endpoints) == endpoints:
-        return previous.group
-    return EndpointGroup(endpoints, settings)
+def _group(upstream: UpstreamConfig, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
+    settings = GroupSettings(
+        balancing_settings(upstream.load_balancing), availability(upstream), ejection_settings(upstream.ejection)
+    )
+    now = time.monotonic()
+    if previous is not None:
+        group = previous.group
+        if group.settings == settings and list(group.endpoints) == endpoints:
+            return group
+        introduce(endpoints, group.endpoints, now, probed=upstream.health is not None)
+    return EndpointGroup(endpoints, settings, now)
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr
 
 from gateway.control import addresses, units, values
 from gateway.control.balancing import LoadBalancing
+from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
@@ -259,6 +260,21 @@ class Upstream(Model):
     keep_alive: UpstreamKeepAlive = setting({}, "Idle connections.")
     max_connections: int = setting(1024, "Most connections, per endpoint.", ge=1, le=65_535)
     tls: UpstreamTls | None = setting(None, "How `https` endpoints are verified.")
+    health: Annotated[Health | None, OrOff(None)] = setting(
+        None, "Active probes. Short form: `health: /healthz`. Default and `off`: none."
+    )
+    ejection: Annotated[Ejection | None, OrOff(None)] = setting(
+        {}, "Leave endpoints alone for a while whose requests fail in a row, or that say `Retry-After`. `off`: never."
+    )
+    slow_start: values.Delay = setting(
+        "10s", "How long an endpoint that comes back or is new takes to get its full share; `0s`: at once."
+    )
+    panic: Panic = setting(
+        "50%", "When less than this share of the endpoints is healthy, all are used whatever their health. `off`: never."
+    )
+    dns: Annotated[Dns | None, OrOff(None)] = setting(
+        {}, "Look up names again. Short form: `dns: 30s`; `off`: a name is one endpoint, looked up for each connection."
+    )
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------

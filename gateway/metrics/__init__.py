@@ -9,7 +9,7 @@ from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
 from gateway.metrics.limits import DECIDERS, DECISIONS, LimitMetrics, StoreMetrics
 from gateway.metrics.routes import KNOWN_METHODS, RouteMetrics
-from gateway.metrics.upstreams import UpstreamMetrics
+from gateway.metrics.upstreams import Standings, UpstreamMetrics
 
 __all__ = [
     "DECIDERS",
@@ -21,6 +21,7 @@ __all__ = [
     "Histogram",
     "LimitMetrics",
     "RouteMetrics",
+    "Standings",
     "StoreMetrics",
     "UpstreamMetrics",
 ]

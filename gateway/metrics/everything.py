@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
 from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.routes import RouteMetrics, route_families
-from gateway.metrics.upstreams import UpstreamMetrics, upstream_families
+from gateway.metrics.upstreams import UpstreamMetrics, health_families, upstream_families
 
 UNMATCHED: Final = "_unmatched"
 """The route label of requests that no route took."""
@@ -72,6 +72,7 @@ class GatewayMetrics:
         """The prometheus_client collector protocol."""
         yield from route_families(self.routes.values())
         yield from upstream_families(self.upstreams.values())
+        yield from health_families(self.upstreams.values())
         yield from limit_families(self.limits.values())
         if self.store is not None:
             yield from store_families(self.store)

@@ -10,6 +10,9 @@ from prometheus_client.core import GaugeMetricFamily
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0)
 """OpenTelemetry's advised buckets and two more, because a top bucket of 10 s hides slow requests. Seconds."""
 
+PROBE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Health probes. Seconds."""
+
 OVERHEAD_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 """The gateway's own share of a request. Seconds."""
 

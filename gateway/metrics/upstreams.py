@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
+from gateway.metrics.instruments import PROBE_BUCKETS, REQUEST_BUCKETS, Histogram
+
+STATES: Final = ("healthy", "slow_start", "resting", "ejected", "unhealthy", "breaker_open")
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """What the endpoints of one upstream are at the moment."""
+
+    endpoints: tuple[tuple[str, str, bool], ...] = ()
+    """Label, state, and whether it takes exchanges for its own health's sake."""
+    panic: bool = False
+
+
+def _nothing() -> Standings:
+    return Standings()
 
 
 class UpstreamMetrics:
     """What is counted per upstream."""
 
-    __slots__ = ("attempts", "connects", "duration", "name", "retries")
+    __slots__ = ("attempts", "connects", "duration", "ejections", "name", "probe_duration", "probes", "retries", "standings")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -20,6 +38,13 @@ class UpstreamMetrics:
         self.duration = Histogram(REQUEST_BUCKETS)
         self.connects = 0
         self.retries = 0
+        self.ejections: dict[str, int] = {}
+        """By what failed last: a failure's code or `http_5xx`."""
+        self.probes: dict[str, int] = {}
+        """By result: `ok`, `refused`, `timeout`, `status`, `body`, `tls` or `error`."""
+        self.probe_duration = Histogram(PROBE_BUCKETS)
+        self.standings: Callable[[], Standings] = _nothing
+        """What the endpoints are at the moment."""
 
     def attempted(self, outcome: str) -> None:
         """One attempt is settled: `ok`, `http_5xx`, `cancelled`, or a failure's code."""
@@ -45,3 +70,34 @@ def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metr
         connects.add_metric([upstream.name], upstream.connects)
         retries.add_metric([upstream.name], upstream.retries)
     return iter((attempts, duration, connects, retries))
+
+
+def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric]:
+    """The health of endpoints. Only endpoints that are there are listed, so series end with them."""
+    healthy = GaugeMetricFamily(
+        "gateway_upstream_healthy", "1: the endpoint is fit to take requests", labels=["upstream", "endpoint"]
+    )
+    states = GaugeMetricFamily("gateway_upstream_endpoints", "Endpoints by state", labels=["upstream", "state"])
+    panic = GaugeMetricFamily(
+        "gateway_upstream_panic", "1: too few endpoints are healthy, so health is ignored", labels=["upstream"]
+    )
+    ejections = CounterMetricFamily(
+        "gateway_upstream_ejections", "Endpoints ejected, by what failed last", labels=["upstream", "reason"]
+    )
+    probes = CounterMetricFamily("gateway_health_probes", "Active probes by result", labels=["upstream", "result"])
+    duration = HistogramMetricFamily("gateway_health_probe_duration_seconds", "One active probe", labels=["upstream"])
+    for upstream in list(all_upstreams):
+        name, standings = upstream.name, upstream.standings()
+        counts = Counter(state for _, state, _ in standings.endpoints)
+        for label, _, is_healthy in standings.endpoints:
+            healthy.add_metric([name, label], is_healthy)
+        for state in STATES:
+            states.add_metric([name, state], counts[state])
+        panic.add_metric([name], standings.panic)
+        for reason, count in list(upstream.ejections.items()):
+            ejections.add_metric([name, reason], count)
+        for result, count in list(upstream.probes.items()):
+            probes.add_metric([name, result], count)
+        if upstream.probes:
+            duration.add_metric([name], upstream.probe_duration.cumulative(), upstream.probe_duration.total)
+    return iter((healthy, states, panic, ejections, probes, duration))

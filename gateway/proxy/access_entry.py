@@ -36,7 +36,7 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "flags": failure.flag if failure is not None else "-",
         "route": route.name if route is not None else None,
         "upstream": route.upstream.name if route is not None and route.upstream is not None else None,
-        "upstream_addr": x.endpoint.url if x.endpoint is not None else None,
+        "upstream_addr": x.endpoint.label if x.endpoint is not None else None,
         "attempts": x.attempts,
         "bytes_in": body.received if body is not None else 0,
         "bytes_out": x.response_bytes,

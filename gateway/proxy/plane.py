@@ -12,6 +12,7 @@ from gateway.policies.rate_limit import TopKeys
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.http1 import RequestReader, request_kinds
 from gateway.proxy.limit_store import LocalStore
+from gateway.proxy.standing import Standing
 from gateway.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class DataPlane:
         """New requests live in `snapshot` from now on."""
         names = snapshot.names
         self.snapshot = snapshot
+        for upstream in snapshot.upstreams:
+            if upstream.group.watcher is None:
+                upstream.group.take_over(Standing(upstream.group, upstream.metrics))
         limits = self.limits = snapshot.server.limits
         # A field line has at least 4 bytes, so a head of this size can break no limit.
         self.surely_small = min(limits.target, limits.headers, 4 * limits.header_count)
@@ -77,7 +81,7 @@ class DataPlane:
         self.limit_store.forget()
 
     def tick(self) -> None:
-        """Once a second: renew the date, close upstream connections that were idle for too long."""
+        """Once a second: renew the date, close upstream connections idle for too long, let ejections end, and so on."""
         self.date = http_date(time())
         now = monotonic()
         for upstream in self.snapshot.upstreams:

@@ -6,13 +6,19 @@ A client that leaves, or whose upload stalls, abandons the attempt: that says no
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import Failure
+from gateway.proxy import standing
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.errors import Failed
     from gateway.proxy.exchange import Exchange
     from gateway.snapshot import Upstream
+
+_OURS: Final = frozenset({Failure.CONNECTION_LIMIT, Failure.TUNNEL_LIMIT, Failure.INTERNAL})
+"""Failures that say nothing about the endpoint. A spent deadline does: it was the endpoint that did not answer."""
 
 
 def settle(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed | None) -> None:
@@ -28,14 +34,26 @@ def settle(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed |
             metrics.duration.observe(seconds)
     if failed is not None:
         failure = failed.failure
-        metrics.attempted("cancelled" if failure.source == "downstream" else failure.code)
+        if failure.source == "downstream":
+            metrics.attempted("cancelled")
+        else:
+            metrics.attempted(failure.code)
+            if failure not in _OURS:
+                standing.failed(endpoint, metrics, failure.code, monotonic())
         return
     connection = x.upstream_connection
     assert connection is not None and connection.response is not None
-    if connection.response.status >= 500:
+    status = connection.response.status
+    if status < 429:
+        metrics.attempts["ok"] += 1
+        if endpoint.failures:
+            endpoint.failures = 0
+        return
+    if status >= 500:
         metrics.attempted("http_5xx")
     else:
         metrics.attempts["ok"] += 1
+    standing.answered(endpoint, metrics, connection.response, monotonic())
 
 
 def _observe(x: Exchange, upstream: Upstream, endpoint: Endpoint, failed: Failed | None) -> None:

@@ -362,7 +362,7 @@ class EndpointPool:
             _, made = await self._loop.create_unix_connection(self._make, endpoint.path, ssl=tls, server_hostname=name)
         else:
             _, made = await self._loop.create_connection(
-                self._make, endpoint.host, endpoint.port, ssl=tls, server_hostname=name
+                self._make, endpoint.address, endpoint.port, ssl=tls, server_hostname=name
             )
         return made
 

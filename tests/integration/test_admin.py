@@ -171,19 +171,27 @@ async def test_routes_are_listed_in_file_order(admin: Client, state: State) -> N
     assert routes[2]["respond"] == {"status": 200}
 
 
-async def test_upstreams_show_load_and_connections(admin: Client) -> None:
-    """Weight, in flight and the pool's counts of every endpoint."""
+async def test_upstreams_show_health_load_and_connections(admin: Client) -> None:
+    """State, weight, in flight and the pool's counts of every endpoint."""
     upstreams = await (await admin.get("/upstreams")).json()
 
     assert upstreams == [
         {
             "name": "users",
             "load_balancing": "two_choices",
+            "panic": False,
             "endpoints": [
                 {
                     "url": "http://127.0.0.1:9001",
+                    "address": None,
+                    "state": "healthy",
+                    "state_for": None,
+                    "why": None,
+                    "available": True,
                     "weight": 2,
+                    "weight_now": 2.0,
                     "backup": False,
+                    "failures_in_a_row": 0,
                     "in_flight": 3,
                     "connections": {"idle": 1, "busy": 0},
                 },

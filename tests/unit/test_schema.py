@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.control.expand import expand
+from gateway.control.health import Health
 from gateway.control.json_schema import json_schema, known_fields, rendered_schema
 from gateway.control.load import load
 from gateway.control.model import Model
@@ -112,7 +113,10 @@ def test_the_reference_shows_the_defaults() -> None:
     assert full.admin == minimal.admin
     assert full.access_log == minimal.access_log
     users, app = full.upstreams["users"], minimal.upstreams["app"]
-    assert users.model_copy(update={"endpoints": ()}) == app.model_copy(update={"endpoints": ()})
+    example = {"endpoints": (), "health": None}
+    assert users.model_copy(update=example) == app.model_copy(update=example)
+    assert users.health is not None
+    assert users.health.model_copy(update={"path": "/"}) == Health.model_validate({})
 
 
 def test_short_forms() -> None:

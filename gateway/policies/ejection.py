@@ -1,0 +1,46 @@
+"""Passive ejection: an endpoint that fails several times in a row is left alone for a while, longer each time in a row.
+
+The numbers are Envoy's (outlier detection): 5 failures, 30 s times the ejections in a row, 300 s at most, never all endpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_STATUSES: Final = frozenset({502, 503, 504})
+"""A 500 is mostly a fault of the program, which every endpoint has: one client could eject one endpoint after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionSettings:
+    """When an endpoint is ejected, and for how long. Times in seconds."""
+
+    failures: int = 5
+    """Failures in a row."""
+    statuses: frozenset[int] = DEFAULT_STATUSES
+    """Response statuses that count as failures, beside failures to get a response at all."""
+    base: float = 30.0
+    """How long the first ejection lasts; the n-th in a row lasts n times as long."""
+    longest: float = 300.0
+    max_ejected: float = 0.5
+    """The share of the endpoints that may be ejected at a time, rounded up, but never all of them."""
+
+
+def most_ejected(settings: EjectionSettings, endpoints: int) -> int:
+    """How many of so many endpoints may be out at a time: never the last one."""
+    wanted = -int(-settings.max_ejected * endpoints // 1)
+    return max(0, min(endpoints - 1, wanted))
+
+
+def in_a_row(settings: EjectionSettings, before: int, ended: float, now: float) -> int:
+    """The number of the ejection that begins at `now`, after `before` in a row of which the last ended at `ended`.
+
+    Each `base` seconds without an ejection take one back.
+    """
+    return max(0, before - int(max(0.0, now - ended) / settings.base)) + 1
+
+
+def lasts(settings: EjectionSettings, number: int, chance: float) -> float:
+    """Seconds that ejection `number` in a row lasts: 90 to 110 % of the nominal time, so that not all return at once."""
+    return min(settings.base * number, settings.longest) * (0.9 + 0.2 * chance)
