@@ -64,11 +64,12 @@ class Tier(Protocol):
 class Check:
     """One limit asked for one key."""
 
-    __slots__ = ("cost", "digest", "limit", "tier")
+    __slots__ = ("cost", "digest", "limit", "rule", "tier")
 
     def __init__(self, limit: CountedLimit, tier: Tier, digest: bytes, cost: int) -> None:
         self.limit = limit
         self.tier = tier
+        self.rule = tier.rule
         self.digest = digest
         self.cost = cost
 

@@ -16,7 +16,6 @@ from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.health import Thresholds
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
-from gateway.ports import Check
 from gateway.router import Router
 
 
@@ -239,8 +238,6 @@ class Limit:
     """By digest of the key."""
     key: tuple[tuple[KeyPart, bytes], ...]
     """Each part with its name: of the field, the parameter, or the constant itself."""
-    simple: KeyPart | None
-    """The part, when it is the only one and has no name."""
     digest: KeyDigest
     missing: Missing
     cost: CostSettings
@@ -249,6 +246,8 @@ class Limit:
     exempt_keys: frozenset[bytes]
     plain: bool
     """Fixed cost, no overrides, nothing exempt."""
+    steady: bool
+    """Plain, and the key says the same for all requests from one address to one host of one route."""
     on_store_error: OnStoreError
     headers: Headers
     item: bytes
@@ -256,8 +255,6 @@ class Limit:
     reached: str
     """What the problem says."""
     metrics: LimitMetrics
-    known: dict[bytes, Check] = field(default_factory=dict)
-    """Ready checks by value of the key: live, bounded, and only of a plain limit with a simple key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
+from tests.certificates import Certificates, make_certificates
 from tests.support import Behaviour, FullBacklog, Gateway, Upstream, running
 
 StartUpstream: TypeAlias = Callable[..., Awaitable[Upstream]]
@@ -57,3 +59,11 @@ def backlog() -> Iterator[int]:
     full = FullBacklog()
     yield full.port
     full.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority and what it signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("certificates are made with the openssl command")
+    return make_certificates(tmp_path_factory.mktemp("certificates"))

@@ -1,7 +1,7 @@
 """A real Redis-protocol server for the tests. Without one the tests of the store fail: they are never skipped.
 
 In this order: `GATEWAY_TEST_REDIS_SERVER` (a binary), the one that the development dependencies bring, `valkey-server` or
-`redis-server` on the path.
+`redis-server` on the path. The suite of all stores runs on the server of `GATEWAY_TEST_REDIS_URL` too, if that is set.
 """
 
 from __future__ import annotations

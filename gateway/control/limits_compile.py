@@ -26,6 +26,8 @@ from gateway.policies.rate_limit import (
 )
 from gateway.snapshot import KeyPart, Limit, LimitTier, RedisSettings
 
+_STEADY = frozenset({KeyPart.CLIENT_IP, KeyPart.HOST, KeyPart.ROUTE, KeyPart.CONSTANT})
+
 
 def redis_settings(redis: Redis) -> RedisSettings | None:
     """The store outside the process; None without one. Raises ValueError when the password file cannot be read."""
@@ -161,6 +163,7 @@ def _limit(
     elif limit.cost.query is not None:
         field = (KeyPart.QUERY, limit.cost.query.encode("utf-8"))
     exempt_keys = frozenset(digest.many(key_value(limit, written)) for written in limit.exempt.keys)
+    plain = not (overrides or field or exempt_keys or limit.exempt.cidrs)
     cost = limit.cost
     return Limit(
         name=name,
@@ -170,14 +173,14 @@ def _limit(
         tier=_tier(limit, name, settings, share, enforce=enforce),
         overrides=overrides,
         key=tuple((KeyPart(part.kind), part.name.encode("utf-8")) for part in limit.key),
-        simple=KeyPart(limit.key[0].kind) if len(limit.key) == 1 and not limit.key[0].name else None,
         digest=digest,
         missing=Missing(limit.missing),
         cost=CostSettings(cost.default, cost.min, cost.max or cost.default),
         cost_field=field,
         exempt_networks=Networks(limit.exempt.cidrs),
         exempt_keys=exempt_keys,
-        plain=not (overrides or field or exempt_keys or limit.exempt.cidrs),
+        plain=plain,
+        steady=plain and all(KeyPart(part.kind) in _STEADY for part in limit.key),
         on_store_error=OnStoreError(limit.on_store_error),
         headers=Headers(limit.headers) if enforce else Headers.NONE,
         item=b'"%b"' % name.encode("ascii"),

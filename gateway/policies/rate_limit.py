@@ -109,7 +109,7 @@ _CODES: Final = {Algorithm.SLIDING_WINDOW: 0, Algorithm.SLIDING_LOG: 1, Algorith
 
 
 class Rule(Protocol):
-    """One limit's arithmetic, without a state of its own. `charge` and `wait` come behind `room` for the same `now`."""
+    """One limit's arithmetic, without a state of its own. `wait` comes behind `room` or `take` for the same `now`."""
 
     __slots__ = ()
     capacity: int
@@ -123,8 +123,8 @@ class Rule(Protocol):
     def room(self, state: Any, now: int) -> float:
         """How much fits at `now`, as a real number."""
 
-    def charge(self, state: Any, cost: int, now: int) -> None:
-        """Take `cost`."""
+    def take(self, state: Any, cost: int, now: int) -> tuple[int, int] | None:
+        """Charge `cost` (not 0) if it fits: whole units left, and microseconds until one more than that. None: it does not."""
 
     def wait(self, state: Any, cost: int, now: int) -> int:
         """Microseconds until `cost` fits if nobody else takes anything: 0 when it does now. After them it does."""
@@ -162,9 +162,26 @@ class SlidingWindow:
             return self.capacity - state[2]
         return self.capacity - (state[1] * (per - now % per) / per + state[2])
 
-    def charge(self, state: list[int], cost: int, now: int) -> None:
-        """See `Rule`."""
-        state[2] += cost
+    def take(self, state: list[int], cost: int, now: int) -> tuple[int, int] | None:
+        """See `Rule`. It is `room` and `wait` in one: two calls less, and most of what a limit costs."""
+        index, last, this = state
+        per = self.per
+        rest = (index + 1) * per - now
+        if not 0 < rest <= per:
+            self.room(state, now)
+            index, last, this = state
+            rest = (index + 1) * per - now
+        old = last * rest / per if last else 0
+        room = self.capacity - (old + this)
+        if cost > room:
+            return None
+        this += cost
+        state[2] = this
+        left = int(room - cost)
+        most = self.capacity - left - 1
+        if this > most:
+            return left, rest + ceil(per - most * per / this) + 1
+        return left, ceil(rest - (most - this) * per / last) + 1 if old + this > most else 0
 
     def wait(self, state: list[int], cost: int, now: int) -> int:
         """See `Rule`."""
@@ -208,9 +225,13 @@ class SlidingLog:
                 del state[: bisect_right(state, now - self.per)]
         return self.capacity - len(state)
 
-    def charge(self, state: array[int], cost: int, now: int) -> None:
+    def take(self, state: array[int], cost: int, now: int) -> tuple[int, int] | None:
         """See `Rule`."""
+        left = int(self.room(state, now)) - cost
+        if left < 0:
+            return None
         state.extend([now] * cost)
+        return left, self.wait(state, left + 1, now)
 
     def wait(self, state: array[int], cost: int, now: int) -> int:
         """See `Rule`."""
@@ -244,10 +265,16 @@ class TokenBucket:
         level = self._level(state, now)
         return self.capacity - level
 
-    def charge(self, state: list[float], cost: int, now: int) -> None:
+    def take(self, state: list[float], cost: int, now: int) -> tuple[int, int] | None:
         """See `Rule`."""
-        state[0] = self._level(state, now) + cost
+        level = self._level(state, now)
+        room = self.capacity - level
+        if cost > room:
+            return None
+        state[0] = level + cost
         state[1] = now
+        left = int(room - cost)
+        return left, self.wait(state, left + 1, now)
 
     def wait(self, state: list[float], cost: int, now: int) -> int:
         """See `Rule`."""

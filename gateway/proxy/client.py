@@ -7,12 +7,17 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
 from gateway.headers import forwarded_node, normalise_host, parse_address
 from gateway.proxy.connection import Alarm, Connection
 from gateway.proxy.plane import DataPlane
+
+if TYPE_CHECKING:
+    from gateway.ports import Check
+    from gateway.proxy.limit_store import Counter
+    from gateway.snapshot import Limit
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -27,6 +32,7 @@ class ClientConnection(Connection):
         "closing",
         "forwarded_line",
         "limit_key",
+        "limits_asked",
         "peer",
         "peer_node",
         "plane",
@@ -44,6 +50,8 @@ class ClientConnection(Connection):
         """The peer's address as `X-Forwarded-For` names it."""
         self.limit_key: bytes | None = None
         """The peer as a key of rate limits; made when first needed."""
+        self.limits_asked: tuple[tuple[Limit, ...], bytes, list[Check], list[Counter]] | None = None
+        """The limits last asked, the host, and the checks: the same again when nothing but peer and host decides."""
         self.trusted = False
         self.forwarded_line = b""
         self.via_line = plane.via_line

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Any, Final
 
-from gateway.policies.rate_limit import Rule, Verdict
+from gateway.policies.rate_limit import MICROSECONDS, Rule, Verdict
 from gateway.ports import Check, LimitCall
 
 SWEEP: Final = 2_000
@@ -20,11 +20,27 @@ SWEEP: Final = 2_000
 class Table(OrderedDict[bytes, Any]):
     """The states of one limit by key; the key charged longest ago stands first."""
 
-    __slots__ = ("rule",)
+    __slots__ = ("removed", "rule")
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
         self.rule = rule
+        self.removed = 0
+        """How many keys have left: what was found before may be gone."""
+
+
+class Counter:
+    """A check and the state that it found last."""
+
+    __slots__ = ("cost", "digest", "removed", "rule", "state", "table")
+
+    def __init__(self, check: Check, table: Table) -> None:
+        self.cost = check.cost
+        self.digest = check.digest
+        self.rule = check.rule
+        self.table = table
+        self.state: Any = None
+        self.removed = -1
 
 
 class LocalStore:
@@ -49,17 +65,56 @@ class LocalStore:
         """Keep at most so many keys from now on."""
         self.capacity = capacity
 
+    def counters(self, checks: Sequence[Check]) -> list[Counter]:
+        """The checks with their place in this store, for `admit`."""
+        return [Counter(check, self._table(check)) for check in checks]
+
+    def admit(self, counters: Sequence[Counter], now: int) -> list[int] | None:
+        """Charge all if each key was charged before and admits: the units left of each, and the seconds until one more.
+
+        None, with nothing charged, in all other cases: then `decide` has the answer. `now` in microseconds, costs not 0.
+        """
+        last = counters[-1]
+        # All but the last are asked; the last is asked and charged in one step, and what was asked can then be charged.
+        for counter in counters:
+            table = counter.table
+            if counter.removed != table.removed or counter.state is None:
+                counter.state = table.get(counter.digest)
+                counter.removed = table.removed
+                if counter.state is None:
+                    return None
+            if counter is not last and counter.rule.room(counter.state, now) < counter.cost:
+                return None
+        taken = last.rule.take(last.state, last.cost, now)
+        if taken is None:
+            return None
+        last.table.move_to_end(last.digest)
+        if len(counters) == 1:
+            return [taken[0], -(-taken[1] // MICROSECONDS)]
+        numbers: list[int] = []
+        for counter in counters:
+            if counter is not last:
+                took = counter.rule.take(counter.state, counter.cost, now)
+                assert took is not None
+                counter.table.move_to_end(counter.digest)
+                numbers += (took[0], -(-took[1] // MICROSECONDS))
+        numbers += (taken[0], -(-taken[1] // MICROSECONDS))
+        return numbers
+
+    def _table(self, check: Check) -> Table:
+        table = self._tables.get(check.limit.id)
+        if table is None:
+            table = self._tables[check.limit.id] = Table(check.rule)
+        return table
+
     def decide(self, checks: Sequence[Check], now: int) -> list[Verdict]:
         """Ask all, then charge all that admit, or none when one that is enforced denies. `now` in microseconds."""
-        tables = self._tables
         asked: list[tuple[Check, Rule, Table, Any, float]] = []
         denied = False
         for check in checks:
             limit = check.limit
-            rule = check.tier.rule
-            table = tables.get(limit.id)
-            if table is None:
-                table = tables[limit.id] = Table(rule)
+            rule = check.rule
+            table = self._table(check)
             state = table.get(check.digest)
             if state is None:
                 state = rule.fresh(now)
@@ -77,14 +132,14 @@ class LocalStore:
                 left = int(before) if before > 0 else 0
                 verdicts.append((left, rule.wait(state, left + 1 if left < rule.capacity else left, now), 0))
             else:
-                rule.charge(state, cost, now)
+                taken = rule.take(state, cost, now)
+                assert taken is not None
                 digest = check.digest
                 if digest in table:
                     table.move_to_end(digest)
                 else:
                     self._insert(table, digest, state, now)
-                left = int(before - cost)
-                verdicts.append((left, rule.wait(state, left + 1, now), 0))
+                verdicts.append((*taken, 0))
         return verdicts
 
     def peek(self, check: Check) -> Verdict:
@@ -96,6 +151,7 @@ class LocalStore:
         table = self._tables.get(limit_id)
         if table is None or table.pop(digest, None) is None:
             return False
+        table.removed += 1
         self.weight -= table.rule.weight
         return True
 
@@ -117,6 +173,7 @@ class LocalStore:
             # Who fills the store loses keys: a flood at one limit does not push out those of another.
             victim = table if len(table) * len(self._tables) * 2 > len(self) else max(self._tables.values(), key=len)
             victim.popitem(last=False)
+            victim.removed += 1
             self.weight -= victim.rule.weight
 
     def _drop_over(self, table: Table, now: int, most: int) -> int:
@@ -126,6 +183,7 @@ class LocalStore:
             if not table.rule.over(table[digest], now):
                 break
             del table[digest]
+            table.removed += 1
             self.weight -= table.rule.weight
             dropped += 1
         return dropped

@@ -43,37 +43,39 @@ _NO_ANSWER: Final = Answers.NONE
 _FALLBACK: Final = DECIDERS.index("fallback")
 _NOBODY: Final = DECIDERS.index("none")
 
-MOST_KNOWN: Final = 1024
-LONGEST_KNOWN: Final = 64
-"""Values of a limit's key whose check is kept ready, and the bytes of the longest."""
 STORE_RETRY: Final = 1
 """Seconds that a client is told to wait when the store is in trouble and the limit says `deny`."""
 
 
 def ask_limits(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> LimitCall | None:
     """Ask all limits of the route at once. The call, when its answer is still to come. Raises `Failed`."""
-    checks: list[Check] = []
-    for limit in limits:
-        simple = limit.simple
-        check = None
-        if simple is not None and limit.plain:
-            value = x.host
-            if simple is _CLIENT_IP:
-                value = x.client_connection.limit_key or b"" if x.client is None else b""
-            if simple is _CLIENT_IP or simple is _HOST:
-                check = limit.known.get(value)
-        if check is None:
-            check = _check(x, route, limit)
-            if check is None:
-                continue
-        checks.append(check)
-    if not checks:
-        return None
-    plane = x.client_connection.plane
+    client = x.client_connection
+    same = client.limits_asked
+    counters = None
+    if same is not None and same[0] is limits and same[1] == x.host and x.client is None:
+        _, _, checks, counters = same
+    else:
+        checks = _checks(x, route, limits)
+        if not checks:
+            return None
+    plane = client.plane
     store = plane.limit_store
     if store is plane.local_counts:
-        verdicts = plane.local_counts.decide(checks, monotonic_ns() // 1000)
-        _settle(x, route, plane, checks, verdicts, Answers.LOCAL)
+        now = monotonic_ns() // 1000
+        template = route.limit_template
+        numbers = plane.local_counts.admit(counters, now) if template is not None and counters is not None else None
+        if numbers is not None:
+            at = 0
+            for limit in limits:
+                metrics = limit.metrics
+                metrics.counts[_ALLOWED] += 1
+                if numbers[at] < limit.tier.near:
+                    metrics.near += 1
+                at += 2
+            assert template is not None
+            x.limit_lines = template % tuple(numbers)
+        else:
+            _settle(x, route, plane, checks, plane.local_counts.decide(checks, now), Answers.LOCAL)
         return None
     call = LimitCall(checks)
     store.ask(call)
@@ -200,6 +202,21 @@ def _refuse(route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check
 # -- keys and costs ----------------------------------------------------------------------------------------------------
 
 
+def _checks(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> list[Check]:
+    """The limits that apply, each with the request's key and cost; noted for the next request of the connection."""
+    checks = []
+    steady = x.client is None
+    for limit in limits:
+        check = _check(x, route, limit)
+        if check is not None:
+            checks.append(check)
+        steady = steady and limit.steady and check is not None
+    if steady:
+        client = x.client_connection
+        client.limits_asked = (limits, x.host, checks, client.plane.local_counts.counters(checks))
+    return checks
+
+
 def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
     """The limit with the request's key and cost; None when it does not apply."""
     values = [key_part(x, route, part, name) for part, name in limit.key]
@@ -207,13 +224,7 @@ def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
     if digest is None:
         return None
     if limit.plain:
-        check = Check(limit, limit.tier, digest, limit.cost.default)
-        value = values[0]
-        if value and limit.simple is not None and len(value) <= LONGEST_KNOWN:
-            if len(limit.known) >= MOST_KNOWN:
-                limit.known.clear()
-            limit.known[value] = check
-        return check
+        return Check(limit, limit.tier, digest, limit.cost.default)
     if digest in limit.exempt_keys or (
         limit.exempt_networks and (x.client or x.client_connection.peer) in limit.exempt_networks
     ):

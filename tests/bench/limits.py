@@ -228,7 +228,7 @@ def exact(algorithm: str, limit: int, per: float, out: list[tuple[float, float, 
         now = int((begun + shift) * 1_000_000)
         state = rule.fresh(now) if state is None else state
         if rule.room(state, now) >= 1:
-            rule.charge(state, 1, now)
+            rule.take(state, 1, now)
             admitted += 1
     return admitted
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from uuid import uuid4
 
 import pytest
 
+from gateway.control.limits import Redis
+from gateway.control.limits_compile import redis_settings
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, Verdict, rule_of
 from gateway.ports import Answers, Check, LimitCall, LimitStore
@@ -24,7 +28,9 @@ from tests.conftest import StartUpstream
 from tests.redis_server import Cluster, Sentinel, Server, free_port
 from tests.support import GET, OK, answers, eventually, proxy
 
-STORES = ("local", "redis", "cluster")
+GIVEN = os.environ.get("GATEWAY_TEST_REDIS_URL", "")
+"""A server to run the suite of all stores on as well; its database is written to."""
+STORES = ("local", "redis", "cluster", *(["given"] if GIVEN else []))
 
 
 @dataclass
@@ -43,12 +49,13 @@ class Limit:
     enforce: bool = True
 
 
+_run = uuid4().hex[:8]
 _names = iter(range(10**9))
 
 
 def check(settings: LimitSettings, key: bytes = b"k", *, cost: int = 1, enforce: bool = True, name: str = "") -> Check:
     """One limit asked for one key; without a name it is a limit that nobody has asked before."""
-    limit = Limit((name or f"limit-{next(_names)}").encode(), enforce)
+    limit = Limit((name or f"{_run}-{next(_names)}").encode(), enforce)
     return Check(limit, Tier(rule_of(settings), settings.packed(enforce=enforce)), key.ljust(16, b"\0"), cost)
 
 
@@ -97,11 +104,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     started.kill()
 
 
-@asynccontextmanager
-async def redis_store(*ports: int, scheme: str = "redis", timeout: float = 0.5) -> AsyncIterator[RedisStore]:
-    """A store with room for a busy machine."""
+def redis_store(*ports: int, scheme: str = "redis", timeout: float = 0.5) -> AbstractAsyncContextManager[RedisStore]:
+    """A store on servers of this machine, with room for a busy one."""
     nodes = tuple(("127.0.0.1", port) for port in ports)
-    started = RedisStore(RedisSettings(scheme, nodes, timeout=timeout, shown="redis"), StoreMetrics())
+    return connected(RedisSettings(scheme, nodes, timeout=timeout, shown="redis"))
+
+
+@asynccontextmanager
+async def connected(settings: RedisSettings) -> AsyncIterator[RedisStore]:
+    """A store that answers."""
+    started = RedisStore(settings, StoreMetrics())
     await started.start()
     try:
         assert started.up
@@ -121,6 +133,12 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
         return
     if request.param == "redis":
         async with redis_store(request.getfixturevalue("server").port) as one:
+            yield one
+        return
+    if request.param == "given":
+        settings = redis_settings(Redis.model_validate({"url": GIVEN, "timeout": "500ms"}))
+        assert settings is not None
+        async with connected(settings) as one:
             yield one
         return
     nodes = request.getfixturevalue("cluster").servers

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic_ns, perf_counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of
+from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of, seconds_up
 from gateway.ports import Check
 from gateway.proxy.limit_store import LocalStore
 
@@ -59,6 +61,55 @@ def test_a_shadow_limit_changes_nothing_for_the_others() -> None:
 
     assert verdicts == [[True, True], [True, True], [True, False], [True, False], [True, False], [False, False]]
     assert store.decide([check("s", 2, cost=0, enforce=False)], NOW)[0][0] == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.sampled_from(Algorithm), st.integers(1, 3)), min_size=1, max_size=3),
+    st.lists(st.integers(0, 20_000_000), min_size=1, max_size=40),
+)
+def test_the_short_way_says_and_charges_what_the_long_way_does(
+    limits: list[tuple[int, Algorithm, int]], steps: list[int]
+) -> None:
+    """`admit` is `decide` for requests that all limits admit, and leaves the rest to it with nothing charged."""
+    short, long = LocalStore(1000), LocalStore(1000)
+    checks = []
+    for number, (limit, algorithm, cost) in enumerate(limits):
+        rule = rule_of(LimitSettings(limit, 60.0, algorithm, limit if algorithm is Algorithm.TOKEN_BUCKET else 0))
+        checks.append(Check(Limit(b"%d" % number), Tier(rule), b"k", cost))
+    counters = short.counters(checks)
+    now = NOW
+    for step in steps:
+        now += step
+        expected = long.decide(checks, now)
+        numbers = short.admit(counters, now)
+        if numbers is None:
+            assert short.decide(checks, now) == expected
+        else:
+            assert numbers == [number for left, reset, _ in expected for number in (left, seconds_up(reset))]
+            assert not any(wait for _, _, wait in expected)
+
+
+@pytest.mark.parametrize("how", ["reset", "pushed_out", "swept"])
+def test_the_short_way_finds_no_state_that_has_left(how: str) -> None:
+    """A key that was reset, pushed out or swept begins anew, also where its state was found before."""
+    store = LocalStore(10)
+    one = check("a", 5)
+    counters = store.counters([one])
+    now = monotonic_ns() // 1000 - 1000 * 60_000_000 if how == "swept" else NOW
+    store.decide([one], now)
+    found = store.admit(counters, now)
+    assert found is not None and found[0] == 3
+    if how == "reset":
+        store.reset(b"a", b"k")
+    elif how == "pushed_out":
+        for number in range(10):
+            store.decide([check("a", 5, b"%d" % number)], now)
+    else:
+        store.sweep()
+
+    assert store.admit(counters, now) is None
+    assert store.decide([one], now)[0][0] == 4
+    assert store.admit(counters, now) is not None
 
 
 def test_the_least_recently_charged_key_leaves_first() -> None:

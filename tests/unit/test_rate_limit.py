@@ -101,11 +101,13 @@ def wait_for(rule: Rule, state: object, cost: int, now: int) -> int:
 
 
 def ask(rule: Rule, state: object, cost: int, now: int) -> bool:
-    """Ask once, and charge when it is admitted."""
-    if cost > rule.room(state, now):
-        return False
-    rule.charge(state, cost, now)
-    return True
+    """Take `cost`, whether it fitted. `take` must agree with `room`, and its wait with `wait`."""
+    room = rule.room(state, now)
+    taken = rule.take(state, cost, now)
+    assert (taken is not None) == (cost <= room)
+    if taken is not None:
+        assert taken == (int(room - cost), rule.wait(state, int(room - cost) + 1, now))
+    return taken is not None
 
 
 @given(LIMITS, STEPS)
