@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
-from gateway.policies.rate_limit import TopKeys
+from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.http1 import RequestReader, request_kinds
 from gateway.proxy.limit_store import LocalStore
