@@ -20,12 +20,15 @@ from gateway import __version__
 from gateway.control.admin import make_admin_runner
 from gateway.control.admin_limits import AdminLimits
 from gateway.control.compile import compile_config, listener
+from gateway.control.discovery import Discovery
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
 from gateway.control.probes import Probes
 from gateway.control.problems import ConfigError, render_text
+from gateway.control.resolver import SystemResolver
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
+from gateway.ports import Resolver
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.redis_store import RedisStore
@@ -38,6 +41,8 @@ BACKLOG: Final = 1024
 PLAIN_BACKLOG: Final = 128
 SPARE_FILES: Final = 64
 """Open files beside connections: listeners, logs, the loop."""
+LOOKUPS: Final = 2.0
+"""Seconds that the start waits for the names of endpoints at most."""
 COMPLAIN_EVERY: Final = 10.0
 """Seconds between two log lines about trouble of the event loop, such as a lack of open files."""
 
@@ -51,8 +56,9 @@ class StartError(Exception):
 class App:
     """One worker. Also what the admin listener shows (`control.admin.AdminState`)."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, resolver: Resolver | None = None) -> None:
         self.loaded = loaded
+        self._resolver = resolver
         self.ready = False
         self.metrics = GatewayMetrics(__version__)
         self.plane: DataPlane
@@ -61,6 +67,7 @@ class App:
         self._access_log: AccessLog | None = None
         self._limit_store: RedisStore | None = None
         self._probes = Probes()
+        self._discovery: Discovery | None = None
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
@@ -112,13 +119,21 @@ class App:
             self._limit_store,
             log_query=settings is not None and settings.query,
         )
+        self._discovery = Discovery(self._resolver or SystemResolver(), make_pool, self._probes.follow)
+        self._attend(snapshot)
+        await self._discovery.settle(LOOKUPS)
         for one in snapshot.server.listeners:
             self._servers.append(await self._listen(one))
             _log.info("listening on %s", one)
         await self._start_admin()
-        self._probes.apply(snapshot)
         self._tick()
         self.ready = True
+
+    def _attend(self, snapshot: Snapshot) -> None:
+        """Look after the endpoints of `snapshot` from now on: their names and their health."""
+        self._probes.apply(snapshot)
+        if self._discovery is not None:
+            self._discovery.apply(snapshot)
 
     def _open_access_log(self) -> AccessLog | None:
         settings = self.loaded.config.access_log
@@ -224,6 +239,8 @@ class App:
         self.ready = False
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._discovery is not None:
+            await self._discovery.stop()
         await self._probes.stop()
         for server in self._servers:
             server.close()

@@ -331,9 +331,8 @@ class EndpointGroup:
         endpoint.failures = 0
         self.refresh(now)
 
-    def replace(self, endpoints: Sequence[Endpoint], now: float, *, probed: bool) -> None:
-        """Other addresses from now on; see `introduce`."""
-        introduce(endpoints, self.endpoints, now, probed=probed)
+    def replace(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        """Other endpoints from now on; see `introduce`."""
         for endpoint in endpoints:
             endpoint.group = self
         self._hold(endpoints, now)

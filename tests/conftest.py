@@ -12,11 +12,12 @@ from typing import TypeAlias
 
 import pytest
 
+from gateway.ports import Resolver
 from tests.certificates import Certificates, make_certificates
 from tests.support import Behaviour, FullBacklog, Gateway, Upstream, running
 
 StartUpstream: TypeAlias = Callable[..., Awaitable[Upstream]]
-StartGateway: TypeAlias = Callable[[str], Awaitable[Gateway]]
+StartGateway: TypeAlias = Callable[..., Awaitable[Gateway]]
 
 
 @pytest.fixture
@@ -41,12 +42,12 @@ async def gateway(upstream: StartUpstream, tmp_path: Path, caplog: pytest.LogCap
     async with AsyncExitStack() as stack:
         count = 0
 
-        async def start(text: str) -> Gateway:
+        async def start(text: str, resolver: Resolver | None = None) -> Gateway:
             nonlocal count
             count += 1
             config = tmp_path / f"gateway-{count}.yaml"
             config.write_text(text, encoding="utf-8")
-            return await stack.enter_async_context(running(config))
+            return await stack.enter_async_context(running(config, resolver=resolver))
 
         yield start
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]

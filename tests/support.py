@@ -21,6 +21,7 @@ import orjson
 from gateway.app import App
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, RouteMetrics, UpstreamMetrics
+from gateway.ports import Resolver
 from gateway.proxy.plane import DataPlane
 
 PATIENCE: Final = 5.0
@@ -626,10 +627,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(config: Path, *, tasks: bool = True) -> AsyncIterator[Gateway]:
+async def running(config: Path, *, tasks: bool = True, resolver: Resolver | None = None) -> AsyncIterator[Gateway]:
     """A gateway with this configuration; afterwards nothing of it may be left, no task either unless others run beside it."""
     before = asyncio.all_tasks()
-    app = App(load(config))
+    app = App(load(config), resolver)
     try:
         await app.start()
         gateway = Gateway(app)

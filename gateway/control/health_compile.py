@@ -63,6 +63,7 @@ def endpoint_at(name: Endpoint, address: str) -> Endpoint:
         path="",
         tls=name.tls,
         weight=name.weight,
+        backup=name.backup,
         authority=name.authority,
         address=address,
     )

@@ -30,7 +30,18 @@ def _nothing() -> Standings:
 class UpstreamMetrics:
     """What is counted per upstream."""
 
-    __slots__ = ("attempts", "connects", "duration", "ejections", "name", "probe_duration", "probes", "retries", "standings")
+    __slots__ = (
+        "attempts",
+        "connects",
+        "duration",
+        "ejections",
+        "lookups",
+        "name",
+        "probe_duration",
+        "probes",
+        "retries",
+        "standings",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,6 +54,8 @@ class UpstreamMetrics:
         self.probes: dict[str, int] = {}
         """By result: `ok`, `refused`, `timeout`, `status`, `body`, `tls` or `error`."""
         self.probe_duration = Histogram(PROBE_BUCKETS)
+        self.lookups: dict[str, int] = {}
+        """Of names: `ok` or `failed`."""
         self.standings: Callable[[], Standings] = _nothing
         """What the endpoints are at the moment."""
 
@@ -85,6 +98,7 @@ def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric
         "gateway_upstream_ejections", "Endpoints ejected, by what failed last", labels=["upstream", "reason"]
     )
     probes = CounterMetricFamily("gateway_health_probes", "Active probes by result", labels=["upstream", "result"])
+    lookups = CounterMetricFamily("gateway_dns_lookups", "Lookups of endpoints' names", labels=["upstream", "result"])
     duration = HistogramMetricFamily("gateway_health_probe_duration_seconds", "One active probe", labels=["upstream"])
     for upstream in list(all_upstreams):
         name, standings = upstream.name, upstream.standings()
@@ -98,6 +112,8 @@ def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric
             ejections.add_metric([name, reason], count)
         for result, count in list(upstream.probes.items()):
             probes.add_metric([name, result], count)
+        for result, count in list(upstream.lookups.items()):
+            lookups.add_metric([name, result], count)
         if upstream.probes:
             duration.add_metric([name], upstream.probe_duration.cumulative(), upstream.probe_duration.total)
-    return iter((healthy, states, panic, ejections, probes, duration))
+    return iter((healthy, states, panic, ejections, probes, duration, lookups))
