@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
 
+from gateway.policies.circuit_breaker import NEVER, Breaker
 from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected
 from gateway.policies.health import REST_429, AvailabilitySettings, State, least_healthy, ramp, rests
 from gateway.policies.load_balancing import (
@@ -24,7 +25,6 @@ from gateway.policies.load_balancing import (
 )
 from gateway.ports import Pool
 
-NEVER: Final = float("inf")
 RAMP_STEP: Final = 1.0
 """Seconds between two steps of a slow start."""
 _SERVING: Final = frozenset({State.HEALTHY, State.SLOW_START, State.RESTING})
@@ -38,12 +38,14 @@ class Endpoint:
         "address",
         "authority",
         "backup",
+        "breaker",
         "breaker_open",
         "ejected_for",
         "ejected_until",
         "ejections",
         "failures",
         "group",
+        "guard",
         "host",
         "id",
         "in_flight",
@@ -51,6 +53,7 @@ class Endpoint:
         "latency",
         "latency_at",
         "path",
+        "permit",
         "pool",
         "port",
         "probe_says",
@@ -122,7 +125,13 @@ class Endpoint:
         self.resting_share = 1.0
         """What it gets of its weight meanwhile."""
         self.breaker_open = False
-        """Set by the circuit breaker, which then refreshes the group."""
+        """The breaker admits nothing: it is open, or its probes are all on their way. Whoever sets it refreshes the group."""
+        self.breaker: Breaker | None = None
+        """Learns what became of each attempt."""
+        self.guard: Breaker | None = None
+        """The breaker while it must be asked for a permit: None on the healthy path, where `permit` is good."""
+        self.permit: object = None
+        """What an attempt must bring back when it is settled, so that the breaker knows of what time it speaks."""
         self.ramp_since = -NEVER
         """When it came back."""
 
@@ -194,7 +203,19 @@ DEFAULT: Final = GroupSettings()
 class EndpointGroup:
     """The endpoints of one upstream and the balancer over those that are available."""
 
-    __slots__ = ("_balancer", "_points_per_weight", "available", "due", "endpoints", "panic", "settings", "timed", "watcher")
+    __slots__ = (
+        "_balancer",
+        "_points_per_weight",
+        "available",
+        "due",
+        "endpoints",
+        "panic",
+        "reopens_at",
+        "retry_at",
+        "settings",
+        "timed",
+        "watcher",
+    )
 
     def __init__(self, endpoints: Sequence[Endpoint], settings: GroupSettings = DEFAULT, now: float = 0.0) -> None:
         self.settings = settings
@@ -209,6 +230,10 @@ class EndpointGroup:
         self.due = NEVER
         """When time alone may change something: then `refresh` is called."""
         self.watcher: GroupWatcher | None = None
+        self.reopens_at = NEVER
+        """When the first of the open breakers will probe."""
+        self.retry_at = NEVER
+        """When a client that was refused by the breakers may try again."""
         self._balancer: Balancer
         self._points_per_weight = 1.0
         self._hold(endpoints, now)

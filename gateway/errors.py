@@ -48,6 +48,7 @@ class Failure(Enum):
     INTERNAL = ("proxy_internal_error", 500, GATEWAY, "LR", "The gateway failed")
     LOOP = ("proxy_loop_detected", 502, GATEWAY, "LR", "The request came back to this gateway")
     NO_ENDPOINT = ("destination_unavailable", 503, GATEWAY, "UH", "No endpoint of the upstream can take the request")
+    CIRCUIT_OPEN = ("circuit_open", 503, GATEWAY, "UO", "The upstream has failed too often and is given time to recover")
     CONNECTION_LIMIT = ("connection_limit_reached", 503, GATEWAY, "UO", "The connection limit is reached")
     TUNNEL_LIMIT = ("tunnel_limit_reached", 503, GATEWAY, "UO", "The limit of upgraded connections is reached")
     STORE_UNAVAILABLE = (

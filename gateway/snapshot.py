@@ -13,6 +13,7 @@ from enum import Enum
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.health import Thresholds
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
@@ -158,6 +159,8 @@ class Upstream:
     """What stands in the group for a name until its addresses are known, and says what endpoints at them are like."""
     dns_interval: float = 0.0
     """Seconds between two lookups of the names."""
+    circuit_breaker: BreakerSettings | None = None
+    """Of each endpoint; the breakers themselves live in `proxy/breaking.py`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ PURE = ("errors", "headers", "metrics", "router")
 
 SOURCES = sorted(GATEWAY.rglob("*.py"))
 TEST_SOURCES = sorted(TESTS.rglob("*.py"))
-POLICIES = sorted(path for path in (GATEWAY / "policies").glob("*.py") if path.stem != "__init__")
+POLICIES = sorted(path for path in (GATEWAY / "policies").iterdir() if path.stem[:2] != "__")
 
 
 def name(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 from gateway.control import tls
 from gateway.control.addresses import Address
 from gateway.control.balancing_checks import check_balancing
+from gateway.control.breakers import check_breaker
 from gateway.control.effective import strip_prefix
 from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
@@ -89,6 +90,7 @@ def _upstreams(config: Config, positions: Positions) -> Iterator[Problem]:
                 yield positions.problem(place, f"this endpoint is already listed as number {first[endpoint.url.url] + 1}", hint)
             first.setdefault(endpoint.url.url, index)
         yield from _upstream_tls(loc, upstream, positions)
+        yield from check_breaker((*loc, "circuit_breaker"), upstream.circuit_breaker, positions)
 
 
 def _upstream_tls(loc: Loc, upstream: Upstream, positions: Positions) -> Iterator[Problem]:

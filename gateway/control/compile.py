@@ -16,6 +16,7 @@ from urllib.parse import quote
 from gateway.control import tls
 from gateway.control.addresses import Address
 from gateway.control.balancing_compile import balancing_settings, fields_that_steer, steering
+from gateway.control.breakers import breaker_settings
 from gateway.control.effective import Edits, effective, strip_prefix
 from gateway.control.health_compile import availability, ejection_settings, is_name, probe_settings
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
@@ -206,6 +207,7 @@ def _upstream(
         probe=probe_settings(upstream),
         names=tuple(names),
         dns_interval=upstream.dns.interval if upstream.dns is not None else 0.0,
+        circuit_breaker=breaker_settings(upstream.circuit_breaker),
     )
 
 

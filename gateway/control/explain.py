@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.balancing import balancing_in_words
+from gateway.control.breakers import breaker_rows
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
 from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
@@ -223,6 +224,7 @@ def _action_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, st
     written = loaded.positions.written((*loc, "load_balancing"))
     rows.append(("load_balancing", balancing_in_words(upstream.load_balancing), str(written or "default")))
     rows.append(("host", upstream.host, str(loaded.positions.written((*loc, "host")) or "default")))
+    rows += breaker_rows((*loc, "circuit_breaker"), upstream.circuit_breaker, loaded.positions)
     if route.rewrite_prefix is not None:
         text = f"{route.rewrite_prefix.old} → {route.rewrite_prefix.new}"
         rows.append(("rewrite_prefix", text, _place(loaded, ("routes", index, "rewrite_prefix"))))

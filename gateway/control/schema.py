@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr
 
 from gateway.control import addresses, units, values
 from gateway.control.balancing import LoadBalancing
+from gateway.control.breakers import CircuitBreaker
 from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
@@ -259,6 +260,9 @@ class Upstream(Model):
     )
     keep_alive: UpstreamKeepAlive = setting({}, "Idle connections.")
     max_connections: int = setting(1024, "Most connections, per endpoint.", ge=1, le=65_535)
+    circuit_breaker: CircuitBreaker = setting(
+        {}, "When an endpoint that keeps failing is not asked any more. Short form: `off`, `shadow`."
+    )
     tls: UpstreamTls | None = setting(None, "How `https` endpoints are verified.")
     health: Annotated[Health | None, OrOff(None)] = setting(
         None, "Active probes. Short form: `health: /healthz`. Default and `off`: none."

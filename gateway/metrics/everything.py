@@ -7,6 +7,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from gateway.metrics.breakers import breaker_families
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
 from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.routes import RouteMetrics, route_families
@@ -73,6 +74,7 @@ class GatewayMetrics:
         yield from route_families(self.routes.values())
         yield from upstream_families(self.upstreams.values())
         yield from health_families(self.upstreams.values())
+        yield from breaker_families((name, upstream.breaker) for name, upstream in list(self.upstreams.items()))
         yield from limit_families(self.limits.values())
         if self.store is not None:
             yield from store_families(self.store)

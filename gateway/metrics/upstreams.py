@@ -9,6 +9,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from gateway.metrics.breakers import BreakerMetrics
 from gateway.metrics.instruments import PROBE_BUCKETS, REQUEST_BUCKETS, Histogram
 
 STATES: Final = ("healthy", "slow_start", "resting", "ejected", "unhealthy", "breaker_open")
@@ -32,6 +33,7 @@ class UpstreamMetrics:
 
     __slots__ = (
         "attempts",
+        "breaker",
         "connects",
         "duration",
         "ejections",
@@ -58,6 +60,7 @@ class UpstreamMetrics:
         """Of names: `ok` or `failed`."""
         self.standings: Callable[[], Standings] = _nothing
         """What the endpoints are at the moment."""
+        self.breaker = BreakerMetrics()
 
     def attempted(self, outcome: str) -> None:
         """One attempt is settled: `ok`, `http_5xx`, `cancelled`, or a failure's code."""

@@ -1,4 +1,4 @@
-"""THE ATTEMPT LOOP: (a) pick an endpoint, (b) get a connection, (c) one attempt, (d) settle it, (e) again?
+"""THE ATTEMPT LOOP: (a) pick an endpoint with a permit, (b) get a connection, (c) one attempt, (d) settle it, (e) again?
 
 Returns the upstream connection once a final response head is on it, or raises `Failed`. The caller relays the body and
 ends the connection. A deadline, a client that leaves and an upstream that fails all arrive here as `Failed`, thrown in
@@ -15,6 +15,7 @@ from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.policies.timeout import attempt_ends
 from gateway.proxy.body import Outlet
+from gateway.proxy.breaking import permitted, refuse_while_open
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target, upstream_head
@@ -38,20 +39,27 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
     fresh = False
     while True:
         # (a) pick an endpoint, unless the time is up
-        if x.deadline <= monotonic():
+        began = monotonic()
+        if x.deadline <= began:
             raise Failed(Failure.DEADLINE)
         steering = upstream.steering
         endpoint = upstream.group.pick(random()) if steering is None else steered(x, route, upstream, steering, None)
         if endpoint is None:
+            refuse_while_open(upstream)
             raise Failed(Failure.NO_ENDPOINT)
-        pool = endpoint.pool
-        assert isinstance(pool, EndpointPool)
-        x.endpoint = endpoint
-
-        # (b) a connection: the one used last, or a new one
-        connection = None if fresh else pool.take()
-        reused = connection is not None
+        permit = endpoint.permit
+        if endpoint.guard is not None:
+            endpoint, permit = permitted(x, upstream, endpoint, endpoint.guard)
+        connection: UpstreamConnection | None = None
+        reused = False
         try:
+            # (b) a connection: the one used last, or a new one
+            pool = endpoint.pool
+            assert isinstance(pool, EndpointPool)
+            x.endpoint = endpoint
+            if not fresh:
+                connection = pool.take()
+                reused = connection is not None
             if connection is None:
                 connection = await _connect(x, route, pool)
             elif request_body is not None:
@@ -67,7 +75,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             if connection is not None:
                 stale = reused and connection.silent and failed.failure is Failure.TERMINATED
                 connection.end()
-            settle(x, upstream, endpoint, failed)
+            settle(x, upstream, endpoint, permit, began, failed, stale=stale)
 
             # (e) again? Only what a stale connection lost: it closed before a byte of the response (RFC 9112 9.3.1).
             if not stale or not _may_repeat(x):
@@ -79,9 +87,10 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
         except BaseException:
             if connection is not None:
                 connection.end()
+            settle(x, upstream, endpoint, permit, began, Failed(Failure.INTERNAL))
             raise
         else:
-            settle(x, upstream, endpoint, None)
+            settle(x, upstream, endpoint, permit, began, None)
             return connection
 
 

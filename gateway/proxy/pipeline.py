@@ -22,6 +22,7 @@ from gateway.errors import Failed, Failure
 from gateway.policies import timeout
 from gateway.proxy import heads
 from gateway.proxy.access_entry import access_entry
+from gateway.proxy.breaking import refuse_while_open
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
@@ -109,6 +110,8 @@ def admit(x: Exchange, route: Route) -> None:
         head.expect_continue = False
     if head.fields.via and x.client_connection.came_by_us(head.fields.via):
         raise Failed(Failure.LOOP, close=True)
+    if route.upstream is not None and not route.upstream.group.available:
+        refuse_while_open(route.upstream)
     if head.upgrade:
         if head.upgrade not in route.upgrades or head.method != b"GET" or body is not None:
             head.upgrade = b""

@@ -10,6 +10,7 @@ from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
 from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
+from gateway.proxy.breaking import Breakers
 from gateway.proxy.http1 import RequestReader, request_kinds
 from gateway.proxy.limit_store import LocalStore
 from gateway.proxy.standing import Standing
@@ -23,6 +24,7 @@ class DataPlane:
     """See the module's docstring. `apply` swaps the snapshot; a request keeps the one it began with."""
 
     __slots__ = (
+        "breakers",
         "connections",
         "date",
         "draining",
@@ -56,6 +58,7 @@ class DataPlane:
         self.log_query = log_query
         self.connections: set[DownstreamConnection] = set()
         self.draining = False
+        self.breakers = Breakers()
         self.local_counts = LocalStore(snapshot.server.limits.rate_limit_keys)
         """Rate limits in process: all of them, or those whose store is in trouble."""
         self.limit_store = limit_store or self.local_counts
@@ -79,6 +82,7 @@ class DataPlane:
         self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
         self.local_counts.resize(snapshot.server.limits.rate_limit_keys)
         self.limit_store.forget()
+        self.breakers.apply(snapshot)
 
     def tick(self) -> None:
         """Once a second: renew the date, close upstream connections idle for too long, let ejections end, and so on."""
@@ -89,6 +93,7 @@ class DataPlane:
             for endpoint in upstream.group.endpoints:
                 endpoint.pool.sweep(now)
         self.local_counts.sweep()
+        self.breakers.tick(self.snapshot, now)
 
     def drain(self) -> None:
         """No more keep-alive: idle connections close now, busy ones behind their response."""

@@ -65,6 +65,8 @@ class Standing:
     def changed(self, endpoint: Endpoint, before: State) -> None:
         """See `endpoints.GroupWatcher`."""
         state = endpoint.state
+        if State.BREAKER_OPEN in (state, before):
+            return  # its breaker tells, and why
         if state is State.HEALTHY and before is State.SLOW_START:
             return
         level = logging.INFO if state in _SERVING else logging.WARNING

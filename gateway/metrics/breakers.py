@@ -1,0 +1,53 @@
+"""What is counted of the circuit breakers of an upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+STATE_NUMBERS: Final = {"closed": 0, "ramping": 0, "half_open": 1, "open": 2}
+"""What the gauge shows. A ramp is closed, with a share below 1."""
+
+
+class BreakerMetrics:
+    """See the module's docstring."""
+
+    __slots__ = ("rejected", "states", "transitions", "would_reject")
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+        """Of each endpoint, by its URL."""
+        self.transitions: dict[str, int] = {}
+        """By the state they led to."""
+        self.rejected = 0
+        self.would_reject = 0
+        """Requests that a breaker in shadow mode would have refused."""
+
+    def changed(self, endpoint: str, state: str) -> None:
+        """One transition."""
+        self.states[endpoint] = state
+        self.transitions[state] = self.transitions.get(state, 0) + 1
+
+
+def breaker_families(upstreams: Iterable[tuple[str, BreakerMetrics]]) -> Iterator[Metric]:
+    """What Prometheus reads of them, by the upstream's name."""
+    states = GaugeMetricFamily("gateway_breaker_state", "0 closed, 1 half open, 2 open", labels=["upstream", "endpoint"])
+    transitions = CounterMetricFamily(
+        "gateway_breaker_transitions", "Transitions by the state they led to", labels=["upstream", "to"]
+    )
+    rejections = CounterMetricFamily(
+        "gateway_breaker_rejections",
+        "Requests that breakers refused; `shadow`: that they would have refused",
+        labels=["upstream", "mode"],
+    )
+    for name, breakers in upstreams:
+        for endpoint, state in list(breakers.states.items()):
+            states.add_metric([name, endpoint], STATE_NUMBERS[state])
+        for state, count in list(breakers.transitions.items()):
+            transitions.add_metric([name, state], count)
+        if breakers.states or breakers.rejected or breakers.would_reject:
+            rejections.add_metric([name, "enforce"], breakers.rejected)
+            rejections.add_metric([name, "shadow"], breakers.would_reject)
+    return iter((states, transitions, rejections))

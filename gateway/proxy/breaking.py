@@ -1,0 +1,190 @@
+"""Circuit breakers at work: whom they belong to, what follows from their changes, and the refusals they cause.
+
+`policies/circuit_breaker` decides. What an endpoint shows of its breaker (`breaker_open`, `guard`, `permit`) is written here
+when the breaker changes, so that a request on the healthy path looks at two attributes and asks nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from math import ceil
+from random import random
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import Failed, Failure
+from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, BreakerSettings, State, Transition
+
+if TYPE_CHECKING:
+    from gateway.endpoints import Endpoint, EndpointGroup
+    from gateway.metrics.breakers import BreakerMetrics
+    from gateway.proxy.exchange import Exchange
+    from gateway.snapshot import Snapshot, Upstream
+
+_log = logging.getLogger("gateway")
+
+_HALF_OPEN: Final = State.HALF_OPEN
+
+
+class EndpointBreaker:
+    """The breaker of one endpoint. It outlives a reload that leaves its settings as they were."""
+
+    __slots__ = ("_metrics", "breaker", "endpoint", "upstream")
+
+    def __init__(self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings) -> None:
+        self.breaker = Breaker(settings, self._changed)
+        self.bind(upstream, endpoint)
+
+    def bind(self, upstream: Upstream, endpoint: Endpoint) -> None:
+        """Speak for this endpoint from now on."""
+        self.upstream = upstream.name
+        self.endpoint = endpoint
+        self._metrics: BreakerMetrics = upstream.metrics.breaker
+        self._metrics.states[endpoint.label] = self.breaker.state.value
+        endpoint.breaker = self.breaker
+        self._changed(None)
+
+    def unbind(self) -> None:
+        """The endpoint is without a breaker from now on, or gone."""
+        endpoint = self.endpoint
+        endpoint.breaker = endpoint.guard = endpoint.permit = None
+        if endpoint.breaker_open:
+            endpoint.breaker_open = False
+            endpoint.group.refresh(monotonic())
+        self._metrics.states.pop(endpoint.label, None)
+
+    def _changed(self, transition: Transition | None) -> None:
+        breaker, endpoint = self.breaker, self.endpoint
+        endpoint.guard = breaker if breaker.guarded else None
+        endpoint.permit = breaker.permit
+        if endpoint.breaker_open is not breaker.blocked:
+            endpoint.breaker_open = breaker.blocked
+            endpoint.group.refresh(monotonic())
+        _note_times(endpoint.group)
+        if transition is not None:
+            self._metrics.changed(endpoint.label, transition.after.value)
+            _log.log(
+                logging.WARNING if transition.after is State.OPEN else logging.INFO,
+                "circuit breaker of %s at %s%s: %s → %s: %s%s",
+                self.upstream,
+                endpoint.label,
+                "" if breaker.settings.enforce else " (shadow)",
+                transition.before.value,
+                transition.after.value,
+                transition.reason,
+                f", for {transition.lasts:.1f} s" if transition.lasts else "",
+            )
+
+
+def _note_times(group: EndpointGroup) -> None:
+    """When the next of the open breakers probes, and what to tell those who are refused."""
+    reopens_at = retry_at = NEVER
+    for endpoint in group.endpoints:
+        breaker = endpoint.breaker
+        if breaker is not None and endpoint.breaker_open:
+            if breaker.state is _HALF_OPEN:
+                retry_at = 0.0
+            else:
+                reopens_at = min(reopens_at, breaker.due)
+    group.reopens_at = reopens_at
+    group.retry_at = min(retry_at, reopens_at)
+
+
+class Breakers:
+    """All breakers of a worker, by upstream and endpoint."""
+
+    __slots__ = ("_known", "_seen")
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], EndpointBreaker] = {}
+        self._seen: list[tuple[Endpoint, ...]] = []
+        """The endpoints of each upstream when they were last looked at."""
+
+    def __iter__(self) -> Iterator[EndpointBreaker]:
+        return iter(self._known.values())
+
+    def find(self, upstream: str, endpoint: str) -> EndpointBreaker | None:
+        """The breaker of an endpoint, by its label."""
+        return self._known.get((upstream, endpoint))
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """The breakers that the upstreams of `snapshot` want; those whose settings are the same go on as they are."""
+        before, self._known = self._known, {}
+        self._seen = [upstream.group.endpoints for upstream in snapshot.upstreams]
+        for upstream in snapshot.upstreams:
+            settings = upstream.circuit_breaker
+            for endpoint in upstream.group.endpoints if settings is not None else ():
+                assert settings is not None
+                key = (upstream.name, endpoint.label)
+                known = before.get(key)
+                if known is not None and known.breaker.settings == settings:
+                    del before[key]
+                    if known.endpoint is not endpoint:
+                        known.unbind()
+                    known.bind(upstream, endpoint)
+                else:
+                    if known is not None:
+                        before.pop(key).unbind()
+                    known = EndpointBreaker(upstream, endpoint, settings)
+                self._known[key] = known
+        for gone in before.values():
+            gone.unbind()
+
+    def tick(self, snapshot: Snapshot, now: float) -> None:
+        """Once a second: let time have its say where no request asks, and equip endpoints that DNS has brought."""
+        if any(upstream.group.endpoints is not seen for upstream, seen in zip(snapshot.upstreams, self._seen, strict=True)):
+            self.apply(snapshot)
+        for one in self._known.values():
+            if now >= one.breaker.due:
+                one.breaker.advance(now)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def refuse_while_open(upstream: Upstream) -> None:
+    """No endpoint of the upstream is available: raise `Failed` if that is because of breakers that have nothing to try yet."""
+    group = upstream.group
+    now = monotonic()
+    if now >= group.reopens_at:
+        for endpoint in group.endpoints:
+            if endpoint.breaker is not None:
+                endpoint.breaker.advance(now)
+    if not group.available:
+        for endpoint in group.endpoints:
+            if endpoint.breaker_open:
+                raise refused(upstream, now, group.retry_at)
+
+
+def refused(upstream: Upstream, now: float, retry_at: float) -> Failed:
+    """The failure of a request that breakers refuse, which says when to come back if that is known."""
+    upstream.metrics.breaker.rejected += 1
+    if retry_at == NEVER:
+        return Failed(Failure.CIRCUIT_OPEN)
+    return Failed(Failure.CIRCUIT_OPEN, fields=(b"Retry-After: %d" % max(1, ceil(retry_at - now)),))
+
+
+def permitted(x: Exchange, upstream: Upstream, picked: Endpoint, guard: Breaker) -> tuple[Endpoint, object]:
+    """An endpoint and a permit for it: the one that was picked if its breaker agrees, or another. Raises `Failed`."""
+    now = monotonic()
+    body = x.request_body
+    whole = body is None or body.done
+    permit = guard.admit(now, random(), picked.in_flight, whole=whole)
+    if permit is not None:
+        if permit is UNCOUNTED:
+            upstream.metrics.breaker.would_reject += 1
+        return picked, permit
+    # Not another one that ramps: each would then be asked more often than its share.
+    available = upstream.group.available
+    calm = [endpoint for endpoint in available if endpoint.guard is None]
+    if calm:
+        endpoint = min(calm, key=lambda endpoint: endpoint.in_flight / endpoint.weight)
+        return endpoint, endpoint.permit
+    for endpoint in available:
+        other = endpoint.guard
+        if other is not None and other.state is _HALF_OPEN:
+            permit = other.admit(now, 1.0, endpoint.in_flight, whole=whole)
+            if permit is not None:
+                return endpoint, permit
+    raise refused(upstream, now, now)
