@@ -20,6 +20,7 @@ from gateway import __version__
 from gateway.control.admin import make_admin_runner
 from gateway.control.admin_limits import AdminLimits
 from gateway.control.compile import compile_config, listener
+from gateway.control.compression_compile import compression_notes
 from gateway.control.discovery import Discovery
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
@@ -103,6 +104,8 @@ class App:
         def make_pool(endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics) -> EndpointPool:
             return EndpointPool(loop, endpoint, settings, metrics)
 
+        for note in compression_notes(self.loaded):
+            _log.warning("%s", note)
         snapshot = compile_config(self.loaded, self.metrics, make_pool)
         _raise_file_limit(snapshot.server.limits.connections)
         self._access_log = self._open_access_log()
@@ -246,6 +249,7 @@ class App:
             server.close()
         if hasattr(self, "plane"):
             await self._abort()
+            self.plane.threads.stop()
             for upstream in self.plane.snapshot.upstreams:
                 for endpoint in upstream.group.endpoints:
                     endpoint.pool.retire()

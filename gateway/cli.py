@@ -135,13 +135,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from gateway.control.compression_compile import compression_notes
     from gateway.control.load import load
     from gateway.control.problems import ConfigError, render_github, render_json, render_text
 
     problems: tuple[Problem, ...] = ()
+    notes: list[str] = []
     summary = ""
     try:
-        config = load(options.config).config
+        loaded = load(options.config)
+        config = loaded.config
+        notes = compression_notes(loaded)
         summary = f"{options.config}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
     except ConfigError as error:
         problems = error.problems
@@ -153,6 +157,8 @@ def _check(options: argparse.Namespace) -> int:
     else:
         if problems:
             print(render_text(problems, colour=_colour(sys.stdout)))
+        for note in notes:
+            print(note)
         print(summary)
     return INVALID if problems else OK
 

@@ -24,6 +24,7 @@ class Failure(Enum):
     PATH_AMBIGUOUS = ("path_ambiguous", 400, DOWNSTREAM, "DPE", "The path can be read in more than one way")
     ROUTE_NOT_FOUND = ("destination_not_found", 404, DOWNSTREAM, "NR", "No route matches the request")
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, DOWNSTREAM, "NR", "The route does not serve this method")
+    NOT_ACCEPTABLE = ("not_acceptable", 406, DOWNSTREAM, "NA", "No coding of the response is acceptable to the client")
     HEADER_TIMEOUT = ("header_timeout", 408, DOWNSTREAM, "DT", "The request head took too long to arrive")
     BODY_TIMEOUT = ("body_timeout", 408, DOWNSTREAM, "DT", "The request body stopped arriving")
     CONTENT_TOO_LARGE = ("content_too_large", 413, DOWNSTREAM, "SZ", "The request body is larger than the route allows")

@@ -17,7 +17,11 @@ TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 FIELD_NAME: Final = re.compile(TOKEN + rb"+")
 FIELD_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
+ENTITY_TAG: Final = re.compile(rb'(?:W/)?"[^"]*"')
+"""An entity tag (RFC 9110 8.8.3); blanks inside are tolerated."""
+
 _HOST: Final = re.compile(rb"(?:([A-Za-z0-9\-._~!$&'()*+;=%]*)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
+_WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 
 HOP_BY_HOP: Final = frozenset(
@@ -81,6 +85,34 @@ def valid_request_id(value: bytes) -> bool:
 def list_members(value: bytes) -> list[bytes]:
     """The members of a comma-separated list in lower case, empty ones dropped (RFC 9110 5.6.1.2)."""
     return [member for part in value.split(b",") if (member := part.strip(b" \t").lower())]
+
+
+def weights(value: bytes) -> dict[bytes, int]:
+    """The members of a weighted list (RFC 9110 12.4.2) in lower case, each with its weight in thousandths.
+
+    A member whose weight is not valid is left out: what a client did not say clearly it did not say. Of a member that
+    stands twice the lower weight counts.
+    """
+    found: dict[bytes, int] = {}
+    for part in value.lower().split(b","):
+        name, *parameters = part.split(b";")
+        name = name.strip(b" \t")
+        if FIELD_NAME.fullmatch(name) is None:
+            continue
+        weight = 1000
+        for parameter in parameters:
+            key, _, text = parameter.strip(b" \t").partition(b"=")
+            if key == b"q":
+                match = _WEIGHT.fullmatch(text)
+                weight = -1 if match is None else int(text.replace(b".", b"").ljust(4, b"0"))
+        if weight >= 0:
+            found[name] = min(weight, found.get(name, 1000))
+    return found
+
+
+def entity_tags(value: bytes) -> list[bytes]:
+    """The entity tags of a list such as `If-None-Match`, each as it stands (RFC 9110 8.8.3)."""
+    return ENTITY_TAG.findall(value)
 
 
 def http_date(seconds: float) -> bytes:

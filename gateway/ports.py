@@ -34,6 +34,37 @@ class Resolver(Protocol):
         """The addresses of a name, IPv4 and IPv6, at least one; in no order. Raises OSError. Waits without bound."""
 
 
+# -- compression -------------------------------------------------------------------------------------------------------
+
+
+class Encoder(Protocol):
+    """Encodes one body. Used by one thread at a time."""
+
+    def block(self, data: bytes) -> bytes:
+        """The next bytes, encoded so that a decoder can show all of them."""
+
+    def finish(self, data: bytes) -> bytes:
+        """The last bytes (there may be none), and the end of the coded body."""
+
+
+class Coder(Protocol):
+    """One content coding at one level."""
+
+    @property
+    def name(self) -> bytes:
+        """What `Content-Encoding` says."""
+
+    @property
+    def inline(self) -> int:
+        """Bytes up to which encoding is quick enough for the event loop."""
+
+    def whole(self, data: bytes) -> bytes:
+        """A whole body, encoded. Only on the event loop."""
+
+    def encoder(self) -> Encoder:
+        """A new encoder, for any thread."""
+
+
 # -- rate limits -------------------------------------------------------------------------------------------------------
 
 

@@ -12,11 +12,13 @@ from enum import Enum
 
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
-from gateway.metrics import LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.metrics import CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.circuit_breaker import BreakerSettings
+from gateway.policies.compression import Choice, CompressionSettings, Tags
 from gateway.policies.health import Thresholds
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.timeout import TimeoutSettings
+from gateway.ports import Coder
 from gateway.router import Router
 
 
@@ -283,6 +285,20 @@ class RedisSettings:
     """The URL without credentials."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Compression:
+    """How responses of a route are compressed."""
+
+    settings: CompressionSettings
+    coders: tuple[Coder, ...]
+    """In the order of `settings.codings`."""
+    metrics: CompressionMetrics
+    choices: dict[bytes | None, Choice] = field(default_factory=dict)
+    """By value of `Accept-Encoding`: live and bounded."""
+    tags: Tags = field(default_factory=Tags)
+    """Live."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Everything decided in advance for the requests of one route. Exactly one of upstream, redirect, respond is set."""
@@ -306,6 +322,7 @@ class Route:
     """Asked together; None: no limits."""
     limit_template: bytes | None = None
     """The `RateLimit` lines with places for two numbers per limit, if all are plain, enforced and told as the draft."""
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True, slots=True)

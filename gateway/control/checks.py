@@ -24,7 +24,7 @@ _DEFAULT_CONNECT: Final = TimeoutSettings().connect
 _DEFAULT_REQUEST: Final = TimeoutSettings().request
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
-_ONLY_UPSTREAM: Final = ("strip_prefix", "rewrite_prefix", "request_fields", "upgrades", "timeout")
+_ONLY_UPSTREAM: Final = ("strip_prefix", "rewrite_prefix", "request_fields", "upgrades", "timeout", "compression")
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
 
 

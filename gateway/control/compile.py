@@ -17,6 +17,7 @@ from gateway.control import tls
 from gateway.control.addresses import Address
 from gateway.control.balancing_compile import balancing_settings, fields_that_steer, steering
 from gateway.control.breakers import breaker_settings
+from gateway.control.compression_compile import compile_compression, plain_upstream, request_fields_read
 from gateway.control.effective import Edits, effective, strip_prefix
 from gateway.control.health_compile import availability, ejection_settings, is_name, probe_settings
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
@@ -69,7 +70,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
     }
     routes = tuple(_route(config, index, upstreams, metrics) for index in range(len(config.routes)))
     matches = route_matches(config)
-    noted = {*fields_read(config), *fields_that_steer(config)}
+    noted = {*fields_read(config), *fields_that_steer(config), *request_fields_read(config)}
     metrics.config_hash = loaded.hash
     metrics.config_loaded_at = time.time()
     return Snapshot(
@@ -266,13 +267,14 @@ def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: 
         timeout=TimeoutSettings(resolved.request.value, resolved.attempt.value, resolved.connect.value, resolved.idle.value),
         max_body=resolved.max_body.value,
         rewrite=_rewrite(written),
-        request_edits=_field_edits(resolved.request_edits),
+        request_edits=plain_upstream(config, index, _field_edits(resolved.request_edits)),
         response_edits=_field_edits(resolved.response_edits),
         upgrades=frozenset(protocol.encode("ascii") for protocol in resolved.upgrades.value),
         server_timing=ServerTiming(resolved.server_timing.value),
         access_log=resolved.access_log.value,
         rate_limit=limits,
         limit_template=template(limits),
+        compression=compile_compression(config, index, metrics),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr
 from gateway.control import addresses, units, values
 from gateway.control.balancing import LoadBalancing
 from gateway.control.breakers import CircuitBreaker
+from gateway.control.compression import CompressionValue
 from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
@@ -207,6 +208,9 @@ class Policies(Model):
         None,
         "How many requests are let through: one limit, or a list of named ones that are checked together. Short form: "
         "`rate_limit: 100/min`. Those of a route replace those of `defaults`; `off`: none.",
+    )
+    compression: CompressionValue = setting(
+        None, "How responses are compressed. `on`: as the defaults say; `off` (default): not, whatever `defaults` says."
     )
 
 

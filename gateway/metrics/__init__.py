@@ -5,6 +5,7 @@ Every object is bound to its route or upstream at compile time, so nothing is lo
 values come from the configuration or from closed sets: routes, upstreams, known methods, status codes, failure codes.
 """
 
+from gateway.metrics.compression import CodingMetrics, CompressionMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
 from gateway.metrics.limits import DECIDERS, DECISIONS, LimitMetrics, StoreMetrics
@@ -17,6 +18,8 @@ __all__ = [
     "KNOWN_METHODS",
     "REQUEST_BUCKETS",
     "UNMATCHED",
+    "CodingMetrics",
+    "CompressionMetrics",
     "GatewayMetrics",
     "Histogram",
     "LimitMetrics",

@@ -8,6 +8,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from gateway.metrics.breakers import breaker_families
+from gateway.metrics.compression import CompressionMetrics, compression_families
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
 from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.routes import RouteMetrics, route_families
@@ -22,6 +23,7 @@ class GatewayMetrics:
 
     __slots__ = (
         "access_log_dropped",
+        "compression",
         "config_hash",
         "config_loaded_at",
         "connections",
@@ -47,6 +49,7 @@ class GatewayMetrics:
         self.routes: dict[str, RouteMetrics] = {}
         self.upstreams: dict[str, UpstreamMetrics] = {}
         self.limits: dict[tuple[str, str], LimitMetrics] = {}
+        self.compression: dict[str, CompressionMetrics] = {}
         self.store: StoreMetrics | None = None
         """None without a store outside the process."""
 
@@ -62,11 +65,16 @@ class GatewayMetrics:
         """The counters of the upstream, kept by name."""
         return self.upstreams.setdefault(name, UpstreamMetrics(name))
 
+    def compressing(self, route: str) -> CompressionMetrics:
+        """The counters of a route that compresses, kept by name."""
+        return self.compression.setdefault(route, CompressionMetrics(route))
+
     def keep_only(self, routes: Iterable[str], upstreams: Iterable[str]) -> None:
         """After a reload: forget what is no longer configured, so that its series end."""
         kept_routes, kept_upstreams = {*routes, UNMATCHED}, set(upstreams)
         self.routes = {name: kept for name, kept in self.routes.items() if name in kept_routes}
         self.upstreams = {name: kept for name, kept in self.upstreams.items() if name in kept_upstreams}
+        self.compression = {name: kept for name, kept in self.compression.items() if name in kept_routes}
         self.limits = {key: kept for key, kept in self.limits.items() if key[0] in kept_routes}
 
     def collect(self) -> Iterator[Metric]:
@@ -76,6 +84,7 @@ class GatewayMetrics:
         yield from health_families(self.upstreams.values())
         yield from breaker_families((name, upstream.breaker) for name, upstream in list(self.upstreams.items()))
         yield from limit_families(self.limits.values())
+        yield from compression_families(self.compression.values())
         if self.store is not None:
             yield from store_families(self.store)
         overhead = HistogramMetricFamily(

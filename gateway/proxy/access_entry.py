@@ -40,6 +40,7 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "attempts": x.attempts,
         "bytes_in": body.received if body is not None else 0,
         "bytes_out": x.response_bytes,
+        "coding": x.coding.decode("ascii") or None,
         "duration_ms": round(seconds * 1000, 3),
         "upstream_ms": round(x.upstream_seconds * 1000, 3),
         "config": x.snapshot.config_hash,

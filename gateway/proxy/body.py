@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.connection import WRITE_HIGH, Connection
@@ -16,6 +16,15 @@ from gateway.proxy.framing import Decoder, FramingError
 
 REPLAY_LIMIT: Final = 64 * 1024
 """Request body bytes kept so that an attempt on a stale connection can be repeated."""
+
+
+class Sink(Protocol):
+    """What a body is handed to."""
+
+    @property
+    def full(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+    def end(self) -> None: ...
 
 
 class Outlet:
@@ -96,7 +105,7 @@ class Body:
         self.on_done: Callable[[], None] | None = None
         self._held: list[bytes] = []
         self._held_size = 0
-        self._outlet: Outlet | None = None
+        self._outlet: Sink | None = None
         self._replay: list[bytes] | None = None
 
     def feed(self, data: bytes) -> None:
@@ -136,7 +145,7 @@ class Body:
             if self.on_done is not None:
                 self.on_done()
 
-    def attach(self, outlet: Outlet, receiver: Connection) -> None:
+    def attach(self, outlet: Sink, receiver: Connection) -> None:
         """From now on bytes go to `outlet`; what was held goes first. `receiver` is the connection behind it."""
         self._outlet = outlet
         receiver.source = self

@@ -54,6 +54,7 @@ class Exchange:
         "budget",
         "client",
         "client_connection",
+        "coding",
         "committed",
         "deadline",
         "dispatched_at",
@@ -122,6 +123,8 @@ class Exchange:
         self.keep_alive = head.keep_alive
         self.framed = True
         """The response's own framing shows where it ends; False: the end of the connection does (HTTP/1.0)."""
+        self.coding = b""
+        """The content coding that was applied to the response here."""
         self.tunnel: Tunnel | None = None
         self.limit_lines = b""
         """Complete `RateLimit` field lines for the response."""

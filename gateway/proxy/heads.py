@@ -122,8 +122,13 @@ def _forwarded_in_full(x: Exchange, connection: DownstreamConnection, mode: Forw
     return lines
 
 
-def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, chunked: bool) -> bytes:
-    """The head of the upstream's response as the client gets it. `length` -1: no Content-Length."""
+def client_head(
+    x: Exchange, route: Route, head: ResponseHead, length: int, *, chunked: bool, lines: bytes | None = None
+) -> bytes:
+    """The head of the upstream's response as the client gets it. `length` -1: no Content-Length.
+
+    `lines` are its field lines where they were shaped already; None: the upstream's, with the operator's changes.
+    """
     fields = head.fields
     framing = b""
     if length >= 0:
@@ -142,11 +147,13 @@ def client_head(x: Exchange, route: Route, head: ResponseHead, length: int, *, c
         framing += x.limit_lines
     if x.legacy_limit_lines and b"x-ratelimit-" not in fields.kept.lower():
         framing += x.legacy_limit_lines
-    edits = route.response_edits
+    if lines is None:
+        edits = route.response_edits
+        lines = fields.kept if edits is None else edited(fields.kept, edits)
     return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b\r\n" % (
         head.status,
         head.reason,
-        fields.kept if edits is None else edited(fields.kept, edits),
+        lines,
         x.snapshot.names.request_id_line,
         x.request_id,
         framing,

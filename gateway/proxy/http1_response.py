@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, list_members
+from gateway.policies.compression import Fields
 from gateway.proxy.http1 import BARE, FIELD_SECTION, KEEP, LENGTH, ORDINARY_OPTIONS, PLAIN_OPTIONS, FieldTable, without
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
@@ -42,6 +43,7 @@ class ResponseFields:
     __slots__ = (
         "block",
         "chunked",
+        "coding",
         "has_date",
         "keep_alive",
         "kept",
@@ -64,6 +66,8 @@ class ResponseFields:
         self.keep_alive: bool | None = None
         """What `Connection` says about it; None: nothing, so the version decides."""
         self.has_date = False
+        self.coding: Fields | None = None
+        """What they mean for compression; read when a route first asks."""
         self.upgrade = b""
         self.switches = False
         """`Connection: upgrade` was sent."""

@@ -6,7 +6,7 @@
 4. Admit locally: what needs no upstream is answered here; cheapest refusals first.
 5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota.
 6. Forward: the attempt loop in `forward.py`.
-7. Shape the response: fields. 8. Stream it. 9. Finish, whatever happened: metrics, access log, release.
+7. Shape the response: fields, content coding. 8. Stream it. 9. Finish, whatever happened: metrics, access log, release.
 
 Before the commit point (the final response head is written) a failure becomes a response; after it the only honest act is
 to cut the connection.
@@ -23,12 +23,13 @@ from gateway.policies import timeout
 from gateway.proxy import heads
 from gateway.proxy.access_entry import access_entry
 from gateway.proxy.breaking import refuse_while_open
+from gateway.proxy.coding import prepare
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
 from gateway.proxy.matching import match
 from gateway.proxy.rate_limiting import ask_limits, wait_for_limits
-from gateway.proxy.responding import send_whole, stream, switch
+from gateway.proxy.responding import send_coded, send_whole, stream, switch
 
 if TYPE_CHECKING:
     from gateway.snapshot import Route
@@ -46,6 +47,8 @@ async def serve(x: Exchange) -> None:
         start_deadline(x, route)
         # 4
         admit(x, route)
+        if route.compression is not None:
+            prepare(x, route.compression)
         # 5
         if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
             await wait_for_limits(x, route, asked)
@@ -65,7 +68,9 @@ async def serve(x: Exchange) -> None:
             if head.status == 101:
                 await switch(x, route, connection, head)
             elif connection.body is None:
-                send_whole(x, route, connection, head)
+                large = send_whole(x, route, connection, head)
+                if large is not None:
+                    await send_coded(x, route, head, large)
             else:
                 await stream(x, route, connection, head, connection.body)
     except Failed as failed:

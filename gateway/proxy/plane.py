@@ -11,6 +11,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.breaking import Breakers
+from gateway.proxy.coding import Threads
 from gateway.proxy.http1 import RequestReader, request_kinds
 from gateway.proxy.limit_store import LocalStore
 from gateway.proxy.standing import Standing
@@ -38,6 +39,7 @@ class DataPlane:
         "reader",
         "snapshot",
         "surely_small",
+        "threads",
         "top_keys",
         "via_line",
     )
@@ -63,6 +65,7 @@ class DataPlane:
         """Rate limits in process: all of them, or those whose store is in trouble."""
         self.limit_store = limit_store or self.local_counts
         self.top_keys = TopKeys()
+        self.threads = Threads(loop)
         self.date = http_date(time())
         """The current `Date` value, renewed by `tick`."""
         self.apply(snapshot)

@@ -1,0 +1,170 @@
+"""Encoders and decoders of content codings, from libraries: Zstandard and Brotli when they are installed, gzip always.
+
+A coding is encoded in blocks that end where a decoder can show everything so far, so that no byte waits inside an encoder.
+Windows are bounded (RFC 9659: at most 8 MiB; here far less), so that a response costs less than a MiB whatever its size.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import zlib
+from typing import Any, Final, cast
+
+from gateway.ports import Coder, Encoder
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+brotli: Final = _library("brotli")
+isal_zlib: Final = _library("isal.isal_zlib")
+zstd: Final = _library("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+LIBRARIES: Final = {
+    "zstd": "" if zstd is not None else "backports.zstd",
+    "br": "" if brotli is not None else "brotli",
+    "gzip": "",
+}
+"""What is missing for a coding; empty: it can be offered."""
+
+LEVELS: Final = {"zstd": (1, 19), "br": (0, 11), "gzip": (1, 9)}
+DEFAULT_LEVELS: Final = {"zstd": 3, "br": 4, "gzip": 1}
+
+LONGEST: Final = 100.0
+"""Microseconds of encoding in one go on the event loop; about what it costs to have a thread do it."""
+
+_SPEEDS: Final[dict[str, tuple[float, ...]]] = {
+    "zstd": (1.3, 1.4, 1.6, 2, 5, 9, 11, 12, 17, 28, 36, 48, 100, 190, 200, 330, 330, 370, 1100),
+    "br": (1.3, 1.9, 3.7, 5, 6.2, 10, 20, 40, 55, 100, 500, 1200),
+    "gzip": (2.5, 2.5, 4.6, 5, 7.2, 12, 16, 30, 40),
+    "isal": (1.0, 1.0),
+}
+"""Microseconds per KiB of JSON, by level from the lowest; measured (tests/bench/coding.py)."""
+
+_STREAM_WINDOW: Final = 18
+"""log2 of how far back an encoder of a stream looks: 256 KiB. It costs 2 % of size and saves half of the memory."""
+
+
+def _inline(speeds: str, place: int) -> int:
+    return max(1024, int(LONGEST / _SPEEDS[speeds][place] * 1024))
+
+
+class _ZstdEncoder:
+    __slots__ = ("_compress",)
+
+    def __init__(self, level: int) -> None:
+        names = zstd.CompressionParameter
+        options = {names.compression_level: level, names.window_log: _STREAM_WINDOW}
+        if level <= 4:
+            options |= {names.hash_log: 15, names.chain_log: 15}
+        self._compress = zstd.ZstdCompressor(options=options).compress
+
+    def block(self, data: bytes) -> bytes:
+        return cast(bytes, self._compress(data, 1))
+
+    def finish(self, data: bytes) -> bytes:
+        return cast(bytes, self._compress(data, 2))
+
+
+class ZstdCoder:
+    """Zstandard (RFC 8878)."""
+
+    __slots__ = ("_compress", "_level", "inline", "name")
+
+    def __init__(self, level: int) -> None:
+        self.name = b"zstd"
+        self._level = level
+        self.inline = _inline("zstd", level - 1)
+        # The context is kept: to make one costs as much as to compress some KiB. Only the event loop uses it.
+        self._compress = zstd.ZstdCompressor(level=level).compress
+
+    def whole(self, data: bytes) -> bytes:
+        """See `ports.Coder`."""
+        return cast(bytes, self._compress(data, 2))
+
+    def encoder(self) -> Encoder:
+        """See `ports.Coder`."""
+        return _ZstdEncoder(self._level)
+
+
+class _BrotliEncoder:
+    __slots__ = ("_compressor",)
+
+    def __init__(self, level: int) -> None:
+        self._compressor = brotli.Compressor(quality=level, lgwin=_STREAM_WINDOW)
+
+    def block(self, data: bytes) -> bytes:
+        return cast(bytes, self._compressor.process(data) + self._compressor.flush())
+
+    def finish(self, data: bytes) -> bytes:
+        return cast(bytes, self._compressor.process(data) + self._compressor.finish())
+
+
+class BrotliCoder:
+    """Brotli (RFC 7932)."""
+
+    __slots__ = ("_level", "inline", "name")
+
+    def __init__(self, level: int) -> None:
+        self.name = b"br"
+        self._level = level
+        self.inline = _inline("br", level)
+
+    def whole(self, data: bytes) -> bytes:
+        """See `ports.Coder`."""
+        return cast(bytes, brotli.compress(data, quality=self._level, lgwin=_STREAM_WINDOW))
+
+    def encoder(self) -> Encoder:
+        """See `ports.Coder`."""
+        return _BrotliEncoder(self._level)
+
+
+class _GzipEncoder:
+    __slots__ = ("_compressor",)
+
+    def __init__(self, compressor: Any) -> None:
+        self._compressor = compressor
+
+    def block(self, data: bytes) -> bytes:
+        return cast(bytes, self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH))
+
+    def finish(self, data: bytes) -> bytes:
+        return cast(bytes, self._compressor.compress(data) + self._compressor.flush(zlib.Z_FINISH))
+
+
+class GzipCoder:
+    """gzip (RFC 1952): levels 1 and 2 by isal where it is installed, which is faster and smaller; all else by zlib."""
+
+    __slots__ = ("_level", "_library", "inline", "name")
+
+    def __init__(self, level: int) -> None:
+        self.name = b"gzip"
+        self._level = level
+        fast = isal_zlib is not None and level <= 2
+        self._library: Any = isal_zlib if fast else zlib
+        self.inline = _inline("isal" if fast else "gzip", level - 1)
+
+    def whole(self, data: bytes) -> bytes:
+        """See `ports.Coder`."""
+        return cast(bytes, self._library.compress(data, self._level, 31))
+
+    def encoder(self) -> Encoder:
+        """See `ports.Coder`."""
+        return _GzipEncoder(self._library.compressobj(self._level, zlib.DEFLATED, 31))
+
+
+@functools.cache
+def coder(coding: str, level: int | None = None) -> Coder | None:
+    """The coder of a coding, one for all routes; None when its library is not installed."""
+    if LIBRARIES[coding]:
+        return None
+    chosen = DEFAULT_LEVELS[coding] if level is None else level
+    if coding == "zstd":
+        return ZstdCoder(chosen)
+    return BrotliCoder(chosen) if coding == "br" else GzipCoder(chosen)
