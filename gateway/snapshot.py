@@ -7,8 +7,10 @@ request reads the snapshot once and keeps it to its last byte. Frozen, but for t
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
@@ -17,6 +19,7 @@ from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import Choice, CompressionSettings, Tags
 from gateway.policies.health import Thresholds
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
+from gateway.policies.retry import RetryBudget, RetrySettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
 from gateway.router import Router
@@ -145,6 +148,15 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """The retry policy of a route, with its back-off ready to be asked."""
+
+    settings: RetrySettings
+    wait: Callable[[Any], float] = field(compare=False)
+    """A tenacity wait strategy: seconds, from an object with `attempt_number`. Stateless."""
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A named group of endpoints."""
 
@@ -154,6 +166,8 @@ class Upstream:
     host: bytes | None
     """None: the client's `Host` is kept; empty: the endpoint's authority; else this value."""
     metrics: UpstreamMetrics
+    retry_budget: RetryBudget
+    """Live."""
     steering: Steering | None = None
     """None: nothing of the request decides which endpoint takes it."""
     probe: ProbeSettings | None = None
@@ -309,6 +323,8 @@ class Route:
     redirect: Redirect | None = None
     respond: Respond | None = None
     timeout: TimeoutSettings = TimeoutSettings()
+    retry: Retry | None = None
+    """None: nothing is ever sent twice."""
     max_body: int = 10 * 1024 * 1024
     """Largest request body in bytes; -1: no limit."""
     rewrite: Rewrite | None = None

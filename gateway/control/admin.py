@@ -166,6 +166,7 @@ def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
         yield {
             "name": upstream.name,
             "load_balancing": upstream.group.settings.balancing.algorithm.value,
+            "retry_budget": upstream.retry_budget.left(now),
             "panic": upstream.group.panic,
             "endpoints": [_endpoint(endpoint, upstream.group, now) for endpoint in upstream.group.endpoints],
         }

@@ -13,6 +13,7 @@ from gateway.control.effective import strip_prefix
 from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
 from gateway.control.problems import Problem
+from gateway.control.retries_checks import check_retries
 from gateway.control.schema import Config, FieldEdits, ListenTls, Policies, Route, Upstream, UpstreamTls
 from gateway.control.shadowing import hidden_routes
 from gateway.control.units import format_duration
@@ -24,7 +25,7 @@ _DEFAULT_CONNECT: Final = TimeoutSettings().connect
 _DEFAULT_REQUEST: Final = TimeoutSettings().request
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
-_ONLY_UPSTREAM: Final = ("strip_prefix", "rewrite_prefix", "request_fields", "upgrades", "timeout", "compression")
+_ONLY_UPSTREAM: Final = ("strip_prefix", "rewrite_prefix", "request_fields", "upgrades", "timeout", "retry", "compression")
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
 
 
@@ -38,6 +39,7 @@ def check(config: Config, positions: Positions) -> list[Problem]:
         *(problem for index in range(len(config.routes)) for problem in _route(index, config, positions)),
         *check_balancing(config, positions),
         *check_limits(config, positions),
+        *check_retries(config, positions),
         *_hidden(config, positions),
     ]
 

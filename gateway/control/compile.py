@@ -1,7 +1,8 @@
 """(Config, previous Snapshot) ▸ Snapshot: every name an object, every default merged, every line encoded.
 
 Live state is carried over from the previous snapshot: an endpoint, with its pool and what is in flight on it, as long as its
-upstream's name, its URL and weight, and the connection settings are the same.
+upstream's name, its URL and weight, and the connection settings are the same; the retry budget of an upstream, as long as its
+settings are the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gateway.control.health_compile import availability, ejection_settings, is_n
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
+from gateway.control.retries_compile import compile_retry, retry_budget
 from gateway.control.schema import Config, Server, UpstreamTls
 from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
@@ -209,6 +211,7 @@ def _upstream(
         names=tuple(names),
         dns_interval=upstream.dns.interval if upstream.dns is not None else 0.0,
         circuit_breaker=breaker_settings(upstream.circuit_breaker),
+        retry_budget=retry_budget(upstream.retry_budget, previous),
     )
 
 
@@ -265,6 +268,7 @@ def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: 
         redirect=_redirect(written),
         respond=_respond(written),
         timeout=TimeoutSettings(resolved.request.value, resolved.attempt.value, resolved.connect.value, resolved.idle.value),
+        retry=compile_retry(resolved.retry.value),
         max_body=resolved.max_body.value,
         rewrite=_rewrite(written),
         request_edits=plain_upstream(config, index, _field_edits(resolved.request_edits)),

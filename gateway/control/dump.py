@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from gateway.control.addresses import Address, EndpointUrl
-from gateway.control.effective import Edits, effective
+from gateway.control.effective import Edits, Retries, effective
 from gateway.control.load import Loaded
 from gateway.control.values import Condition
 
@@ -32,6 +32,7 @@ def _route(loaded: Loaded, index: int) -> dict[str, Any]:
     return {
         **{name: value for name, value in written.items() if value is not None},
         "timeout": {name: getattr(values, name).value for name in ("request", "attempt", "connect", "idle")},
+        "retry": _retry(values.retry.value),
         "limits": {"body": values.max_body.value},
         "request_fields": _edits(values.request_edits),
         "response_fields": _edits(values.response_edits),
@@ -39,6 +40,18 @@ def _route(loaded: Loaded, index: int) -> dict[str, Any]:
         "server_timing": values.server_timing.value,
         "access_log": values.access_log.value,
         "rate_limit": [_plain(limit) for limit in values.rate_limit.value],
+    }
+
+
+def _retry(retries: Retries | None) -> dict[str, Any] | None:
+    if retries is None:
+        return None
+    return {
+        "max_retries": retries.max_retries.value,
+        "on": list(retries.on.value),
+        "backoff": {"base": retries.base.value, "max": retries.max.value},
+        "replay": retries.replay.value,
+        "idempotency_key": retries.idempotency_key.value,
     }
 
 

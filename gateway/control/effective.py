@@ -6,17 +6,22 @@ The one place that knows inheritance: `compile` takes the values, `explain` the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gateway.control.limits import RateLimit
 from gateway.control.nodes import Loc
+from gateway.control.retries import RETRY_OFF
 from gateway.control.schema import EDITS_OFF, WEBSOCKET, Config, FieldEdits, Policies, Route
+from gateway.policies.retry import RetrySettings
 from gateway.policies.timeout import TimeoutSettings
 
 T = TypeVar("T")
 
 _BUILT_IN_TIMEOUT: Final = TimeoutSettings()
 _BUILT_IN_BODY: Final = 10 * 1024 * 1024
+_BUILT_IN_RETRY: Final = RetrySettings()
+_BUILT_IN_CONDITIONS: Final = ("connect", "reset", "timeout", "502", "503", "504")
+_BUILT_IN_BACKOFF: Final = (0.025, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,19 @@ class Effective:
     server_timing: Value[str]
     access_log: Value[bool]
     rate_limit: Value[tuple[RateLimit, ...]]
+    retry: Value[Retries | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """The retries of a route, when they are not off."""
+
+    max_retries: Value[int]
+    on: Value[tuple[str, ...]]
+    base: Value[float]
+    max: Value[float]
+    replay: Value[int]
+    idempotency_key: Value[bool]
 
 
 def effective(config: Config, index: int) -> Effective:
@@ -71,6 +89,7 @@ def effective(config: Config, index: int) -> Effective:
         server_timing=_first(scopes, "server_timing", "on_request"),
         access_log=_first(scopes, "access_log", True),
         rate_limit=_first(scopes, "rate_limit", ()),
+        retry=_retries(scopes),
     )
 
 
@@ -83,11 +102,36 @@ def _first(scopes: list[tuple[Loc, Policies]], name: str, built_in: T) -> Value[
 
 
 def _timeout(scopes: list[tuple[Loc, Policies]], name: str, built_in: float) -> Value[float]:
+    return _within(scopes, ("timeout", name), built_in)
+
+
+def _within(scopes: list[tuple[Loc, Policies]], path: tuple[str, ...], built_in: T) -> Value[T]:
+    """The value of a field inside blocks: the first that is written."""
     for loc, policies in scopes:
-        value: float | None = getattr(policies.timeout, name, None)
+        value: Any = policies
+        for name in path:
+            value = getattr(value, name, None)
         if value is not None:
-            return Value(value, (*loc, "timeout", name))
+            return Value(value, (*loc, *path))
     return Value(built_in)
+
+
+def _retries(scopes: list[tuple[Loc, Policies]]) -> Value[Retries | None]:
+    """`off` ends what is inherited: a route that writes something under a `defaults: {retry: off}` starts from the built-in."""
+    written = [(loc, policies) for loc, policies in scopes if policies.retry is not None]
+    if written and written[0][1].retry is RETRY_OFF:
+        return Value(None, (*written[0][0], "retry"))
+    on = [(loc, policies) for loc, policies in written if policies.retry is not RETRY_OFF]
+    return Value(
+        Retries(
+            max_retries=_within(on, ("retry", "max_retries"), _BUILT_IN_RETRY.max_retries),
+            on=_within(on, ("retry", "on"), _BUILT_IN_CONDITIONS),
+            base=_within(on, ("retry", "backoff", "base"), _BUILT_IN_BACKOFF[0]),
+            max=_within(on, ("retry", "backoff", "max"), _BUILT_IN_BACKOFF[1]),
+            replay=_within(on, ("retry", "replay"), _BUILT_IN_RETRY.replay),
+            idempotency_key=_within(on, ("retry", "idempotency_key"), _BUILT_IN_RETRY.idempotency_key),
+        )
+    )
 
 
 def _clamped(inner: Value[float], outer: Value[float]) -> Value[float]:

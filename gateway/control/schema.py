@@ -16,6 +16,7 @@ from gateway.control.compression import CompressionValue
 from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
+from gateway.control.retries import RETRY_OFF, Retry, RetryBudget
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
 
 WEBSOCKET = "websocket"
@@ -189,6 +190,9 @@ class Policies(Model):
     """What a route decides and inherits."""
 
     timeout: Timeout | None = setting(None, "The time budget. Short form: `timeout: 2s`.")
+    retry: Annotated[Retry | None, OrOff(RETRY_OFF)] = setting(
+        None, "When a request is sent again. Short form: `retry: 2`. `off`: nothing is ever sent twice."
+    )
     limits: RouteLimits | None = setting(None, "What one request may cost.")
     request_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
         None, "Changes to the request headers on the way to the upstream. `off`: none, whatever `defaults` says."
@@ -283,6 +287,7 @@ class Upstream(Model):
     dns: Annotated[Dns | None, OrOff(None)] = setting(
         {}, "Look up names again. Short form: `dns: 30s`; `off`: a name is one endpoint, looked up for each connection."
     )
+    retry_budget: RetryBudget = setting({}, "What retries may cost. Short form: `retry_budget: 20%`.")
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------

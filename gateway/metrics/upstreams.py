@@ -35,6 +35,7 @@ class UpstreamMetrics:
         "attempts",
         "breaker",
         "connects",
+        "denials",
         "duration",
         "ejections",
         "lookups",
@@ -50,7 +51,10 @@ class UpstreamMetrics:
         self.attempts: dict[str, int] = {"ok": 0}
         self.duration = Histogram(REQUEST_BUCKETS)
         self.connects = 0
-        self.retries = 0
+        self.retries: dict[str, int] = {}
+        """By what led to them: a `Cause` of the retry policy, a status, or `hedge`."""
+        self.denials: dict[str, int] = {}
+        """Retries that there was a cause for and that were not made, by reason."""
         self.ejections: dict[str, int] = {}
         """By what failed last: a failure's code or `http_5xx`."""
         self.probes: dict[str, int] = {}
@@ -66,6 +70,14 @@ class UpstreamMetrics:
         """One attempt is settled: `ok`, `http_5xx`, `cancelled`, or a failure's code."""
         self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
 
+    def retried(self, reason: str) -> None:
+        """Another attempt follows."""
+        self.retries[reason] = self.retries.get(reason, 0) + 1
+
+    def denied(self, reason: str) -> None:
+        """No other attempt follows, although the route retries for this cause."""
+        self.denials[reason] = self.denials.get(reason, 0) + 1
+
 
 def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them."""
@@ -78,14 +90,32 @@ def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metr
         "gateway_upstream_duration_seconds", "One attempt, from dispatch to the response head", labels=["upstream"]
     )
     connects = CounterMetricFamily("gateway_upstream_connects", "Connections opened", labels=["upstream"])
-    retries = CounterMetricFamily("gateway_retries", "Attempts beyond the first of a request", labels=["upstream"])
+    retries = CounterMetricFamily(
+        "gateway_retries",
+        "Attempts beyond the first of a request, by what led to them: connect, stale, reset, timeout, invalid, a status, hedge",
+        labels=["upstream", "reason"],
+    )
+    denials = CounterMetricFamily(
+        "gateway_retries_denied",
+        "Retries that were not made: method, body, limit, deadline, budget",
+        labels=["upstream", "reason"],
+    )
+    exhausted = CounterMetricFamily(
+        "gateway_retry_budget_exhausted",
+        "Retries and hedges that the budget of the upstream did not pay for",
+        labels=["upstream"],
+    )
     for upstream in list(all_upstreams):
         for outcome, count in list(upstream.attempts.items()):
             attempts.add_metric([upstream.name, outcome], count)
         duration.add_metric([upstream.name], upstream.duration.cumulative(), upstream.duration.total)
         connects.add_metric([upstream.name], upstream.connects)
-        retries.add_metric([upstream.name], upstream.retries)
-    return iter((attempts, duration, connects, retries))
+        for reason, count in list(upstream.retries.items()):
+            retries.add_metric([upstream.name, reason], count)
+        for reason, count in list(upstream.denials.items()):
+            denials.add_metric([upstream.name, reason], count)
+        exhausted.add_metric([upstream.name], upstream.denials.get("budget", 0))
+    return iter((attempts, duration, connects, retries, denials, exhausted))
 
 
 def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric]:

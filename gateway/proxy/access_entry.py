@@ -22,7 +22,8 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
     failure = x.failure
     body = x.request_body
     target = head.target if client.plane.log_query else head.target.partition(b"?")[0]
-    return {
+    tries = x.tries
+    entry = {
         "ts": time(),
         "request_id": x.request_id.decode("ascii"),
         "client_ip": str(x.client or client.peer or ""),
@@ -38,6 +39,7 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "upstream": route.upstream.name if route is not None and route.upstream is not None else None,
         "upstream_addr": x.endpoint.label if x.endpoint is not None else None,
         "attempts": x.attempts,
+        "retries": tries.retries if tries is not None else 0,
         "bytes_in": body.received if body is not None else 0,
         "bytes_out": x.response_bytes,
         "coding": x.coding.decode("ascii") or None,
@@ -45,6 +47,9 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "upstream_ms": round(x.upstream_seconds * 1000, 3),
         "config": x.snapshot.config_hash,
     }
+    if tries is not None:
+        entry["attempt_log"] = tries.log
+    return entry
 
 
 def refused_entry(client: DownstreamConnection, failure: Failure) -> dict[str, Any]:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.connection import WRITE_HIGH, Connection
 from gateway.proxy.framing import Decoder, FramingError
-
-REPLAY_LIMIT: Final = 64 * 1024
-"""Request body bytes kept so that an attempt on a stale connection can be repeated."""
 
 
 class Sink(Protocol):
@@ -80,6 +77,7 @@ class Body:
         "_held_size",
         "_outlet",
         "_replay",
+        "_replay_limit",
         "decoder",
         "done",
         "held_for",
@@ -107,6 +105,7 @@ class Body:
         self._held_size = 0
         self._outlet: Sink | None = None
         self._replay: list[bytes] | None = None
+        self._replay_limit = 0
 
     def feed(self, data: bytes) -> None:
         """Take what the source received. Raises `Failed` for broken framing and for a body over the limit."""
@@ -158,6 +157,8 @@ class Body:
             self.source.resume_reading()
         elif outlet.full:
             self.hold()
+        elif self._held_at:
+            self.release()
         else:
             self.source.resume_reading()
 
@@ -168,14 +169,14 @@ class Body:
 
     # -- replay ------------------------------------------------------------------------------------------------------
 
-    def keep_for_replay(self) -> None:
-        """Remember the bytes from the first on, up to `REPLAY_LIMIT`. Call before anything is attached."""
-        if self._held_size <= REPLAY_LIMIT:
-            self._replay = list(self._held)
+    def keep_for_replay(self, limit: int) -> None:
+        """Remember the bytes from the first on, up to `limit`. Call before an outlet is attached."""
+        self._replay_limit = limit
+        self._replay = list(self._held) if self._held_size <= limit else None
 
     def _remember(self, found: bytes) -> None:
         assert self._replay is not None
-        if self.received > REPLAY_LIMIT:
+        if self.received > self._replay_limit:
             self._replay = None
         else:
             self._replay.append(found)
@@ -183,14 +184,17 @@ class Body:
     @property
     def replayable(self) -> bool:
         """Everything received so far is still at hand."""
-        return self.received == 0 or self._replay is not None
+        return self._outlet is None or self.received == 0 or self._replay is not None
 
     def rewind(self) -> None:
         """Detach, and hold again from the first byte. Only when `replayable`."""
+        self.touched = monotonic()
+        if self._outlet is None:
+            return
         self._outlet = None
         self._held = self._replay or []
-        self._held_size = sum(map(len, self._held))
-        self._replay = list(self._held)
+        self._held_size = self.received
+        self._replay = None
 
     # -- Source ------------------------------------------------------------------------------------------------------
 

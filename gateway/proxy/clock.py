@@ -5,6 +5,7 @@
 | connecting | `connect`, or the deadline | connection_timeout, deadline_exceeded | – |
 | uploading | silence for `body_idle`, or less than `upload_rate` | body_timeout | every byte of the client |
 | uploading, upstream full | `write_stall` without progress | http_response_timeout | every byte the upstream takes |
+| backing off before a retry | the delay | – (it goes on) | – |
 | waiting for the response | `attempt`, or the deadline | http_response_timeout, deadline_exceeded | – |
 | streaming | silence for `idle` | connection_read_timeout | every byte of the upstream |
 | streaming, client full | `write_stall` without progress | connection_write_timeout | every byte the client takes |
@@ -52,7 +53,10 @@ def check_time(x: Exchange, now: float) -> None:
     """The exchange's timer rang: fail it when its current phase has taken too long, or set the timer anew."""
     due, failure = _time_limit(x, now)
     if now >= due:
-        x.fail(Failed(failure))
+        if failure is None:
+            x.wake()
+        else:
+            x.fail(Failed(failure))
         return
     if x.due == NEVER:
         # Which limit applies changes as buffers fill and drain, so look again before the one of now is due.
@@ -63,7 +67,7 @@ def check_time(x: Exchange, now: float) -> None:
     x.client_connection.alarm.set(due, now)
 
 
-def _time_limit(x: Exchange, now: float) -> tuple[float, Failure]:
+def _time_limit(x: Exchange, now: float) -> tuple[float, Failure | None]:
     route = x.route
     client = x.client_connection
     timeouts = x.snapshot.server.timeouts

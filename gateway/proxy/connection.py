@@ -18,6 +18,11 @@ WRITE_HIGH: Final = 64 * 1024
 NEVER: Final = float("inf")
 
 
+_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+_ESTABLISHED: Final = 1
+"""`tcpi_state`, the first byte of TCP_INFO."""
+
+
 class Source(Protocol):
     """Where the bytes come from that are written to a connection; it stops while the connection cannot take more."""
 
@@ -80,6 +85,16 @@ class Connection(asyncio.Protocol):
         """The peer has reset the connection. While it is not read, the loop does not see that; the socket notes it."""
         sock = self.transport.get_extra_info("socket")
         return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    def peer_closed(self) -> bool:
+        """The peer has sent a FIN or a reset, whether the loop has read it or not. Linux knows; elsewhere it is not asked."""
+        sock = self.transport.get_extra_info("socket")
+        if _TCP_INFO is None or sock is None or sock.family == socket.AF_UNIX:
+            return False
+        try:
+            return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] != _ESTABLISHED  # type: ignore[no-any-return]
+        except OSError:
+            return True
 
     def pause_reading(self) -> None:
         """Stop taking bytes from the peer. Idempotent."""

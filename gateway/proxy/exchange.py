@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.proxy.body import Body
     from gateway.proxy.http1 import RequestHead
+    from gateway.proxy.retrying import Tries
     from gateway.proxy.server import DownstreamConnection
     from gateway.proxy.tunnel import Tunnel
     from gateway.proxy.upstream import UpstreamConnection
@@ -80,6 +81,7 @@ class Exchange:
         "snapshot",
         "started",
         "status",
+        "tries",
         "tunnel",
         "upstream_connection",
         "upstream_seconds",
@@ -110,11 +112,15 @@ class Exchange:
         """The instant the response head must be there. NEVER while the client is still sending its body."""
         self.due = NEVER
         """When the current phase has taken too long, with `due_failure`; NEVER while progress of a body is what counts."""
-        self.due_failure = _DEADLINE
+        self.due_failure: Failure | None = _DEADLINE
+        """What is wrong then; None: nothing, it is only time to go on."""
         self.dispatched_at = 0.0
         self.upstream_connection: UpstreamConnection | None = None
         self.upstream_seconds = 0.0
         self.attempts = 0
+        """Begun so far, with those that got no connection."""
+        self.tries: Tries | None = None
+        """The attempts one by one, from the first that failed."""
         self.endpoint: Endpoint | None = None
         self.status = 0
         self.failure: Failure | None = None
@@ -155,8 +161,11 @@ class Exchange:
 
     # -- what the steps ask ------------------------------------------------------------------------------------------
 
-    def limit(self, due: float, failure: Failure, now: float) -> None:
-        """The current phase must be over at `due`, else the exchange fails so. NEVER: watch the body's progress instead."""
+    def limit(self, due: float, failure: Failure | None, now: float) -> None:
+        """The current phase must be over at `due`, else the exchange fails so, or is woken when `failure` is None.
+
+        NEVER: watch the body's progress instead.
+        """
         self.due = due
         self.due_failure = failure
         if due == NEVER:

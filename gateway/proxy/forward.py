@@ -1,8 +1,9 @@
 """THE ATTEMPT LOOP: (a) pick an endpoint with a permit, (b) get a connection, (c) one attempt, (d) settle it, (e) again?
 
-Returns the upstream connection once a final response head is on it, or raises `Failed`. The caller relays the body and
-ends the connection. A deadline, a client that leaves and an upstream that fails all arrive here as `Failed`, thrown in
-where the attempt waits; the connection of a failed attempt is closed at once.
+Returns the upstream connection once a final response head is on it that is the client's, or raises `Failed`. The caller
+relays the body and ends the connection. A response that another attempt follows is dropped: its connection is kept when all
+of it is there, else closed. A deadline, a client that leaves and an upstream that fails all arrive here as `Failed`, thrown
+in where the attempt waits; the connection of a failed attempt is closed at once.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Final
 
 from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
+from gateway.policies.retry import IDEMPOTENT, repeatable
 from gateway.policies.timeout import attempt_ends
 from gateway.proxy.body import Outlet
 from gateway.proxy.breaking import permitted, refuse_while_open
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target, upstream_head
+from gateway.proxy.retrying import after_failure, after_response, pause
 from gateway.proxy.settling import settle
 from gateway.proxy.steering import steered
 from gateway.proxy.upstream import EndpointPool, UpstreamConnection
@@ -28,22 +31,23 @@ from gateway.snapshot import Route, Upstream
 _DEADLINE: Final = Failure.DEADLINE
 _ATTEMPT_TIMEOUT: Final = Failure.ATTEMPT_TIMEOUT
 
-IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110 9.2.2: only these may be repeated without being told to."""
-
 
 async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConnection:
     """See the module's docstring."""
-    request_body = x.request_body
+    body, retry = x.request_body, route.retry
+    replay = body is not None and retry is not None and repeatable(retry.settings, x.head.method, x.head.kept)
     target = x.head.target if route.rewrite is None else rewritten_target(x.head.target, route.rewrite)
-    fresh = False
+    upstream.retry_budget.requests += 1
+    failed_on: Endpoint | None = None
     while True:
-        # (a) pick an endpoint, unless the time is up
+        # (a) pick an endpoint, another one than the last, unless the time is up
         began = monotonic()
         if x.deadline <= began:
             raise Failed(Failure.DEADLINE)
         steering = upstream.steering
-        endpoint = upstream.group.pick(random()) if steering is None else steered(x, route, upstream, steering, None)
+        endpoint = (
+            upstream.group.pick(random(), failed_on) if steering is None else steered(x, route, upstream, steering, failed_on)
+        )
         if endpoint is None:
             refuse_while_open(upstream)
             raise Failed(Failure.NO_ENDPOINT)
@@ -57,13 +61,14 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             pool = endpoint.pool
             assert isinstance(pool, EndpointPool)
             x.endpoint = endpoint
-            if not fresh:
-                connection = pool.take()
-                reused = connection is not None
+            x.attempts += 1
+            connection = _kept_connection(x, pool)
+            reused = connection is not None
             if connection is None:
                 connection = await _connect(x, route, pool)
-            elif request_body is not None:
-                request_body.keep_for_replay()
+            if replay:
+                assert body is not None and retry is not None
+                body.keep_for_replay(retry.settings.replay)
 
             # (c) one attempt
             dispatch(x, route, upstream, endpoint, connection, target)
@@ -71,19 +76,17 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
                 await suspend()
         except Failed as failed:
             # (d) settle
+            failure = failed.failure
             stale = False
             if connection is not None:
-                stale = reused and connection.silent and failed.failure is Failure.TERMINATED
+                stale = reused and connection.silent and failure is Failure.TERMINATED
                 connection.end()
             settle(x, upstream, endpoint, permit, began, failed, stale=stale)
 
-            # (e) again? Only what a stale connection lost: it closed before a byte of the response (RFC 9112 9.3.1).
-            if not stale or not _may_repeat(x):
+            # (e) again?
+            delay = after_failure(x, route, upstream, endpoint, failure, began, sent=connection is not None, stale=stale)
+            if delay < 0:
                 raise
-            if request_body is not None:
-                request_body.rewind()
-            fresh = True
-            upstream.metrics.retries += 1
         except BaseException:
             if connection is not None:
                 connection.end()
@@ -91,7 +94,31 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             raise
         else:
             settle(x, upstream, endpoint, permit, began, None)
-            return connection
+            head = connection.response
+            if head.status < 400 and x.tries is None:
+                return connection
+            delay = after_response(x, route, upstream, endpoint, head, began)
+            if delay < 0:
+                return connection
+            connection.end()
+        failed_on = endpoint
+        if delay > 0:
+            await pause(x, delay)
+
+
+def _kept_connection(x: Exchange, pool: EndpointPool) -> UpstreamConnection | None:
+    """An idle connection to use again, if there is one and the request may be lost on it.
+
+    What cannot be repeated takes none that the upstream has closed already, even if the loop has not seen that yet.
+    """
+    if x.tries is not None and x.tries.fresh:
+        return None
+    connection = pool.take()
+    if x.head.method not in IDEMPOTENT:
+        while connection is not None and connection.peer_closed():
+            pool.drop(connection)
+            connection = pool.take()
+    return connection
 
 
 async def _connect(x: Exchange, route: Route, pool: EndpointPool) -> UpstreamConnection:
@@ -109,7 +136,6 @@ def dispatch(
 ) -> None:
     """Send the request on `connection`, as much of it as is there; the rest follows as it comes."""
     now = monotonic()
-    x.attempts += 1
     x.dispatched_at = now
     x.upstream_connection = connection
     connection.begin(x)
@@ -132,7 +158,3 @@ def limit_attempt(x: Exchange, route: Route, now: float) -> None:
     """The request is with the upstream: from now on its time counts."""
     due = attempt_ends(route.timeout, now, x.deadline)
     x.limit(due, _DEADLINE if due >= x.deadline else _ATTEMPT_TIMEOUT, now)
-
-
-def _may_repeat(x: Exchange) -> bool:
-    return x.head.method in IDEMPOTENT and (x.request_body is None or x.request_body.replayable)

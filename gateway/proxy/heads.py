@@ -168,11 +168,14 @@ def server_timing(x: Exchange, route: Route) -> bytes:
         return b""
     total = monotonic() - x.started
     upstream = x.upstream_seconds
-    return b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"\r\n' % (
+    line = b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"' % (
         (total - upstream) * 1000,
         upstream * 1000,
         x.attempts,
     )
+    for number, attempt in enumerate(x.tries.log if x.tries is not None else (), 1):
+        line += b', attempt-%d;dur=%.1f;desc="%b"' % (number, attempt["ms"], attempt["outcome"].encode("ascii"))
+    return line + b"\r\n"
 
 
 def switching_head(head: ResponseHead) -> bytes:

@@ -93,6 +93,7 @@ class DataPlane:
         now = monotonic()
         for upstream in self.snapshot.upstreams:
             upstream.group.tick(now)
+            upstream.retry_budget.roll(now)
             for endpoint in upstream.group.endpoints:
                 endpoint.pool.sweep(now)
         self.local_counts.sweep()

@@ -284,6 +284,11 @@ class EndpointPool:
                 return connection
         return None
 
+    def drop(self, connection: UpstreamConnection) -> None:
+        """Close one that `take` gave, unused."""
+        self.endpoint.in_flight -= 1
+        connection.transport.abort()
+
     def put(self, connection: UpstreamConnection) -> None:
         """The exchange on it is over and the connection can serve another."""
         self.endpoint.in_flight -= 1

@@ -15,6 +15,7 @@ from gateway.control.admin import PAGES, make_admin_app
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import GatewayMetrics
+from gateway.policies.retry import BudgetSettings, RetryBudget
 from gateway.router import Match, Router
 from gateway.snapshot import (
     Listener,
@@ -54,7 +55,7 @@ def small_snapshot(metrics: GatewayMetrics) -> Snapshot:
     endpoint.pool = OneIdleConnection()
     endpoint.in_flight = 3
     group = EndpointGroup([endpoint])
-    users = Upstream("users", group, UpstreamSettings(), None, metrics.upstream("users"))
+    users = Upstream("users", group, UpstreamSettings(), None, metrics.upstream("users"), RetryBudget(BudgetSettings(), 0.0))
     routes = (
         Route("users", metrics.route("users"), upstream=users, rewrite=Rewrite(b"/v1", b"/")),
         Route("old", metrics.route("old"), redirect=Redirect(308, b"/new", keep_path=False, keep_query=True), max_body=-1),
@@ -180,6 +181,7 @@ async def test_upstreams_show_health_load_and_connections(admin: Client) -> None
             "name": "users",
             "load_balancing": "two_choices",
             "panic": False,
+            "retry_budget": 10,
             "endpoints": [
                 {
                     "url": "http://127.0.0.1:9001",

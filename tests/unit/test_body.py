@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.body import REPLAY_LIMIT, Body, Outlet
+from gateway.proxy.body import Body, Outlet
 from gateway.proxy.connection import WRITE_HIGH, Connection
 from gateway.proxy.framing import ChunkedDecoder, LengthDecoder, UntilClose
 from tests.unit.fakes import RecordingTransport
@@ -121,7 +121,7 @@ def test_a_body_can_be_replayed_from_its_first_byte() -> None:
     source, _ = connection()
     body = Body(source, LengthDecoder(6))
     body.feed(b"ab")
-    body.keep_for_replay()
+    body.keep_for_replay(100)
     first, _ = connection()
     body.attach(Outlet(first, b"", chunked=False), first)
     body.feed(b"cd")
@@ -138,14 +138,31 @@ def test_a_body_may_be_rewound_twice() -> None:
     """A replay that fails can be replayed."""
     source, _ = connection()
     body = Body(source, LengthDecoder(3))
-    body.keep_for_replay()
-    sink, out = connection()
-    for part in (b"a", b"b", b"c"):
+    for part in (b"a", b"b"):
+        body.keep_for_replay(100)
+        lost, _ = connection()
+        body.attach(Outlet(lost, b"", chunked=False), lost)
         body.feed(part)
         body.rewind()
+    body.feed(b"c")
+    sink, out = connection()
     body.attach(Outlet(sink, b"", chunked=False), sink)
 
     assert out.written == b"abc"
+
+
+def test_a_body_that_nobody_took_is_still_whole() -> None:
+    """An attempt that found no connection took nothing: rewinding changes nothing, however much is held."""
+    source, _ = connection()
+    body = Body(source, LengthDecoder(5))
+    body.feed(b"abc")
+    assert body.replayable
+    body.rewind()
+    body.feed(b"de")
+    sink, out = connection()
+    body.attach(Outlet(sink, b"", chunked=False), sink)
+
+    assert out.written == b"abcde"
 
 
 def test_the_replay_buffer_is_bounded() -> None:
@@ -153,25 +170,39 @@ def test_the_replay_buffer_is_bounded() -> None:
     source, _ = connection()
     sink, out = connection()
     body = Body(source, UntilClose())
-    body.keep_for_replay()
+    body.keep_for_replay(1000)
     body.attach(Outlet(sink, b"", chunked=False), sink)
     replayable = []
-    for data in (bytes(REPLAY_LIMIT), b"x"):
+    for data in (bytes(1000), b"x"):
         body.feed(data)
         replayable.append(body.replayable)
 
     assert replayable == [True, False]
-    assert len(out.written) == REPLAY_LIMIT + 1
+    assert len(out.written) == 1001
 
 
 def test_without_a_replay_buffer_only_nothing_can_be_replayed() -> None:
-    """A body that was not kept cannot be sent again once a byte of it came."""
+    """A body that was not kept cannot be sent again once a byte of it went out."""
     source, _ = connection()
+    sink, _ = connection()
     body = Body(source, UntilClose())
+    body.attach(Outlet(sink, b"", chunked=False), sink)
     replayable = [body.replayable]
     body.feed(b"x")
 
     assert [*replayable, body.replayable] == [True, False]
+
+
+def test_what_is_held_already_may_be_too_much() -> None:
+    """More than the bound came before the first attempt: it is sent, and not kept."""
+    source, _ = connection()
+    sink, _ = connection()
+    body = Body(source, UntilClose())
+    body.feed(bytes(11))
+    body.keep_for_replay(10)
+    body.attach(Outlet(sink, b"", chunked=False), sink)
+
+    assert not body.replayable
 
 
 def test_a_complete_body_is_whole() -> None:

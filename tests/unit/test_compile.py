@@ -186,7 +186,7 @@ def test_what_a_route_inherits(compiled: Compiler) -> None:
     inherited = compiled.route("match: {}, upstream: users", rest)
     own = compiled.route("match: {}, upstream: users, timeout: {request: 4s, attempt: 1s}, limits: {body: off}", rest)
 
-    assert bare == Route("r", bare.metrics, bare.upstream)
+    assert bare == Route("r", bare.metrics, bare.upstream, retry=bare.retry)
     assert inherited.timeout == TimeoutSettings(9.0, 9.0, 2.0, 300.0)
     assert (inherited.max_body, inherited.server_timing, inherited.access_log) == (1024, ServerTiming.ALWAYS, False)
     assert own.timeout == TimeoutSettings(4.0, 1.0, 1.0, 300.0)

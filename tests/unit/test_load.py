@@ -159,7 +159,7 @@ def test_unreadable_files(tmp_path: Path, write: Write) -> None:
         ("{A, server_timing: allways}", "allways", "did you mean `always`?"),
         ("{A, upgrades: [websockets]}", "websockets", "did you mean `websocket`?"),
         ("{A, access_log: perhaps}", "perhaps", "expected `true` or `false`"),
-        ("{A, retry: {}}", "retry", "unknown field `retry`"),
+        ("{A, retries: {}}", "retries", "did you mean `retry`?"),
         ("{name: a b, match: {path: /}, upstream: users}", "a b", "a name is 1 to 64"),
         ("{name: a, match: {path: /}}", "{", "does nothing"),
         ("{A, respond: 204}", "respond", "only one of them"),

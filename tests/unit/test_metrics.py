@@ -86,14 +86,29 @@ def test_attempts_are_counted_by_outcome() -> None:
     upstream = metrics.upstream("app")
     for outcome in ("ok", "ok", "http_5xx", "connection_refused"):
         upstream.attempted(outcome)
-    upstream.connects, upstream.retries = 4, 1
+    upstream.connects = 4
     upstream.duration.observe(0.1)
 
     assert sample(metrics, 'gateway_upstream_attempts_total{outcome="ok",upstream="app"}') == 2
     assert sample(metrics, 'gateway_upstream_attempts_total{outcome="connection_refused",upstream="app"}') == 1
     assert sample(metrics, 'gateway_upstream_connects_total{upstream="app"}') == 4
-    assert sample(metrics, 'gateway_retries_total{upstream="app"}') == 1
     assert sample(metrics, 'gateway_upstream_duration_seconds_count{upstream="app"}') == 1
+
+
+def test_retries_are_counted_by_cause_and_denials_by_reason() -> None:
+    """What led to a retry, and what stopped one, are told apart; a spent budget has a series from the start."""
+    metrics = GatewayMetrics("1")
+    upstream = metrics.upstream("app")
+    assert sample(metrics, 'gateway_retry_budget_exhausted_total{upstream="app"}') == 0
+    upstream.retried("503")
+    upstream.retried("503")
+    upstream.denied("body")
+    upstream.denied("budget")
+
+    assert sample(metrics, 'gateway_retries_total{reason="503",upstream="app"}') == 2
+    assert sample(metrics, 'gateway_retries_denied_total{reason="body",upstream="app"}') == 1
+    assert sample(metrics, 'gateway_retries_denied_total{reason="budget",upstream="app"}') == 1
+    assert sample(metrics, 'gateway_retry_budget_exhausted_total{upstream="app"}') == 1
 
 
 def test_the_gateways_own_series_are_there_from_the_start() -> None:

@@ -1,0 +1,230 @@
+"""The retry policy: what may be sent again, when, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import Failure
+from gateway.policies.retry import (
+    BudgetSettings,
+    Cause,
+    Denied,
+    Ended,
+    RetryBudget,
+    RetrySettings,
+    cause_of,
+    denial,
+    repeatable,
+    retry_after,
+)
+
+DEFAULT = RetrySettings()
+ENDED = Ended(cause=Cause.RESET, retries=0, sent=True, repeatable=True, replayable=True, delay=0.02, now=100.0, deadline=115.0)
+UNSENT = replace(ENDED, cause=Cause.CONNECT, sent=False)
+
+
+def budget(**given: float) -> RetryBudget:
+    """A budget at second 100."""
+    return RetryBudget(BudgetSettings(**given), 100.0)
+
+
+@pytest.mark.parametrize(
+    "ended,expected",
+    [
+        (ENDED, None),
+        (replace(ENDED, cause=Cause.INVALID), Denied.CONDITION),
+        (replace(ENDED, cause=Cause.STATUS), None),
+        (replace(ENDED, repeatable=False), Denied.METHOD),
+        (replace(ENDED, replayable=False), Denied.BODY),
+        (replace(ENDED, retries=1), Denied.LIMIT),
+        (replace(ENDED, delay=15.0), Denied.DEADLINE),
+        (replace(ENDED, delay=14.9995), Denied.DEADLINE),
+        (replace(ENDED, delay=14.99), None),
+        (replace(ENDED, deadline=99.0, delay=0.0), Denied.DEADLINE),
+        (UNSENT, None),
+        (replace(UNSENT, repeatable=False, replayable=False), None),
+        (replace(UNSENT, retries=1), Denied.LIMIT),
+        (replace(ENDED, cause=Cause.STALE, retries=1), None),
+        (replace(ENDED, cause=Cause.STALE, repeatable=False), Denied.METHOD),
+        (replace(ENDED, cause=Cause.STALE, replayable=False), Denied.BODY),
+    ],
+)
+def test_the_decision_table(ended: Ended, expected: Denied | None) -> None:
+    """Cause, method, body, number and time decide, in this order; a stale connection does not count as an attempt."""
+    assert denial(DEFAULT, ended, budget()) is expected
+
+
+def test_only_a_retry_is_paid_for() -> None:
+    """What is denied for another reason costs nothing; without budget nothing is retried, not even a stale connection."""
+    spent = budget(ratio=0.0, min_per_second=1.0)
+    assert denial(DEFAULT, replace(ENDED, repeatable=False), spent) is Denied.METHOD
+    assert denial(DEFAULT, ENDED, spent) is None
+    assert denial(DEFAULT, ENDED, spent) is Denied.BUDGET
+    assert denial(DEFAULT, replace(ENDED, cause=Cause.STALE), spent) is Denied.BUDGET
+
+
+def test_a_stale_connection_is_no_condition() -> None:
+    """It is an accident of keeping connections: it is repeated whatever `on` says."""
+    assert denial(replace(DEFAULT, causes=frozenset(), max_retries=0), replace(ENDED, cause=Cause.STALE), budget()) is None
+
+
+@pytest.mark.parametrize("failure", Failure)
+def test_what_a_failure_means(failure: Failure) -> None:
+    """Only what went wrong with the upstream leads to another attempt; the deadline and the client never do."""
+    before, after = cause_of(failure, sent=False), cause_of(failure, sent=True)
+
+    if failure.source != "upstream":
+        assert (before, after) == (None, None)
+    assert before in (None, Cause.CONNECT)
+    assert after in (None, Cause.RESET, Cause.TIMEOUT, Cause.INVALID)
+
+
+@pytest.mark.parametrize(
+    "method,key,status,expected",
+    [
+        (b"GET", False, 0, True),
+        (b"PUT", False, 409, True),
+        (b"DELETE", False, 0, True),
+        (b"POST", False, 0, False),
+        (b"POST", True, 0, True),
+        (b"POST", True, 503, True),
+        (b"POST", True, 409, False),
+        (b"POST", True, 422, False),
+        (b"get", False, 0, False),
+    ],
+)
+def test_what_may_be_repeated(method: bytes, key: bool, status: int, expected: bool) -> None:
+    """The idempotent methods (RFC 9110 9.2.2), and what brings a believed key, unless the answer is about the key."""
+    fields = b'Accept: */*\r\nIdempotency-Key: "x"\r\n'
+
+    assert repeatable(replace(DEFAULT, idempotency_key=key), method, fields, status) is expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [b"", b"Idempotency-Key:\r\n", b"Idempotency-Key: \t \r\n", b"X-Idempotency-Key: a\r\n", b"idempotency-key: a\r\n" * 2],
+)
+def test_a_key_must_be_there_once(fields: bytes) -> None:
+    """No key, an empty one or two make nothing repeatable."""
+    assert not repeatable(replace(DEFAULT, idempotency_key=True), b"POST", fields)
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        (b"0", 0.0),
+        (b"120", 120.0),
+        (b"9" * 400, 999_999_999_999.0),
+        (b"Fri, 31 Dec 1999 23:59:59 GMT", 9.0),
+        (b"Friday, 31-Dec-99 23:59:59 GMT", 9.0),
+        (b"Fri Dec 31 23:59:59 1999", 9.0),
+        (b"Fri, 31 Dec 1999 23:00:00 GMT", 0.0),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"soon", None),
+        (b"", None),
+        (b"Fri, 99 Xyz 1999 23:59:59 GMT", None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_retry_after(value: bytes, expected: float | None) -> None:
+    """Seconds or a date in any of the three forms (RFC 9110 10.2.3, 5.6.7); what is not legible says nothing."""
+    assert retry_after(b"A: b\r\nRetry-After: %b\r\nC: d\r\n" % value, 946684790.0) == expected
+
+
+@given(st.binary(max_size=60))
+def test_any_retry_after_is_survived(value: bytes) -> None:
+    """Whatever an upstream writes, the answer is a time that is not negative, or None."""
+    found = retry_after(b"Retry-After: " + value.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n", 1e9)
+
+    assert found is None or found >= 0
+
+
+# -- the budget --------------------------------------------------------------------------------------------------------
+
+
+def taken(wallet: RetryBudget, now: float) -> int:
+    """Withdraw until it is spent."""
+    count = 0
+    while wallet.withdraw(now):
+        count += 1
+    return count
+
+
+def test_a_share_of_the_requests_and_a_floor() -> None:
+    """20 % of the requests, and ten more in a second."""
+    wallet = budget()
+    wallet.requests = 1000
+
+    assert wallet.left(100.0) == 210
+    assert taken(wallet, 100.0) == 210
+    assert wallet.left(100.0) == 0
+
+
+def test_the_floor_fills_at_its_rate() -> None:
+    """So many a second, of which at most a second's worth is saved up."""
+    wallet = budget(ratio=0.0)
+    assert taken(wallet, 100.0) == 10
+    assert taken(wallet, 100.55) == 5
+    assert taken(wallet, 160.0) == 10
+
+
+def test_a_floor_of_less_than_one_a_second() -> None:
+    """One every two seconds is one every two seconds, not never."""
+    wallet = budget(ratio=0.0, min_per_second=0.5)
+    counts = [taken(wallet, 100.0 + second) for second in range(7)]
+
+    assert counts == [1, 0, 1, 0, 1, 0, 1]
+
+
+def test_nothing_at_all() -> None:
+    """Without share and floor there are no retries."""
+    wallet = budget(ratio=0.0, min_per_second=0.0)
+    wallet.requests = 1000
+
+    assert not wallet.withdraw(150.0)
+
+
+def test_requests_are_forgotten_behind_the_window() -> None:
+    """What was paid in eleven seconds ago is gone, and so is what was taken out then."""
+    wallet = budget(min_per_second=0.0)
+    wallet.requests = 100
+    assert taken(wallet, 100.0) == 20
+    wallet.roll(101.0)
+    assert taken(wallet, 109.9) == 0
+    wallet.requests = 50
+    assert taken(wallet, 111.5) == 10
+    wallet.requests = 50
+    assert taken(wallet, 112.5) == 10
+
+    assert taken(wallet, 200.0) == 0
+
+
+def test_a_long_silence_leaves_nothing_to_spend() -> None:
+    """Requests that nobody rolled for a minute are not taken for recent ones."""
+    wallet = budget(min_per_second=0.0)
+    wallet.requests = 600
+
+    assert taken(wallet, 160.0) == 18  # of the 10 a second on average, those of the nine full seconds of the window
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 200)), min_size=1, max_size=60),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 20.0),
+)
+def test_retries_never_exceed_the_budget(steps: list[tuple[float, int]], ratio: float, floor: float) -> None:
+    """Over any time: at most the share of all requests, the floor times the time, and one second's worth saved up."""
+    wallet = budget(ratio=ratio, min_per_second=floor)
+    now, requests, retries = 100.0, 0, 0
+    for pause, count in steps:
+        now += pause
+        wallet.requests += count
+        requests += count
+        retries += taken(wallet, now)
+        assert retries <= ratio * requests + floor * (now - 100.0) + max(1.0, floor) + 1e-6
