@@ -31,6 +31,7 @@ from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.ports import Resolver
 from gateway.proxy.access_log import AccessLog
+from gateway.proxy.loop_watch import LoopWatch
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.redis_store import RedisStore
 from gateway.proxy.server import DownstreamConnection
@@ -71,6 +72,7 @@ class App:
         self._discovery: Discovery | None = None
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._watch: LoopWatch | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._backlog = BACKLOG
         self._complained_at = float("-inf")
@@ -130,6 +132,7 @@ class App:
             _log.info("listening on %s", one)
         await self._start_admin()
         self._tick()
+        self._watch = LoopWatch(self.plane)
         self.ready = True
 
     def _attend(self, snapshot: Snapshot) -> None:
@@ -245,6 +248,8 @@ class App:
         if self._discovery is not None:
             await self._discovery.stop()
         await self._probes.stop()
+        if self._watch is not None:
+            self._watch.stop()
         for server in self._servers:
             server.close()
         if hasattr(self, "plane"):

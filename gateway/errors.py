@@ -52,6 +52,10 @@ class Failure(Enum):
     CIRCUIT_OPEN = ("circuit_open", 503, GATEWAY, "UO", "The upstream has failed too often and is given time to recover")
     CONNECTION_LIMIT = ("connection_limit_reached", 503, GATEWAY, "UO", "The connection limit is reached")
     TUNNEL_LIMIT = ("tunnel_limit_reached", 503, GATEWAY, "UO", "The limit of upgraded connections is reached")
+    OVERLOADED = ("overloaded", 503, GATEWAY, "OM", "The gateway is overloaded and refuses requests of this priority")
+    CONCURRENCY_LIMIT = ("concurrency_limit_reached", 503, GATEWAY, "UO", "Too many requests are in flight")
+    QUEUE_FULL = ("queue_full", 503, GATEWAY, "UO", "Too many requests are in flight, and too many wait")
+    QUEUE_TIMEOUT = ("queue_timeout", 503, GATEWAY, "UO", "Too many requests are in flight, and none ended in time")
     STORE_UNAVAILABLE = (
         "rate_limit_store_unavailable",
         503,

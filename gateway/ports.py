@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from gateway.policies.rate_limit import Rule, Verdict
@@ -146,6 +146,9 @@ class LimitStore(Protocol):
 
     def ask(self, call: LimitCall) -> None:
         """Answer now (`done`), or later and call `wake`. Never raises, never waits."""
+
+    def denies(self, checks: Sequence[Check]) -> bool:
+        """Whether it is known here and now that one of these would be denied. Nothing is charged or asked."""
 
     def forget(self) -> None:
         """The limits have changed: what is remembered of former denials no longer holds."""

@@ -13,11 +13,15 @@ from enum import Enum
 from typing import Any
 
 from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.gates import Gate
 from gateway.headers import Networks
 from gateway.metrics import CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import Choice, CompressionSettings, Tags
+from gateway.policies.concurrency import ConcurrencySettings
 from gateway.policies.health import Thresholds
+from gateway.policies.overload import OverloadSettings
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.retry import RetryBudget, RetrySettings
 from gateway.policies.timeout import TimeoutSettings
@@ -88,6 +92,7 @@ class ServerSettings:
     limits: Limits = Limits()
     timeouts: ServerTimeouts = ServerTimeouts()
     forwarded: ForwardedFields = ForwardedFields.X_FORWARDED
+    overload: OverloadSettings = OverloadSettings()
     encoded_slash: bool = True
     double_slash: bool = True
 
@@ -177,6 +182,8 @@ class Upstream:
     """Seconds between two lookups of the names."""
     circuit_breaker: BreakerSettings | None = None
     """Of each endpoint; the breakers themselves live in `proxy/breaking.py`."""
+    gate: Gate | None = None
+    """Its own limit on what is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +192,15 @@ class Steering:
 
     key: tuple[tuple[KeyPart, bytes], ...] = ()
     """The parts of the key of consistent hashing, each with its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """What a gate is to live by, once the snapshot is in place."""
+
+    gate: Gate
+    settings: ConcurrencySettings
+    adaptive: AdaptiveSettings | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +352,12 @@ class Route:
     access_log: bool = True
     rate_limit: tuple[Limit, ...] | None = None
     """Asked together; None: no limits."""
+    rank: int = 1
+    """Of its priority: 0 critical, 1 default, 2 sheddable."""
+    gate: Gate | None = None
+    """Its own limit on what is in flight."""
+    gates: tuple[Gate, ...] = ()
+    """All that its requests pass: server, route, upstream, in this order."""
     limit_template: bytes | None = None
     """The `RateLimit` lines with places for two numbers per limit, if all are plain, enforced and told as the draft."""
     compression: Compression | None = None
@@ -349,6 +371,8 @@ class Names:
     budget: bytes = b"x-request-timeout-ms"
     request_id_line: bytes = b"X-Request-ID: "
     budget_line: bytes = b"X-Request-Timeout-Ms: "
+    priority: bytes = b""
+    """Empty: nobody may say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,3 +389,5 @@ class Snapshot:
     match_fields: frozenset[bytes] = field(default_factory=frozenset)
     """Lower-case names of request fields that routes match on, or that rate limits read."""
     redis: RedisSettings | None = None
+    gates: tuple[GateSettings, ...] = ()
+    """All there are."""

@@ -620,6 +620,9 @@ class Gateway:
         found += [f"route {name} in flight" for name, route in self.metrics.routes.items() if route.in_flight]
         for upstream in self.app.snapshot.upstreams:
             found += [f"endpoint {endpoint.url} in flight" for endpoint in upstream.group.endpoints if endpoint.in_flight]
+        for one in self.app.snapshot.gates:
+            if one.gate.in_flight or one.gate.waiting:
+                found.append(f"gate {one.gate.metrics.scope} {one.gate.metrics.name}: {one.gate.shown()}")
         pools = self.pools()
         if pools["open"] != pools["idle"]:
             found.append(f"upstream connections {pools}")

@@ -25,6 +25,7 @@ from gateway.control.admin_limits import AdminLimits
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import normalise_host, parse_address
 from gateway.metrics import GatewayMetrics
+from gateway.policies.concurrency import RANKS
 from gateway.snapshot import Route, Snapshot
 
 PAGES: Final = {
@@ -156,6 +157,8 @@ def _route(route: Route) -> dict[str, object]:
         "max_body": None if route.max_body < 0 else route.max_body,
         "rewrite": None if route.rewrite is None else asdict(route.rewrite),
         "in_flight": route.metrics.in_flight,
+        "priority": RANKS[route.rank],
+        "max_in_flight": None if route.gate is None else route.gate.shown(),
         "requests": sum(route.metrics.requests.values()),
     }
 
@@ -169,6 +172,7 @@ def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
             "retry_budget": upstream.retry_budget.left(now),
             "panic": upstream.group.panic,
             "endpoints": [_endpoint(endpoint, upstream.group, now) for endpoint in upstream.group.endpoints],
+            "max_in_flight": None if upstream.gate is None else upstream.gate.shown(),
         }
 
 

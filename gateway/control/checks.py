@@ -9,6 +9,7 @@ from gateway.control import tls
 from gateway.control.addresses import Address
 from gateway.control.balancing_checks import check_balancing
 from gateway.control.breakers import check_breaker
+from gateway.control.concurrency_checks import check_concurrency
 from gateway.control.effective import strip_prefix
 from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
@@ -25,7 +26,17 @@ _DEFAULT_CONNECT: Final = TimeoutSettings().connect
 _DEFAULT_REQUEST: Final = TimeoutSettings().request
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
-_ONLY_UPSTREAM: Final = ("strip_prefix", "rewrite_prefix", "request_fields", "upgrades", "timeout", "retry", "compression")
+_ONLY_UPSTREAM: Final = (
+    "strip_prefix",
+    "rewrite_prefix",
+    "request_fields",
+    "upgrades",
+    "timeout",
+    "retry",
+    "compression",
+    "max_in_flight",
+    "priority",
+)
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
 
 
@@ -40,6 +51,7 @@ def check(config: Config, positions: Positions) -> list[Problem]:
         *check_balancing(config, positions),
         *check_limits(config, positions),
         *check_retries(config, positions),
+        *check_concurrency(config, positions),
         *_hidden(config, positions),
     ]
 

@@ -19,6 +19,7 @@ from gateway.control.addresses import Address
 from gateway.control.balancing_compile import balancing_settings, fields_that_steer, steering
 from gateway.control.breakers import breaker_settings
 from gateway.control.compression_compile import compile_compression, plain_upstream, request_fields_read
+from gateway.control.concurrency_compile import Gates, rank_of
 from gateway.control.effective import Edits, effective, strip_prefix
 from gateway.control.health_compile import availability, ejection_settings, is_name, probe_settings
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
@@ -30,8 +31,10 @@ from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
 from gateway.endpoints import Endpoint, EndpointGroup, GroupSettings, introduce
+from gateway.gates import Gate
 from gateway.headers import Networks
 from gateway.metrics import UNMATCHED, GatewayMetrics, UpstreamMetrics
+from gateway.policies.overload import OverloadSettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Pool
 from gateway.router import Router
@@ -66,11 +69,20 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
     known = {upstream.name: upstream for upstream in previous.upstreams} if previous is not None else {}
     server = _server(config.server)
     settings = {name: _upstream_settings(upstream, known.get(name)) for name, upstream in config.upstreams.items()}
+    gates = Gates(config, metrics, previous)
     upstreams = {
-        name: _upstream(name, upstream, settings[name], metrics.upstream(name), make_pool, known.get(name))
+        name: _upstream(
+            name,
+            upstream,
+            settings[name],
+            metrics.upstream(name),
+            make_pool,
+            known.get(name),
+            gates.get("upstream", name),
+        )
         for name, upstream in config.upstreams.items()
     }
-    routes = tuple(_route(config, index, upstreams, metrics) for index in range(len(config.routes)))
+    routes = tuple(_route(config, index, upstreams, metrics, gates) for index in range(len(config.routes)))
     matches = route_matches(config)
     noted = {*fields_read(config), *fields_that_steer(config), *request_fields_read(config)}
     metrics.config_hash = loaded.hash
@@ -85,6 +97,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
         config_hash=loaded.hash,
         match_fields=frozenset(name for match in matches for name, _ in match.headers) | noted,
         redis=redis_settings(config.redis),
+        gates=gates.all(),
     )
 
 
@@ -141,6 +154,7 @@ def _server(server: Server) -> ServerSettings:
             drain_delay=timeouts.drain_delay,
         ),
         forwarded=ForwardedFields(server.forwarded),
+        overload=OverloadSettings(server.overload.default, server.overload.sheddable),
         encoded_slash=server.paths.encoded_slash == "match",
         double_slash=server.paths.double_slash == "match",
     )
@@ -148,7 +162,8 @@ def _server(server: Server) -> ServerSettings:
 
 def _names(server: Server) -> Names:
     request_id, budget = server.request_id.header.encode("ascii"), server.budget_field.encode("ascii")
-    return Names(request_id.lower(), budget.lower(), request_id + b": ", budget + b": ")
+    priority = (server.priority_field or "").lower().encode("ascii")
+    return Names(request_id.lower(), budget.lower(), request_id + b": ", budget + b": ", priority)
 
 
 # -- upstreams -------------------------------------------------------------------------------------------------------
@@ -185,6 +200,7 @@ def _upstream(
     metrics: UpstreamMetrics,
     make_pool: MakePool,
     previous: Upstream | None,
+    gate: Gate | None,
 ) -> Upstream:
     same = previous is not None and previous.settings is settings
     known = _by_url(previous) if previous is not None and same else {}
@@ -212,6 +228,7 @@ def _upstream(
         dns_interval=upstream.dns.interval if upstream.dns is not None else 0.0,
         circuit_breaker=breaker_settings(upstream.circuit_breaker),
         retry_budget=retry_budget(upstream.retry_budget, previous),
+        gate=gate,
     )
 
 
@@ -258,7 +275,7 @@ def _group(upstream: UpstreamConfig, endpoints: list[Endpoint], previous: Upstre
 # -- routes ----------------------------------------------------------------------------------------------------------
 
 
-def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics) -> Route:
+def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics, gates: Gates) -> Route:
     written, resolved = config.routes[index], effective(config, index)
     limits = compile_limits(config, index, metrics)
     return Route(
@@ -279,6 +296,9 @@ def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: 
         rate_limit=limits,
         limit_template=template(limits),
         compression=compile_compression(config, index, metrics),
+        rank=rank_of(config, index),
+        gate=gates.get("route", written.name),
+        gates=gates.of_route(written.name, written.upstream),
     )
 
 

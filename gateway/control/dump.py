@@ -39,6 +39,7 @@ def _route(loaded: Loaded, index: int) -> dict[str, Any]:
         "upgrades": list(values.upgrades.value),
         "server_timing": values.server_timing.value,
         "access_log": values.access_log.value,
+        "priority": values.priority.value,
         "rate_limit": [_plain(limit) for limit in values.rate_limit.value],
     }
 

@@ -56,6 +56,7 @@ class Effective:
     upgrades: Value[tuple[str, ...]]
     server_timing: Value[str]
     access_log: Value[bool]
+    priority: Value[str]
     rate_limit: Value[tuple[RateLimit, ...]]
     retry: Value[Retries | None]
 
@@ -88,6 +89,7 @@ def effective(config: Config, index: int) -> Effective:
         upgrades=_first(scopes, "upgrades", (WEBSOCKET,)),
         server_timing=_first(scopes, "server_timing", "on_request"),
         access_log=_first(scopes, "access_log", True),
+        priority=_first(scopes, "priority", "default"),
         rate_limit=_first(scopes, "rate_limit", ()),
         retry=_retries(scopes),
     )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from gateway.control.balancing import balancing_in_words
 from gateway.control.breakers import breaker_rows
 from gateway.control.compression_compile import compression_rows
+from gateway.control.concurrency_explain import concurrency_rows
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
 from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
@@ -205,6 +206,7 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
     rows.append(("server_timing", values.server_timing.value, _origin(loaded, values.server_timing)))
     rows.append(("access_log", str(values.access_log.value).lower(), _origin(loaded, values.access_log)))
     rows += compression_rows(loaded, index, request)
+    rows += concurrency_rows(loaded, index)
     rows += limit_rows(loaded, index, request, parameters)
     wide, long = max(len(row[0]) for row in rows), min(48, max(len(row[1]) for row in rows))
     return [f"  {name:<{wide}}  {value:<{long}}  {origin}".rstrip() for name, value, origin in rows]

@@ -24,17 +24,17 @@ class Request:
 
 def route_matches(config: Config) -> list[Match]:
     """The conditions of every route, in the order of the file."""
-    return [_match(route.match, route.priority) for route in config.routes]
+    return [_match(route.match) for route in config.routes]
 
 
-def _match(match: MatchConfig, priority: int) -> Match:
+def _match(match: MatchConfig) -> Match:
     return Match(
         host=match.host or "",
         path=match.path,
         methods=frozenset(method.encode("ascii") for method in match.methods),
         headers=_conditions({name.lower(): condition for name, condition in match.headers.items()}),
         query=_conditions(match.query),
-        priority=priority,
+        priority=match.priority,
     )
 
 

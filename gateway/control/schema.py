@@ -13,6 +13,7 @@ from gateway.control import addresses, units, values
 from gateway.control.balancing import LoadBalancing
 from gateway.control.breakers import CircuitBreaker
 from gateway.control.compression import CompressionValue
+from gateway.control.concurrency import MaxInFlight, Overload, Priority, UpstreamMaxInFlight
 from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
@@ -121,6 +122,13 @@ class Server(Model):
     )
     paths: Paths = setting({}, "What to do with paths that others may read differently.")
     request_id: RequestId = setting({}, "The id that ties together the log lines of one request.")
+    max_in_flight: Annotated[MaxInFlight | None, OrOff(None)] = setting(
+        None, "Most requests on their way to any upstream at a time. Default `off`: what `limits.connections` lets in."
+    )
+    overload: Overload = setting({}, "How late the event loop may be before requests are refused.")
+    priority_field: Annotated[values.OwnFieldName | None, OrOff(None)] = setting(
+        None, "Header in which trusted peers say the priority of a request, in place of the route's. Default `off`."
+    )
     budget_field: values.OwnFieldName = setting(
         "X-Request-Timeout-Ms",
         "Header that tells upstreams how many milliseconds are left; trusted peers may shorten ours by it.",
@@ -207,6 +215,9 @@ class Policies(Model):
         None,
         "When a response carries `Server-Timing`: `on_request` (default: if it has `X-Server-Timing: 1`), `always`, `off`.",
     )
+    priority: Priority | None = setting(
+        None, "Who is refused last under load: `critical`, `default` or `sheddable`. Default `default`."
+    )
     access_log: bool | None = setting(None, "Whether requests are logged. Default `true`.")
     rate_limit: Annotated[RateLimits | None, OneOrSeveral(), OrOff(())] = setting(
         None,
@@ -267,6 +278,9 @@ class Upstream(Model):
         "preserve", "The `Host` header that is sent: `preserve` (the client's), `endpoint` (that of the URL), or this value."
     )
     keep_alive: UpstreamKeepAlive = setting({}, "Idle connections.")
+    max_in_flight: Annotated[UpstreamMaxInFlight | None, OrOff(None)] = setting(
+        None, "Most requests at the upstream at a time, and who waits. Short form: `max_in_flight: 200`. Default `off`."
+    )
     max_connections: int = setting(1024, "Most connections, per endpoint.", ge=1, le=65_535)
     circuit_breaker: CircuitBreaker = setting(
         {}, "When an endpoint that keeps failing is not asked any more. Short form: `off`, `shadow`."
@@ -307,6 +321,12 @@ class Match(Model):
         {}, "Header ▸ its exact value, `{regex: …}` for the whole value, or `true` for any value."
     )
     query: dict[str, values.ValueCondition] = setting({}, "The same for query parameters, decoded.")
+    priority: int = setting(
+        0,
+        "Higher wins, before all else. Without it the more specific route wins: host, then path, then conditions.",
+        ge=-1000,
+        le=1000,
+    )
 
 
 class Redirect(Model):
@@ -345,15 +365,12 @@ class Route(Policies):
 
     name: values.Name = required("Name in metrics, logs and messages. Unique.")
     match: Match = required("Which requests the route takes.")
-    priority: int = setting(
-        0,
-        "Higher wins, before all else. Without it the more specific route wins: host, then path, then conditions.",
-        ge=-1000,
-        le=1000,
-    )
     upstream: str | None = setting(None, "Name of the upstream that serves it.")
     redirect: Redirect | None = setting(None, "Send the client elsewhere. Short form: `redirect: https://…`.")
     respond: Respond | None = setting(None, "Answer here. Short form: `respond: 404`.")
+    max_in_flight: Annotated[MaxInFlight | None, OrOff(None)] = setting(
+        None, "Most requests of this route at a time, and who waits. Short form: `max_in_flight: 20`. Default `off`."
+    )
     strip_prefix: values.StripPrefix = setting(
         False, "Take this prefix off the path; `true`: what stands in `match.path` before the first parameter or `**`."
     )

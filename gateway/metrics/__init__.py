@@ -6,6 +6,7 @@ values come from the configuration or from closed sets: routes, upstreams, known
 """
 
 from gateway.metrics.compression import CodingMetrics, CompressionMetrics
+from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
 from gateway.metrics.limits import DECIDERS, DECISIONS, LimitMetrics, StoreMetrics
@@ -20,8 +21,10 @@ __all__ = [
     "UNMATCHED",
     "CodingMetrics",
     "CompressionMetrics",
+    "ConcurrencyMetrics",
     "GatewayMetrics",
     "Histogram",
+    "LagMetrics",
     "LimitMetrics",
     "RouteMetrics",
     "Standings",

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from gateway.metrics.breakers import breaker_families
 from gateway.metrics.compression import CompressionMetrics, compression_families
+from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics, concurrency_families, shed_families
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
 from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.routes import RouteMetrics, route_families
@@ -24,9 +25,11 @@ class GatewayMetrics:
     __slots__ = (
         "access_log_dropped",
         "compression",
+        "concurrency",
         "config_hash",
         "config_loaded_at",
         "connections",
+        "lag",
         "limits",
         "overhead",
         "protocol_errors",
@@ -50,6 +53,8 @@ class GatewayMetrics:
         self.upstreams: dict[str, UpstreamMetrics] = {}
         self.limits: dict[tuple[str, str], LimitMetrics] = {}
         self.compression: dict[str, CompressionMetrics] = {}
+        self.concurrency: dict[tuple[str, str], ConcurrencyMetrics] = {}
+        self.lag = LagMetrics()
         self.store: StoreMetrics | None = None
         """None without a store outside the process."""
 
@@ -69,6 +74,10 @@ class GatewayMetrics:
         """The counters of a route that compresses, kept by name."""
         return self.compression.setdefault(route, CompressionMetrics(route))
 
+    def gate(self, scope: str, name: str) -> ConcurrencyMetrics:
+        """The counters of a limit on what is in flight, kept by name."""
+        return self.concurrency.setdefault((scope, name), ConcurrencyMetrics(scope, name))
+
     def keep_only(self, routes: Iterable[str], upstreams: Iterable[str]) -> None:
         """After a reload: forget what is no longer configured, so that its series end."""
         kept_routes, kept_upstreams = {*routes, UNMATCHED}, set(upstreams)
@@ -76,6 +85,8 @@ class GatewayMetrics:
         self.upstreams = {name: kept for name, kept in self.upstreams.items() if name in kept_upstreams}
         self.compression = {name: kept for name, kept in self.compression.items() if name in kept_routes}
         self.limits = {key: kept for key, kept in self.limits.items() if key[0] in kept_routes}
+        scopes = {"route": kept_routes, "upstream": kept_upstreams, "server": {""}}
+        self.concurrency = {key: kept for key, kept in self.concurrency.items() if key[1] in scopes[key[0]]}
 
     def collect(self) -> Iterator[Metric]:
         """The prometheus_client collector protocol."""
@@ -85,6 +96,8 @@ class GatewayMetrics:
         yield from breaker_families((name, upstream.breaker) for name, upstream in list(self.upstreams.items()))
         yield from limit_families(self.limits.values())
         yield from compression_families(self.compression.values())
+        yield from concurrency_families(self.concurrency.values())
+        yield from shed_families(self.concurrency.values(), self.lag)
         if self.store is not None:
             yield from store_families(self.store)
         overhead = HistogramMetricFamily(

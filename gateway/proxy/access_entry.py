@@ -44,6 +44,7 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "bytes_out": x.response_bytes,
         "coding": x.coding.decode("ascii") or None,
         "duration_ms": round(seconds * 1000, 3),
+        "queue_ms": round(x.queued * 1000, 3),
         "upstream_ms": round(x.upstream_seconds * 1000, 3),
         "config": x.snapshot.config_hash,
     }

@@ -21,6 +21,8 @@ from gateway.proxy.heads import edited_lines, own_answer
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
+    from gateway.gates import Gate
+    from gateway.policies.concurrency import Waiter
     from gateway.proxy.body import Body
     from gateway.proxy.http1 import RequestHead
     from gateway.proxy.retrying import Tries
@@ -73,11 +75,13 @@ class Exchange:
         "parameters",
         "path",
         "query_at",
+        "queued",
         "request_body",
         "request_id",
         "response_body",
         "response_bytes",
         "route",
+        "slots",
         "snapshot",
         "started",
         "status",
@@ -85,6 +89,7 @@ class Exchange:
         "tunnel",
         "upstream_connection",
         "upstream_seconds",
+        "waiter",
     )
 
     def __init__(self, connection: DownstreamConnection, snapshot: Snapshot, head: RequestHead, now: float) -> None:
@@ -122,6 +127,12 @@ class Exchange:
         self.tries: Tries | None = None
         """The attempts one by one, from the first that failed."""
         self.endpoint: Endpoint | None = None
+        self.slots: tuple[Gate, ...] = ()
+        """Gates where the exchange holds a slot."""
+        self.waiter: Waiter | None = None
+        """Its place in the queue of a gate, while it has one."""
+        self.queued = 0.0
+        """Seconds spent in queues."""
         self.status = 0
         self.failure: Failure | None = None
         self.committed = False

@@ -34,7 +34,8 @@ def may_still_read(client: DownstreamConnection, exchange: Exchange) -> bool:
     if not exchange.request_is_read():
         exchange.fail(Failed(Failure.CLIENT_CLOSED))
         return False
-    client.plane.loop.call_later(ASK_AFTER, _ask, client, exchange, ASK_AFTER)
+    # Who waits in a queue is asked at once: nothing has been spent on it yet.
+    client.plane.loop.call_later(0 if exchange.waiter is not None else ASK_AFTER, _ask, client, exchange, ASK_AFTER)
     return True
 
 

@@ -58,6 +58,16 @@ class LocalStore:
         call.verdicts = self.decide(call.checks, monotonic_ns() // 1000)
         call.done = True
 
+    def denies(self, checks: Sequence[Check]) -> bool:
+        """See `LimitStore`."""
+        now = monotonic_ns() // 1000
+        for check in checks:
+            table = self._tables.get(check.limit.id)
+            state = None if table is None else table.get(check.digest)
+            if state is not None and check.cost > check.tier.rule.room(state, now):
+                return True
+        return False
+
     def forget(self) -> None:
         """See `LimitStore`: no denials are remembered here."""
 

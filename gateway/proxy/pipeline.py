@@ -3,8 +3,11 @@
 1. Read the snapshot, once: the request lives in that world to its last byte (`server.py` binds it to the exchange).
 2. Match the route, on the normalised path and the host that will be forwarded; refuse what is ambiguous.
 3. Start the deadline: every later time limit is cut from it.
-4. Admit locally: what needs no upstream is answered here; cheapest refusals first.
-5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota.
+4. Admit locally, the cheapest refusal first: what cannot succeed, what is shed because the event loop is late, what finds no
+   slot (`max_in_flight`). Who has to wait for a slot does so here, so a request that is refused for load has spent no quota.
+   One that a rate limit would deny now is denied before it waits, and takes no place in the queue.
+5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota. The slot is
+   held meanwhile, or it would be gone when the quota is spent; a denial gives it back at once.
 6. Forward: the attempt loop in `forward.py`.
 7. Shape the response: fields, content coding. 8. Stream it. 9. Finish, whatever happened: metrics, access log, release.
 
@@ -22,13 +25,14 @@ from gateway.errors import Failed, Failure
 from gateway.policies import timeout
 from gateway.proxy import heads
 from gateway.proxy.access_entry import access_entry
+from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
 from gateway.proxy.breaking import refuse_while_open
 from gateway.proxy.coding import prepare
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
 from gateway.proxy.matching import match
-from gateway.proxy.rate_limiting import ask_limits, wait_for_limits
+from gateway.proxy.rate_limiting import ask_limits, refuse_if_denied, wait_for_limits
 from gateway.proxy.responding import send_coded, send_whole, stream, switch
 
 if TYPE_CHECKING:
@@ -49,6 +53,14 @@ async def serve(x: Exchange) -> None:
         admit(x, route)
         if route.compression is not None:
             prepare(x, route.compression)
+        if route.upstream is not None:
+            rank = route.rank if not x.snapshot.names.priority else rank_of(x, route)
+            if rank >= x.client_connection.plane.shed_from:
+                shed(x, rank)
+            if route.gates and not take_slots(x, route.gates, rank):
+                if route.rate_limit is not None:
+                    refuse_if_denied(x, route, route.rate_limit)
+                await wait_for_slots(x, route.gates, rank)
         # 5
         if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
             await wait_for_limits(x, route, asked)
@@ -65,7 +77,10 @@ async def serve(x: Exchange) -> None:
             assert head is not None
             if x.request_body is not None and not x.request_body.done:
                 x.keep_alive = False
+            if upstream.gate is not None:
+                answered(x, upstream.gate, head.status)
             if head.status == 101:
+                release(x, monotonic())
                 await switch(x, route, connection, head)
             elif connection.body is None:
                 large = send_whole(x, route, connection, head)
@@ -153,6 +168,8 @@ def refuse(x: Exchange, failed: Failed) -> None:
 def finish(x: Exchange) -> None:
     """Count and log the exchange."""
     now = monotonic()
+    if x.slots:
+        release(x, now)
     seconds = now - x.started
     client = x.client_connection
     plane = client.plane
@@ -167,8 +184,10 @@ def finish(x: Exchange) -> None:
         metrics.request_bytes += x.request_body.received
     if x.failure is not None:
         metrics.rejected(x.failure.code)
+        if route is not None and route.upstream is not None and route.upstream.gate is not None:
+            not_answered(x, route.upstream.gate, x.failure)
     if x.tunnel is None:
-        overhead = seconds - x.upstream_seconds
+        overhead = seconds - x.upstream_seconds - x.queued
         plane.metrics.overhead.observe(overhead if overhead > 0 else 0.0)
     log = plane.log
     if log is not None and (route is None or route.access_log):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
+from gateway.policies.overload import NOBODY
 from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
+from gateway.proxy.admission import let_in
 from gateway.proxy.breaking import Breakers
 from gateway.proxy.coding import Threads
 from gateway.proxy.http1 import RequestReader, request_kinds
@@ -37,6 +39,7 @@ class DataPlane:
         "loop",
         "metrics",
         "reader",
+        "shed_from",
         "snapshot",
         "surely_small",
         "threads",
@@ -66,6 +69,8 @@ class DataPlane:
         self.limit_store = limit_store or self.local_counts
         self.top_keys = TopKeys()
         self.threads = Threads(loop)
+        self.shed_from = NOBODY
+        """Requests of this rank and of lower ones are refused: the event loop is late."""
         self.date = http_date(time())
         """The current `Date` value, renewed by `tick`."""
         self.apply(snapshot)
@@ -73,6 +78,7 @@ class DataPlane:
     def apply(self, snapshot: Snapshot) -> None:
         """New requests live in `snapshot` from now on."""
         names = snapshot.names
+        self._open_gates(snapshot)
         self.snapshot = snapshot
         for upstream in snapshot.upstreams:
             if upstream.group.watcher is None:
@@ -80,12 +86,21 @@ class DataPlane:
         limits = self.limits = snapshot.server.limits
         # A field line has at least 4 bytes, so a head of this size can break no limit.
         self.surely_small = min(limits.target, limits.headers, 4 * limits.header_count)
-        noted = {names.request_id, names.budget, b"x-server-timing"}
+        noted = {names.request_id, names.budget, b"x-server-timing"} | ({names.priority} if names.priority else set())
         self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
         self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
         self.local_counts.resize(snapshot.server.limits.rate_limit_keys)
         self.limit_store.forget()
         self.breakers.apply(snapshot)
+
+    def _open_gates(self, snapshot: Snapshot) -> None:
+        """Gates of before that are none any more run empty by themselves: who holds a slot lets the next one in."""
+        for one in getattr(self, "snapshot", snapshot).gates:
+            one.gate.metrics.live = None
+        now = monotonic()
+        for one in snapshot.gates:
+            one.gate.apply(one.settings, one.adaptive)
+            let_in(one.gate, self.loop, now)
 
     def tick(self) -> None:
         """Once a second: renew the date, close upstream connections idle for too long, let ejections end, and so on."""

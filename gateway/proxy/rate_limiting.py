@@ -85,6 +85,18 @@ def ask_limits(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> LimitCal
     return None
 
 
+def refuse_if_denied(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> None:
+    """Raise `Failed` when it is known without asking anybody that a limit would deny the request now. Nothing is charged."""
+    checks: list[Check] = []
+    for limit in limits:
+        if limit.plain and limit.enforce:
+            values = [key_part(x, route, part, name) for part, name in limit.key]
+            if None not in values:
+                checks.append(Check(limit, limit.tier, limit.digest.many(values), limit.cost.default))
+    if checks and x.client_connection.plane.limit_store.denies(checks):
+        ask_limits(x, route, limits)
+
+
 async def wait_for_limits(x: Exchange, route: Route, call: LimitCall) -> None:
     """Wait for the answer of the store and obey it. Raises `Failed`."""
     call.wake = x.wake

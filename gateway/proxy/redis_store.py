@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import uniform
 from typing import Final
 
@@ -105,6 +105,10 @@ class RedisStore:
         if idle is not None:
             self._idle = None
             idle.set_result(None)
+
+    def denies(self, checks: Sequence[Check]) -> bool:
+        """See `LimitStore`: as far as former denials tell."""
+        return bool(self._denied) and self._remembered(LimitCall(list(checks)), self._loop.time())
 
     def forget(self) -> None:
         """See `LimitStore`."""

@@ -182,6 +182,7 @@ async def test_upstreams_show_health_load_and_connections(admin: Client) -> None
             "load_balancing": "two_choices",
             "panic": False,
             "retry_budget": 10,
+            "max_in_flight": None,
             "endpoints": [
                 {
                     "url": "http://127.0.0.1:9001",

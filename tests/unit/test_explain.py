@@ -27,7 +27,7 @@ routes:
     timeout: 2s
   - {name: new, match: {host: api.example.com, path: /users, methods: [POST]}, upstream: users}
   - {name: moved, match: {path: /old/**}, redirect: https://new.example.com}
-  - {name: rest, match: {path: /users/**, query: {q: true}}, upstream: users, priority: -1}
+  - {name: rest, match: {path: /users/**, query: {q: true}, priority: -1}, upstream: users}
 """
 
 

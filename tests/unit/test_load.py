@@ -65,12 +65,12 @@ def test_yaml_1_2(write: Write) -> None:
     """`on` is a word, `012` is twelve, `1:30` and `1.10` are text: none of the surprises of YAML 1.1."""
     text = (
         BASE
-        + "  - {name: on, match: {path: /**, headers: {X-A: 1:30, X-B: 1.10, X-C: no}},\n     priority: 012, upstream: users}\n"
+        + "  - {name: on, match: {path: /**, headers: {X-A: 1:30, X-B: 1.10, X-C: no},\n     priority: 012}, upstream: users}\n"
     )
     config = load(write(text), {}).config
 
     assert config.routes[0].name == "on"
-    assert config.routes[0].priority == 12
+    assert config.routes[0].match.priority == 12
     assert [condition.shown for condition in config.routes[0].match.headers.values()] == ["`1:30`", "`1.10`", "`no`"]
 
 
@@ -309,10 +309,10 @@ def test_inherited_budgets_are_cut_not_refused(write: Write) -> None:
         ("match: {path: /a}", "match: {path: /a}"),
         ("match: {path: '/a/{x}'}", "match: {path: '/a/{y}'}"),
         ("match: {path: /a, methods: [GET]}", "match: {path: /a, methods: [HEAD]}"),
-        ("match: {path: /**}, priority: 1", "match: {path: /a, host: a.com}"),
-        ("match: {host: '*.a.com', path: '/{x}'}, priority: 5", "match: {host: b.a.com, path: /a, methods: [GET]}"),
+        ("match: {path: /**, priority: 1}", "match: {path: /a, host: a.com}"),
+        ("match: {host: '*.a.com', path: '/{x}', priority: 5}", "match: {host: b.a.com, path: /a, methods: [GET]}"),
         ("match: {path: /a, headers: {X: true}}", "match: {path: /a, headers: {x: '1'}}"),
-        ("match: {path: /a/**}, priority: 1", "match: {path: /a}"),
+        ("match: {path: /a/**, priority: 1}", "match: {path: /a}"),
     ],
 )
 def test_hidden_routes_are_errors(write: Write, first: str, second: str) -> None:
@@ -331,9 +331,9 @@ def test_hidden_routes_are_errors(write: Write, first: str, second: str) -> None
         ("match: {path: /**}", "match: {path: /a}"),
         ("match: {path: /a, methods: [GET]}", "match: {path: /a}"),
         ("match: {path: /a, headers: {X: '1'}}", "match: {path: /a, headers: {X: '2'}}"),
-        ("match: {path: '/a/{x}'}, priority: 1", "match: {path: /a/}"),
-        ("match: {host: '*.a.com'}, priority: 1", "match: {host: a.com}"),
-        ("match: {path: /a, query: {x: '1'}}, priority: 1", "match: {path: /a}"),
+        ("match: {path: '/a/{x}', priority: 1}", "match: {path: /a/}"),
+        ("match: {host: '*.a.com', priority: 1}", "match: {host: a.com}"),
+        ("match: {path: /a, query: {x: '1'}, priority: 1}", "match: {path: /a}"),
     ],
 )
 def test_reachable_routes_are_not(write: Write, first: str, second: str) -> None:

@@ -1,0 +1,90 @@
+"""What is counted of admission: slots, queues, and who was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from gateway.metrics.instruments import WAIT_BUCKETS, Histogram
+
+
+class Occupancy(Protocol):
+    """The live side of a limit."""
+
+    in_flight: int
+    limit: int
+    waiting: int
+
+
+class ConcurrencyMetrics:
+    """What is counted per limit. One object lives as long as its name does, across reloads."""
+
+    __slots__ = ("live", "name", "scope", "shed", "wait")
+
+    def __init__(self, scope: str, name: str) -> None:
+        self.scope = scope
+        """`server`, `route` or `upstream`."""
+        self.name = name
+        self.live: Occupancy | None = None
+        self.wait = Histogram(WAIT_BUCKETS)
+        """Of every request that waited, whatever became of it."""
+        self.shed: dict[tuple[str, str], int] = {}
+        """Requests refused, by failure code and priority."""
+
+    def refused(self, reason: str, priority: str) -> None:
+        """A request of this priority was refused; `reason` is the failure's code."""
+        key = (reason, priority)
+        self.shed[key] = self.shed.get(key, 0) + 1
+
+
+class LagMetrics:
+    """How late the event loop is."""
+
+    __slots__ = ("lag", "shed", "shedding")
+
+    def __init__(self) -> None:
+        self.lag = 0.0
+        """Smoothed, in seconds."""
+        self.shedding: tuple[str, ...] = ()
+        """The priorities that are refused now."""
+        self.shed: dict[str, int] = {}
+        """Requests refused, by priority."""
+
+
+def concurrency_families(limits: Iterable[ConcurrencyMetrics]) -> Iterator[Metric]:
+    """What Prometheus reads of the limits."""
+    labels = ["scope", "name"]
+    in_flight = GaugeMetricFamily("gateway_concurrency_in_flight", "Slots taken", labels=labels)
+    limit = GaugeMetricFamily("gateway_concurrency_limit", "Slots there are; moves where the limit adapts", labels=labels)
+    waiting = GaugeMetricFamily("gateway_queue_length", "Requests that wait for a slot", labels=labels)
+    wait = HistogramMetricFamily("gateway_queue_wait_seconds", "How long those that waited did so", labels=labels)
+    for one in list(limits):
+        where = [one.scope, one.name]
+        if one.live is not None:
+            in_flight.add_metric(where, one.live.in_flight)
+            limit.add_metric(where, one.live.limit)
+            waiting.add_metric(where, one.live.waiting)
+        wait.add_metric(where, one.wait.cumulative(), one.wait.total)
+    return iter((in_flight, limit, waiting, wait))
+
+
+def shed_families(limits: Iterable[ConcurrencyMetrics], lag: LagMetrics) -> Iterator[Metric]:
+    """What Prometheus reads of refusals, and of the event loop."""
+    shed = CounterMetricFamily(
+        "gateway_shed", "Requests refused by admission control", labels=["scope", "name", "reason", "priority"]
+    )
+    for one in list(limits):
+        for (reason, priority), count in list(one.shed.items()):
+            shed.add_metric([one.scope, one.name, reason, priority], count)
+    for priority, count in list(lag.shed.items()):
+        shed.add_metric(["server", "", "overloaded", priority], count)
+    yield shed
+    yield GaugeMetricFamily("gateway_event_loop_lag_seconds", "How late the event loop is, smoothed", value=lag.lag)
+    shedding = GaugeMetricFamily(
+        "gateway_shedding", "1 while requests of this priority are refused because the loop is late", labels=["priority"]
+    )
+    for priority in ("default", "sheddable"):
+        shedding.add_metric([priority], priority in lag.shedding)
+    yield shedding
