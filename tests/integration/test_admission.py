@@ -507,7 +507,9 @@ async def test_an_adaptive_limit_follows_the_upstream(upstream: StartUpstream, g
             await peer.send(OK if calm else b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
 
     app = await upstream(is_busy)
-    running = await gateway(proxy(app.url, upstream="max_in_flight: {limit: 50, adaptive: {min: 10, max: 60}}"))
+    running = await gateway(
+        proxy(app.url, upstream="max_in_flight: {limit: 50, adaptive: {min: 10, max: 60}}", route="retry: off")
+    )
 
     for _ in range(5):
         assert (await running.get()).status == 503
