@@ -231,7 +231,7 @@ async def dead(seconds: float = 8.0) -> None:
             )
 
 
-async def failing(seconds: float = 6.0) -> None:
+async def failing() -> None:
     """The only endpoint fails every request."""
     for mode in ("500", "503", "reset", "refuse", "hang"):
         async with world(1, route="timeout: {request: 2s, attempt: 500ms}") as w, Load(w.gateway, 64) as load:
@@ -242,17 +242,16 @@ async def failing(seconds: float = 6.0) -> None:
             await w.tell("zero")
             sent, flip = load.sent, time.perf_counter()
             await w.modes(mode)
-            await asyncio.sleep(seconds / 2)
-            before, count, half = family_cpu_seconds(w.pid), len(load.results), time.perf_counter()
-            await asyncio.sleep(seconds / 2)
+            opened = await _opened(load)
+            before, count, start = family_cpu_seconds(w.pid), len(load.results), time.perf_counter()
+            await asyncio.sleep(2)
+            end = time.perf_counter()
             refusal = (family_cpu_seconds(w.pid) - before) / max(1, len(load.results) - count) * 1e6
             seen, asked = (await w.requests())[0], load.sent - sent
-            refused = [when for when, _, _, was in load.results if was and when > flip]
-            opened = f"{refused[0] - flip:.2f} s" if refused else "never"
             print(
-                f"{mode:7} upstream saw {seen} of {asked} (bound {1.2 * asked + 10 * seconds:.0f})  open after {opened}"
-                f"  refusal {refusal:.1f} us, proxied {proxied:.1f} us = {refusal / proxied:.2f}"
-                f"  then {dict(load.between(half, time.perf_counter()))}"
+                f"{mode:7} upstream saw {seen} of {asked} (bound {1.2 * asked + 10 * (end - flip):.0f})"
+                f"  open after {opened - flip:.2f} s  refusal {refusal:.1f} us, proxied {proxied:.1f} us"
+                f" = {refusal / proxied:.2f}  then {dict(load.between(start, end))}"
             )
             # It comes back weak: 20 at a time, 5 ms each, so that 64 clients at once are too many for 100 ms.
             await w.modes("workers:20:5")
@@ -260,6 +259,17 @@ async def failing(seconds: float = 6.0) -> None:
             await asyncio.sleep(20)
             good = [load.between(back + at, back + at + 1)[200] for at in range(20)]
             print(f"        200s per second after it is back: {good}")
+
+
+async def _opened(load: Load, within: float = 15.0) -> float:
+    """When the gateway has begun to refuse nearly everything."""
+    end = time.perf_counter() + within
+    while (now := time.perf_counter()) < end:
+        await asyncio.sleep(0.05)
+        last = [was for when, _, _, was in load.results[-2000:] if when > now]
+        if last and sum(last) > 0.9 * len(last):
+            return now
+    return float("nan")
 
 
 async def hanging() -> None:
