@@ -1,4 +1,4 @@
-"""The commands: run · check · explain · routes · schema · init · demo · healthcheck · limits · version.
+"""The commands: run · check · diff · reload · explain · routes · schema · init · demo · healthcheck · limits · version.
 
 Exit codes: 0 ok, 1 the configuration is not valid, 2 wrong usage, 3 not reachable. Each command imports what it needs when it
 runs: a container runs the health check every few seconds.
@@ -26,6 +26,7 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 
 HEALTH_TIMEOUT: Final = 3.0
+RELOAD_TIMEOUT: Final = 60.0
 """Seconds."""
 
 DEFAULT_CONFIG: Final = "config/gateway.yaml"
@@ -76,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(add("run", _run, "Run the gateway."))
     check = _add_config(add("check", _check, "Validate a configuration; all problems at once."))
     check.add_argument("--format", choices=("text", "json", "github"), default="text", help="how to show the problems")
+    diff = add("diff", _diff, "Say what one configuration changes in another; exit code 1 when anything.")
+    diff.add_argument("old", metavar="OLD")
+    diff.add_argument("new", metavar="NEW")
+    reload = add("reload", _reload, "Let a running gateway read its configuration again; prints what changes.")
+    reload.add_argument("--dry-run", action="store_true", help="only say what would change")
+    _add_admin(reload)
     explain = add("explain", _explain, "Say which route takes a request, why, and what holds for it.")
     explain.add_argument("config", metavar="CONFIG")
     explain.add_argument("method", metavar="METHOD")
@@ -96,8 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "key", nargs="?", metavar="KEY", help="its value, such as an address; those of a combined key joined by |"
     )
     limits.add_argument("--limit", default="default", metavar="NAME", help="default: %(default)s")
-    limits.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s")
-    limits.add_argument("--token-file", metavar="PATH", help="with `reset`: file with the token of `admin.token_file`")
+    _add_admin(limits)
     add("version", _version, "Print the version.")
     parser.commands = tuple(commands.choices)
     return parser
@@ -106,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, metavar="CONFIG", help="default: %(default)s")
     return parser
+
+
+def _add_admin(parser: argparse.ArgumentParser) -> None:
+    """Where the admin listener is, and what it asks for."""
+    parser.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s; or unix:/path")
+    parser.add_argument("--token-file", metavar="PATH", help="to change something: file with the token of `admin.token_file`")
 
 
 def _colour(stream: TextIO) -> bool:
@@ -129,7 +141,7 @@ def _load(path: str) -> Loaded | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from gateway.app import run
+    from gateway.supervisor import run
 
     return run(options.config)
 
@@ -252,7 +264,7 @@ def _ask(url: str) -> tuple[bool, str]:
     return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
 
 
-def _request(url: str, method: str, target: str, headers: dict[str, str]) -> tuple[int, str]:
+def _request(url: str, method: str, target: str, headers: dict[str, str], timeout: float = HEALTH_TIMEOUT) -> tuple[int, str]:
     """Status and body of an answer of an admin listener; status 0 and the reason when there was none."""
     import http.client
     import socket
@@ -261,15 +273,15 @@ def _request(url: str, method: str, target: str, headers: dict[str, str]) -> tup
     connection = None
     try:
         if url.startswith("unix:"):
-            connection = http.client.HTTPConnection("localhost", timeout=HEALTH_TIMEOUT)
+            connection = http.client.HTTPConnection("localhost", timeout=timeout)
             connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(HEALTH_TIMEOUT)
+            connection.sock.settimeout(timeout)
             connection.sock.connect(url[5:])
         else:
             parts = urlsplit(url if "//" in url else f"http://{url}")
             if parts.scheme != "http" or not parts.hostname:
                 return 0, f"not reachable: `{url}` is not an http URL"
-            connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=HEALTH_TIMEOUT)
+            connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
         connection.request(method, target, headers=headers)
         response = connection.getresponse()
         return response.status, response.read(1 << 20).decode("utf-8", "replace")
@@ -280,19 +292,53 @@ def _request(url: str, method: str, target: str, headers: dict[str, str]) -> tup
             connection.close()
 
 
+def _token_header(options: argparse.Namespace) -> dict[str, str] | None:
+    """What shows the token; None after an error message."""
+    if options.token_file is None:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {Path(options.token_file).read_text(encoding='utf-8').strip()}"}
+    except (OSError, UnicodeDecodeError):
+        print(f"gateway {options.name}: error: cannot read `{options.token_file}`", file=sys.stderr)
+        return None
+
+
+def _reload(options: argparse.Namespace) -> int:
+    import json
+
+    headers = _token_header(options)
+    if headers is None:
+        return USAGE
+    target = "/reload?dry_run=1" if options.dry_run else "/reload"
+    status, text = _request(options.admin, "POST", target, headers, RELOAD_TIMEOUT)
+    try:
+        text = str(json.loads(text)["text"])
+    except (ValueError, TypeError, KeyError):
+        pass
+    print(text.rstrip("\n"), file=sys.stdout if status == 200 else sys.stderr)
+    return OK if status == 200 else INVALID if status else UNREACHABLE
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from gateway.control.diff import diff, render
+
+    old, new = _load(options.old), _load(options.new)
+    if old is None or new is None:
+        return USAGE
+    changes = diff(old, new)
+    print(render(changes))
+    return INVALID if changes else OK
+
+
 def _limits(options: argparse.Namespace) -> int:
     from urllib.parse import urlencode
 
     if options.action != "top" and (options.route is None or options.key is None):
         print(f"gateway limits: error: `{options.action}` needs ROUTE and KEY", file=sys.stderr)
         return USAGE
-    headers = {}
-    if options.token_file is not None:
-        try:
-            headers["Authorization"] = f"Bearer {Path(options.token_file).read_text(encoding='utf-8').strip()}"
-        except (OSError, UnicodeDecodeError):
-            print(f"gateway limits: error: cannot read `{options.token_file}`", file=sys.stderr)
-            return USAGE
+    headers = _token_header(options)
+    if headers is None:
+        return USAGE
     target = "/limits"
     if options.action != "top":
         query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})

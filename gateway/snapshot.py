@@ -36,7 +36,14 @@ class Listener:
     host: str = ""
     port: int = 0
     path: str = ""
-    tls: ssl.SSLContext | None = None
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
+    tls_fingerprint: str = ""
+    """Stands for `tls` in comparisons: a digest over its settings and the content of its files."""
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Where it listens, whatever it shows there."""
+        return self.host, self.port, self.path
 
     def __str__(self) -> str:
         if self.path:

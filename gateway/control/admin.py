@@ -20,8 +20,6 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from gateway.control.admin_limits import PAGES as LIMIT_PAGES
-from gateway.control.admin_limits import AdminLimits
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import normalise_host, parse_address
 from gateway.metrics import GatewayMetrics
@@ -65,7 +63,18 @@ class AdminState(Protocol):
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_admin_app(state: AdminState, hosts: Iterable[str] = (), limits: AdminLimits | None = None) -> web.Application:
+class Pages(Protocol):
+    """A group of pages about one subject, in a file of its own."""
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Path ▸ what the index says about it."""
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the pages."""
+
+
+def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[Pages] = ()) -> web.Application:
     """The application. `hosts` are further names to answer to, such as the name that the listener is bound to."""
     app = web.Application(middlewares=[_host_check(hosts)], client_max_size=1024)
     app.on_response_prepare.append(_harden)
@@ -82,7 +91,8 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), limits: AdminLi
             return web.Response(text="ready\n")
         return web.Response(status=503, text="draining\n" if state.draining else "starting\n")
 
-    pages = PAGES if limits is None else PAGES | LIMIT_PAGES
+    groups = list(more)
+    pages = {**PAGES, **{path: text for group in groups for path, text in group.pages.items()}}
 
     async def index(request: web.Request) -> web.Response:
         return web.Response(text="".join(f"{path:<12} {text}\n" for path, text in pages.items()))
@@ -94,14 +104,14 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), limits: AdminLi
     app.router.add_get("/config", _shows(lambda: state.effective_config))
     app.router.add_get("/routes", _shows(lambda: [_route(route) for route in state.snapshot.routes]))
     app.router.add_get("/upstreams", _shows(lambda: list(_upstreams(state.snapshot))))
-    if limits is not None:
-        limits.add_to(app)
+    for group in groups:
+        group.add_to(app)
     return app
 
 
-def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), limits: AdminLimits | None = None) -> web.AppRunner:
+def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), more: Iterable[Pages] = ()) -> web.AppRunner:
     """The application, ready to be set up and bound: no access log, no signal handlers, a short farewell."""
-    return web.AppRunner(make_admin_app(state, hosts, limits), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    return web.AppRunner(make_admin_app(state, hosts, more), access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
 
 def _host_check(hosts: Iterable[str]) -> Any:

@@ -6,13 +6,13 @@ Keys are shown as digests: they may be credentials. A reset changes something, s
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
+from gateway.control.admin_token import AdminToken
 from gateway.control.keys import Part
 from gateway.control.limits_compile import in_words, part_value
 from gateway.policies.rate_limit import seconds_up
@@ -34,7 +34,9 @@ PAGES: Final = {
 class AdminLimits:
     """The handlers. `plane` is asked per request, so a reload is seen at once."""
 
-    def __init__(self, plane: Callable[[], DataPlane], token: str | None) -> None:
+    pages: Final = PAGES
+
+    def __init__(self, plane: Callable[[], DataPlane], token: AdminToken) -> None:
         self._plane = plane
         self._token = token
 
@@ -78,11 +80,7 @@ class AdminLimits:
         return _json(await self._ask(limit, digest, 0))
 
     async def _reset(self, request: web.Request) -> web.Response:
-        if self._token is None:
-            raise web.HTTPForbidden(text="`admin.token_file` is not set: nothing can be changed here.\n")
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode("utf-8")):
-            raise web.HTTPUnauthorized(text="The token is missing or wrong.\n", headers={"WWW-Authenticate": "Bearer"})
+        self._token.check(request)
         limit, digest = self._named(request)
         plane = self._plane()
         plane.local_counts.reset(limit.id, digest)

@@ -11,6 +11,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from gateway.control.limits_compile import compile_limits, fields_read, redis_se
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.retries_compile import compile_retry, retry_budget
-from gateway.control.schema import Config, Server, UpstreamTls
+from gateway.control.schema import Config, Listen, Server, UpstreamTls
 from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
@@ -63,11 +64,12 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
     """The snapshot of a configuration that `load` has accepted.
 
     Raises `tls.TlsError` or OSError when a certificate file has changed since; then nothing has been changed. `previous` is
-    left as it is: see `dropped_endpoints` for what to retire once the new snapshot is in place.
+    left as it is: see `dropped_endpoints` for what to retire once the new snapshot is in place. New routes and upstreams are
+    counted from now on: see `GatewayMetrics.keep_only`.
     """
     config = loaded.config
     known = {upstream.name: upstream for upstream in previous.upstreams} if previous is not None else {}
-    server = _server(config.server)
+    server = _server(config.server, previous.server.listeners if previous is not None else ())
     settings = {name: _upstream_settings(upstream, known.get(name)) for name, upstream in config.upstreams.items()}
     gates = Gates(config, metrics, previous)
     upstreams = {
@@ -85,8 +87,6 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
     routes = tuple(_route(config, index, upstreams, metrics, gates) for index in range(len(config.routes)))
     matches = route_matches(config)
     noted = {*fields_read(config), *fields_that_steer(config), *request_fields_read(config)}
-    metrics.config_hash = loaded.hash
-    metrics.config_loaded_at = time.time()
     return Snapshot(
         server=server,
         names=_names(config.server),
@@ -120,18 +120,24 @@ def _process_name() -> str:
     return f"gateway-{secrets.token_hex(3)}"
 
 
-def _server(server: Server) -> ServerSettings:
+def _listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
+    """A TLS context is kept as long as its settings and files are the same, so that sessions can be resumed."""
+    plain = Listener(
+        listen.address.host,
+        listen.address.port,
+        listen.address.path,
+        tls_fingerprint=tls.listen_fingerprint(listen.tls) if listen.tls is not None else "",
+    )
+    if plain in known or listen.tls is None:
+        return known.get(plain, plain)
+    return replace(plain, tls=tls.server_context(listen.tls))
+
+
+def _server(server: Server, previous: tuple[Listener, ...]) -> ServerSettings:
     limits, timeouts = server.limits, server.timeouts
+    known = {listener: listener for listener in previous}
     return ServerSettings(
-        listeners=tuple(
-            Listener(
-                listen.address.host,
-                listen.address.port,
-                listen.address.path,
-                tls.server_context(listen.tls) if listen.tls is not None else None,
-            )
-            for listen in server.listen
-        ),
+        listeners=tuple(_listener(listen, known) for listen in server.listen),
         name=server.name or _process_name(),
         trusted_proxies=Networks(server.trusted_proxies),
         limits=Limits(

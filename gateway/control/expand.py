@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +13,11 @@ _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)(\}?)")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def expand(text: str, environ: Mapping[str, str], base: Path) -> str:
+def expand(text: str, environ: Mapping[str, str], base: Path, read: Callable[[Path], str] | None = None) -> str:
     """`${VAR}`, `${VAR:-default}`, `${VAR:?message}`, `${file:/path}`; `$${` is a literal `${`.
 
-    As in a shell, `:-` and `:?` treat an empty variable as unset. Paths are relative to `base`. Raises ValueError in words for
-    the operator that never hold a value.
+    As in a shell, `:-` and `:?` treat an empty variable as unset. Paths are relative to `base`. `read` opens files in place of
+    `read_secret`. Raises ValueError in words for the operator that never hold a value.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -25,14 +25,14 @@ def expand(text: str, environ: Mapping[str, str], base: Path) -> str:
             return "${"
         if not match[2]:
             raise ValueError("`${` without `}`; a literal `${` is written `$${`")
-        return _resolve(match[1], environ, base)
+        return _resolve(match[1], environ, base, read or read_secret)
 
     return _REFERENCE.sub(replace, text)
 
 
-def _resolve(reference: str, environ: Mapping[str, str], base: Path) -> str:
+def _resolve(reference: str, environ: Mapping[str, str], base: Path, read: Callable[[Path], str]) -> str:
     if reference.startswith("file:"):
-        return read_secret(base / reference[5:])
+        return read(base / reference[5:])
     name, separator, rest = reference.partition(":")
     if _NAME.fullmatch(name) is None or (separator and rest[:1] not in ("-", "?")):
         raise ValueError("not a reference: write `${VAR}`, `${VAR:-default}`, `${VAR:?message}` or `${file:/path}`")

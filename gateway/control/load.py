@@ -5,19 +5,20 @@ Nothing here raises anything but `ConfigError`, whatever the file holds.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from collections.abc import Mapping as Environment
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from gateway.control import checks
-from gateway.control.expand import expand
+from gateway.control.expand import expand, read_secret
+from gateway.control.files import Sources, digest, digest_of, matching
 from gateway.control.json_schema import known_fields
 from gateway.control.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence, TreeParser, problem_at, to_data
 from gateway.control.problems import ConfigError, Problem
@@ -43,11 +44,21 @@ class Loaded:
     path: Path
     files: tuple[Path, ...]
     """The main file and the included ones."""
+    sources: Sources
+    """All that it was made of, for whoever looks for changes."""
+    data: Any
+    """The values as they were written, `${…}` replaced: what `from_data` makes the same configuration of."""
 
 
 def load(path: str | Path, environ: Environment[str, str] | None = None) -> Loaded:
     """Read and validate a configuration file and what it includes. Raises ConfigError with all problems."""
     return _Loader(Path(path), os.environ if environ is None else environ).load()
+
+
+def from_data(data: Any, path: Path, name: str) -> Loaded:
+    """A configuration that another process has loaded and checked. Nothing is known of where its values were written."""
+    config = Config.model_validate(data, context={"base": path.parent})
+    return Loaded(config, Positions(Mapping(Position(str(path), 0, 0)), {}), name, path, (path,), Sources(), data)
 
 
 class _Loader:
@@ -58,14 +69,16 @@ class _Loader:
         self.problems: list[Problem] = []
         self.lines: dict[str, list[str]] = {}
         self.files: list[Path] = [path]
+        self.digests: dict[Path, bytes | None] = {path: None}
+        self.patterns: list[str] = []
 
     def load(self) -> Loaded:
         root = self._parse(self.path)
         if root is None:
-            raise ConfigError(self.problems)
+            raise self._error()
         if not isinstance(root, Mapping):
             self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on")
-            raise ConfigError(self.problems)
+            raise self._error()
         self._include(root)
         self._refuse_nulls(root)
         positions = Positions(root, self.lines)
@@ -76,9 +89,21 @@ class _Loader:
         else:
             self._look_further(root, faults)
         if config is None or self.problems:
-            raise ConfigError(self.problems)
-        digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
-        return Loaded(config, positions, digest, self.path, tuple(self.files))
+            raise self._error(config)
+        name = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
+        return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(config), data)
+
+    def _error(self, config: Config | None = None) -> ConfigError:
+        return ConfigError(self.problems, self._sources(config))
+
+    def _sources(self, config: Config | None) -> Sources:
+        for path in _paths(config):
+            self.digests[path] = digest_of(path)
+        return Sources(self.digests, tuple(self.patterns))
+
+    def _read_secret(self, path: Path) -> str:
+        self.digests[path] = digest_of(path)
+        return read_secret(path)
 
     def _report(self, position: Position, message: str, hint: str = "") -> None:
         self.problems.append(problem_at(position, self.lines.get(position.file, []), message, hint))
@@ -91,12 +116,13 @@ class _Loader:
             return None
         name = str(path)
         self.lines[name] = text.splitlines()
-        parser = TreeParser(name, text, lambda value: expand(value, self.environ, self.base))
+        parser = TreeParser(name, text, lambda value: expand(value, self.environ, self.base, self._read_secret))
         root = parser.parse()
         self.problems += parser.problems
         return root
 
     def _read(self, path: Path) -> str | None:
+        self.digests.setdefault(path, None)
         try:
             with path.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
@@ -104,6 +130,9 @@ class _Loader:
             reason = getattr(error, "strerror", None) or "not a path"
             self.problems.append(Problem(str(path), 0, 0, f"cannot read the file: {reason}"))
             return None
+        # Of a pipe there is nothing to look at again.
+        whole = len(content) <= MAX_FILE and path.is_file()
+        self.digests[path] = digest(content) if whole else digest_of(path)
         if len(content) > MAX_FILE:
             self.problems.append(Problem(str(path), 0, 0, f"the file is larger than {MAX_FILE >> 20}MiB"))
             return None
@@ -144,16 +173,11 @@ class _Loader:
 
     def _matching(self, pattern: Scalar, text: str) -> list[Path]:
         path = self.base / text
-        if glob.has_magic(text):
-            # Not Path.glob: it takes no absolute patterns and cannot fail quietly on unreadable folders.
-            names = glob.glob(str(path))  # noqa: PTH207
-            return [Path(name) for name in names if Path(name).is_file()]
-        if path.is_dir():
-            return [file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")]
-        if not path.is_file():
+        self.patterns.append(str(path))
+        found = matching(path)
+        if found is None:
             self._report(pattern.position, "there is no such file or folder to include")
-            return []
-        return [path]
+        return found or []
 
     def _merge(self, root: Mapping, tree: Mapping) -> None:
         for name, (key, node) in tree.items.items():
@@ -228,6 +252,18 @@ class _Loader:
                 found = checks.check(config, positions)
                 self.problems += [problem for problem in found if problem not in self.problems]
                 return
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """Every file that the configuration names."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _paths(getattr(value, name))
+    elif isinstance(value, (tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _paths(inner)
 
 
 _PLAIN_TEXTS: Final = {

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from gateway.control.files import Sources
+
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SECRETS: Final = re.compile(
     r"(?i)((?:password|secret|token|credential)[a-z_]*[\"']?\s*:\s*)([^\s,}#][^,}#]*)|(://)([^/@\s]+)(?=@)"
@@ -37,9 +39,11 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration is not valid. `problems` holds all that is wrong, in file and line order."""
+    """The configuration is not valid. `problems` holds all that is wrong, in file and line order; `sources` the files to
+    look at for a correction."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], sources: Sources | None = None) -> None:
+        self.sources = sources or Sources()
         self.problems = tuple(
             sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.column, problem.message))
         )

@@ -83,6 +83,12 @@ class ServerTimeouts(Model):
     drain_delay: values.Delay = setting("0s", "How long a shutdown keeps accepting while it reports not ready.")
 
 
+class Reload(Model):
+    """When the file is read again. SIGHUP, `POST /reload` and `gateway reload` always do."""
+
+    watch: bool = setting(True, "Reload when the content of the files changes; they are looked at once a second.")
+
+
 class Paths(Model):
     """What to do with paths that others may read differently.
 
@@ -120,6 +126,7 @@ class Server(Model):
     forwarded: Annotated[str, *choice("x_forwarded", "forwarded", "both", "off")] = setting(
         "x_forwarded", "Which headers tell upstreams about the client: `X-Forwarded-*`, `Forwarded` (RFC 7239), both or none."
     )
+    reload: Reload = setting({}, "When the file is read again.")
     paths: Paths = setting({}, "What to do with paths that others may read differently.")
     request_id: RequestId = setting({}, "The id that ties together the log lines of one request.")
     max_in_flight: Annotated[MaxInFlight | None, OrOff(None)] = setting(

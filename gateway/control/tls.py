@@ -94,9 +94,18 @@ def _holds(path: Path, what: bytes) -> bool:
 
 def fingerprint(tls: UpstreamTls) -> str:
     """A digest over the settings and the content of every file they name, so that a renewed certificate is a change."""
+    return _digest(tls, (tls.verify, tls.server_name), (tls.ca, tls.certificate, tls.key, tls.key_password_file))
+
+
+def listen_fingerprint(tls: ListenTls) -> str:
+    """The same for a listener."""
+    return _digest(tls, (tls.min_version,), (tls.certificate, tls.key, tls.key_password_file))
+
+
+def _digest(tls: ListenTls | UpstreamTls, settings: tuple[object, ...], files: tuple[Path | None, ...]) -> str:
     digest = hashlib.sha256()
     secret = tls.key_password.get_secret_value() if tls.key_password is not None else ""
-    digest.update(repr((tls.verify, tls.server_name, secret)).encode())
-    for path in (tls.ca, tls.certificate, tls.key, tls.key_password_file):
+    digest.update(repr((*settings, secret)).encode())
+    for path in files:
         digest.update(b"\0" if path is None else hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

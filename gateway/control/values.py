@@ -330,15 +330,16 @@ class OneOrMany:
 
 @dataclass(frozen=True)
 class OrOff:
-    """Annotation: `off` stands for `resolved`; anything else is validated as the type says."""
+    """Annotation: `off` (or another word) stands for `resolved`; anything else is validated as the type says."""
 
     resolved: Any
+    word: str = OFF
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def validate(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
-            return self.resolved if value == OFF else inner(value)
+            return self.resolved if value == self.word else inner(value)
 
         return core_schema.no_info_wrap_validator_function(validate, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"const": OFF}, handler(schema)]}
+        return {"anyOf": [{"const": self.word}, handler(schema)]}

@@ -10,6 +10,7 @@ from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
 from gateway.metrics.limits import DECIDERS, DECISIONS, LimitMetrics, StoreMetrics
+from gateway.metrics.reloads import ReloadMetrics
 from gateway.metrics.routes import KNOWN_METHODS, RouteMetrics
 from gateway.metrics.upstreams import Standings, UpstreamMetrics
 
@@ -26,6 +27,7 @@ __all__ = [
     "Histogram",
     "LagMetrics",
     "LimitMetrics",
+    "ReloadMetrics",
     "RouteMetrics",
     "Standings",
     "StoreMetrics",

@@ -12,6 +12,7 @@ from gateway.metrics.compression import CompressionMetrics, compression_families
 from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics, concurrency_families, shed_families
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
 from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
+from gateway.metrics.reloads import ReloadMetrics, reload_families
 from gateway.metrics.routes import RouteMetrics, route_families
 from gateway.metrics.upstreams import UpstreamMetrics, health_families, upstream_families
 
@@ -27,12 +28,12 @@ class GatewayMetrics:
         "compression",
         "concurrency",
         "config_hash",
-        "config_loaded_at",
         "connections",
         "lag",
         "limits",
         "overhead",
         "protocol_errors",
+        "reloads",
         "routes",
         "store",
         "tunnels",
@@ -43,7 +44,8 @@ class GatewayMetrics:
     def __init__(self, version: str) -> None:
         self.version = version
         self.config_hash = ""
-        self.config_loaded_at = 0.0
+        self.reloads: ReloadMetrics | None = None
+        """None in a worker of several: their supervisor reloads."""
         self.connections = 0
         self.tunnels = 0
         self.protocol_errors: dict[str, int] = {}
@@ -78,13 +80,14 @@ class GatewayMetrics:
         """The counters of a limit on what is in flight, kept by name."""
         return self.concurrency.setdefault((scope, name), ConcurrencyMetrics(scope, name))
 
-    def keep_only(self, routes: Iterable[str], upstreams: Iterable[str]) -> None:
+    def keep_only(self, routes: Iterable[str], upstreams: Iterable[str], limits: Iterable[tuple[str, str]]) -> None:
         """After a reload: forget what is no longer configured, so that its series end."""
         kept_routes, kept_upstreams = {*routes, UNMATCHED}, set(upstreams)
         self.routes = {name: kept for name, kept in self.routes.items() if name in kept_routes}
         self.upstreams = {name: kept for name, kept in self.upstreams.items() if name in kept_upstreams}
         self.compression = {name: kept for name, kept in self.compression.items() if name in kept_routes}
-        self.limits = {key: kept for key, kept in self.limits.items() if key[0] in kept_routes}
+        kept_limits = set(limits)
+        self.limits = {key: kept for key, kept in self.limits.items() if key in kept_limits}
         scopes = {"route": kept_routes, "upstream": kept_upstreams, "server": {""}}
         self.concurrency = {key: kept for key, kept in self.concurrency.items() if key[1] in scopes[key[0]]}
 
@@ -119,9 +122,8 @@ class GatewayMetrics:
         info = GaugeMetricFamily("gateway_config_info", "The running configuration", labels=["hash"])
         info.add_metric([self.config_hash], 1)
         yield info
-        yield gauge(
-            "gateway_config_last_reload_success_timestamp_seconds", "When the configuration was loaded", self.config_loaded_at
-        )
+        if self.reloads is not None:
+            yield from reload_families(self.reloads)
         build = GaugeMetricFamily("gateway_build_info", "The running version", labels=["version"])
         build.add_metric([self.version], 1)
         yield build

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DataPlane:
-    """See the module's docstring. `apply` swaps the snapshot; a request keeps the one it began with."""
+    """See the module's docstring. `apply` swaps the snapshot; an exchange keeps the one it began with."""
 
     __slots__ = (
         "breakers",
@@ -92,6 +92,8 @@ class DataPlane:
         self.local_counts.resize(snapshot.server.limits.rate_limit_keys)
         self.limit_store.forget()
         self.breakers.apply(snapshot)
+        for connection in self.connections:
+            connection.renew()
 
     def _open_gates(self, snapshot: Snapshot) -> None:
         """Gates of before that are none any more run empty by themselves: who holds a slot lets the next one in."""

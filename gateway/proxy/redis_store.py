@@ -74,7 +74,7 @@ class RedisStore:
     ) -> None:
         self.settings = settings
         self.up = False
-        self._metrics = metrics
+        self.metrics = metrics
         self._make_link = link
         self._loop = asyncio.get_running_loop()
         self._queue: deque[LimitCall] = deque()
@@ -163,7 +163,7 @@ class RedisStore:
             except Exception as error:  # noqa: BLE001 - whatever it is, requests must not wait for a task that has ended
                 self._went_down(error)
             finally:
-                self.up = self._metrics.up = False
+                self.up = self.metrics.up = False
                 await link.close()
             await self._pause()
 
@@ -200,7 +200,7 @@ class RedisStore:
             await link.run([_probe()])
 
     async def _serve(self, link: Link) -> None:
-        loop, queue, metrics = self._loop, self._queue, self._metrics
+        loop, queue, metrics = self._loop, self._queue, self.metrics
         while True:
             if not queue:
                 idle = self._idle = loop.create_future()
@@ -266,7 +266,7 @@ class RedisStore:
 
     def _give_up(self, calls: deque[LimitCall] | list[LimitCall]) -> None:
         """Tell all that wait that the store does not answer. They may not come back before it is up again."""
-        self.up = self._metrics.up = False
+        self.up = self.metrics.up = False
         waiting, queued = list(calls), list(self._queue)
         self._queue.clear()
         for call in waiting if calls is self._queue else waiting + queued:
@@ -283,12 +283,12 @@ class RedisStore:
             _log.info("rate limits are kept in %s", self.settings.shown)
         self._told = False
         self._up_at = self._loop.time()
-        self.up = self._metrics.up = True
+        self.up = self.metrics.up = True
         self._first.set()
 
     def _went_down(self, error: BaseException | None) -> None:
         kind = _kind(error)
-        self._metrics.failed(kind)
+        self.metrics.failed(kind)
         self._give_up(self._queue)
         self._tell_down(kind)
 

@@ -91,6 +91,11 @@ class DownstreamConnection(ClientConnection):
         now = monotonic()
         self.alarm.set(now + plane.snapshot.server.timeouts.header, now)
 
+    def renew(self) -> None:
+        """See `ClientConnection`. The fields of the last request were read for the routes there were then."""
+        super().renew()
+        self._fields = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self.plane.connections.discard(self)

@@ -23,6 +23,32 @@ def https(certificates: Certificates) -> str:
 # -- clients -----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_certificate_is_renewed(
+    upstream: StartUpstream, gateway: StartGateway, certificates: Certificates, tmp_path: Path
+) -> None:
+    """New connections are shown the new certificate, old ones go on, and nobody is refused meanwhile."""
+    origin = await upstream(answers(OK))
+    for name, source in (("now.crt", "wrong.crt"), ("now.key", "wrong.key")):
+        (tmp_path / name).write_bytes(certificates[source].read_bytes())
+    listen = f'{{address: "127.0.0.1:0", tls: {{certificate: "{tmp_path}/now.crt", key: "{tmp_path}/now.key"}}}}'
+    text = proxy(origin.url, listen=listen)
+    running = await gateway(text)
+    trusting = certificates.client()
+    old = await running.client(tls=trusting, name="other.example")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await running.client(tls=trusting)
+    for name, source in (("now.crt", "good.crt"), ("now.key", "good.key")):
+        (tmp_path / name).write_bytes(certificates[source].read_bytes())
+    outcome = await running.app.reloader.reload("test")
+
+    assert outcome.text == "\n".join(
+        f"~ server.listen[127.0.0.1:0].tls.{field}: the content of `{tmp_path}/now.{suffix}`"
+        for field, suffix in (("certificate", "crt"), ("key", "key"))
+    )
+    assert (await (await running.client(tls=trusting)).ask(GET)).status == 200
+    assert (await old.ask(GET)).status == 200
+
+
 async def test_a_tls_client_is_served(upstream: StartUpstream, gateway: StartGateway, certificates: Certificates) -> None:
     """HTTPS in, HTTP out; the upstream is told the scheme, and absolute-form with it is ours (RFC 9110 4.2.2)."""
     origin = await upstream(echoes_requests)

@@ -138,7 +138,7 @@ def test_counters_survive_a_reload_and_end_with_their_name() -> None:
     metrics.route("b")
     upstream = metrics.upstream("u")
     metrics.upstream("v")
-    metrics.keep_only(["a"], ["u"])
+    metrics.keep_only(["a"], ["u"], [])
 
     assert metrics.route("a") is kept and metrics.upstream("u") is upstream
     assert set(metrics.routes) == {"a", "_unmatched"} and metrics.routes["_unmatched"] is unmatched
