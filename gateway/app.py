@@ -86,9 +86,9 @@ class App:
         self._discovery = Discovery(resolver or SystemResolver(), self._make_pool, self._probes.follow)
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
-        self._lag: LoopWatch | None = None
+        self._watch: LoopWatch | None = None
         self._ticker: asyncio.TimerHandle | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._complained_at = float("-inf")
 
     # -- AdminState --------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class App:
         for door in self.doors:
             _log.info("listening on %s", door.listener)
         self._tick()
-        self._lag = LoopWatch(self.plane)
+        self._watch = LoopWatch(self.plane)
         await self._start_control()
         self.ready = True
 
@@ -127,7 +127,7 @@ class App:
         assert self.metrics.reloads is not None
         self.reloader = Reloader(self, self.metrics.reloads)
         await self._start_admin()
-        self._watch = asyncio.get_running_loop().create_task(self.reloader.run())
+        self._reloading = asyncio.get_running_loop().create_task(self.reloader.run())
 
     async def _start_admin(self) -> None:
         address = self.loaded.config.admin.listen
@@ -364,16 +364,16 @@ class App:
     async def stop(self) -> None:
         """Close everything that `start` opened, however far it came."""
         self.ready = False
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.gather(self._reloading, return_exceptions=True)
             await self.reloader.stop()
         if self._ticker is not None:
             self._ticker.cancel()
         await self._discovery.stop()
         await self._probes.stop()
-        if self._lag is not None:
-            self._lag.stop()
+        if self._watch is not None:
+            self._watch.stop()
         for door in self.doors:
             door.close()
             door.remove()

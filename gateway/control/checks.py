@@ -15,7 +15,8 @@ from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
 from gateway.control.problems import Problem
 from gateway.control.retries_checks import check_retries
-from gateway.control.schema import Config, FieldEdits, ListenTls, Policies, Route, Upstream, UpstreamTls
+from gateway.control.schema import Config, FieldEdits, Policies, Route, Upstream, UpstreamTls
+from gateway.control.server import ListenTls
 from gateway.control.shadowing import hidden_routes
 from gateway.control.units import format_duration
 from gateway.control.values import did_you_mean, one_of

@@ -27,10 +27,11 @@ from gateway.control.limits_compile import compile_limits, fields_read, redis_se
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.retries_compile import compile_retry, retry_budget
-from gateway.control.schema import Config, Listen, Server, UpstreamTls
+from gateway.control.schema import Config, UpstreamTls
 from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
+from gateway.control.server import Listen, Server
 from gateway.endpoints import Endpoint, EndpointGroup, GroupSettings, introduce
 from gateway.gates import Gate
 from gateway.headers import Networks
