@@ -97,7 +97,7 @@ def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metr
     )
     denials = CounterMetricFamily(
         "gateway_retries_denied",
-        "Retries that were not made: method, body, limit, deadline, budget",
+        "Retries that were not made: method, body, limit, deadline, endpoint, budget",
         labels=["upstream", "reason"],
     )
     exhausted = CounterMetricFamily(

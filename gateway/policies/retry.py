@@ -61,6 +61,8 @@ class Denied(Enum):
     """`max_retries` are spent."""
     DEADLINE = "deadline"
     """The back-off, or what the upstream asks to wait, would not end in time."""
+    ENDPOINT = "endpoint"
+    """No endpoint of the upstream takes requests any more."""
     BUDGET = "budget"
     """The upstream's retry budget is spent."""
 
@@ -121,6 +123,8 @@ class Ended:
     """All of the body that was received is still at hand."""
     delay: float
     """Seconds to wait before the next attempt."""
+    endpoints: int
+    """Those that take requests now."""
     now: float
     deadline: float
 
@@ -138,6 +142,8 @@ def denial(settings: RetrySettings, ended: Ended, budget: RetryBudget) -> Denied
         return Denied.LIMIT
     if ended.now + ended.delay + LEAST_ATTEMPT >= ended.deadline:
         return Denied.DEADLINE
+    if not ended.endpoints:
+        return Denied.ENDPOINT
     return None if budget.withdraw(ended.now) else Denied.BUDGET
 
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
+from gateway.proxy.attempt import limit_attempt
 from gateway.proxy.connection import NEVER
-from gateway.proxy.forward import limit_attempt
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

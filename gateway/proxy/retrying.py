@@ -120,6 +120,7 @@ def _decide(
                 repeatable=repeatable(retry.settings, x.head.method, x.head.kept, status),
                 replayable=body is None or body.replayable,
                 delay=delay,
+                endpoints=len(upstream.group.available),
                 now=now,
                 # While the client uploads, its budget has not begun.
                 deadline=x.deadline if x.deadline != NEVER else now + x.budget,

@@ -35,7 +35,7 @@ async def test_an_upstream_that_closes_at_once_takes_no_place_in_the_pool(
 ) -> None:
     """A connection that is closed before it is used counts neither as open nor as our own failure."""
     origin = await upstream(closes_at_once)
-    running = await gateway(proxy(origin.url, upstream="max_connections: 4"))
+    running = await gateway(proxy(origin.url, upstream="max_connections: 4, circuit_breaker: off, retry_budget: 100%"))
     client = await running.client()
     found = {(response.status, response.code) for response in [await client.ask(GET) for _ in range(12)]}
 

@@ -23,7 +23,17 @@ from gateway.policies.retry import (
 )
 
 DEFAULT = RetrySettings()
-ENDED = Ended(cause=Cause.RESET, retries=0, sent=True, repeatable=True, replayable=True, delay=0.02, now=100.0, deadline=115.0)
+ENDED = Ended(
+    cause=Cause.RESET,
+    retries=0,
+    sent=True,
+    repeatable=True,
+    replayable=True,
+    delay=0.02,
+    endpoints=1,
+    now=100.0,
+    deadline=115.0,
+)
 UNSENT = replace(ENDED, cause=Cause.CONNECT, sent=False)
 
 
@@ -45,6 +55,7 @@ def budget(**given: float) -> RetryBudget:
         (replace(ENDED, delay=14.9995), Denied.DEADLINE),
         (replace(ENDED, delay=14.99), None),
         (replace(ENDED, deadline=99.0, delay=0.0), Denied.DEADLINE),
+        (replace(ENDED, endpoints=0), Denied.ENDPOINT),
         (UNSENT, None),
         (replace(UNSENT, repeatable=False, replayable=False), None),
         (replace(UNSENT, retries=1), Denied.LIMIT),
