@@ -26,10 +26,16 @@ async def upstream() -> AsyncIterator[StartUpstream]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            behaviour: Behaviour, *, path: str = "", tls: ssl.SSLContext | None = None, limit: int = 65536
+            behaviour: Behaviour,
+            *,
+            path: str = "",
+            tls: ssl.SSLContext | None = None,
+            limit: int = 65536,
+            host: str = "127.0.0.1",
+            port: int = 0,
         ) -> Upstream:
             started = Upstream(behaviour)
-            await started.start(path=path, tls=tls, limit=limit)
+            await started.start(path=path, tls=tls, limit=limit, host=host, port=port)
             stack.push_async_callback(started.stop)
             return started
 

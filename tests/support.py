@@ -206,15 +206,17 @@ class Upstream:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, *, path: str = "", tls: ssl.SSLContext | None = None, limit: int = 65536) -> None:
-        """Listen on a free port, or on a Unix socket."""
+    async def start(
+        self, *, path: str = "", tls: ssl.SSLContext | None = None, limit: int = 65536, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        """Listen on a free port or this one, or on a Unix socket."""
         if path:
             self._server = await asyncio.start_unix_server(self._accept, path)
             self.url = f"unix:{path}"
             return
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=tls, limit=limit)
+        self._server = await asyncio.start_server(self._accept, host, port, ssl=tls, limit=limit)
         self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -109,8 +109,10 @@ async def _probed(endpoint: Endpoint, upstream: Upstream, settings: ProbeSetting
     except (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError) as error:
         return "tls", f"probe: {_reason(error)}"
     except (OSError, aiohttp.ClientError, ValueError) as error:
-        refused = isinstance(error, ConnectionRefusedError) or "refused" in str(error).lower()
-        return "refused" if refused else "error", f"probe: {'connection refused' if refused else _reason(error)}"
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        if isinstance(cause, ConnectionRefusedError):
+            return "refused", "probe: connection refused"
+        return "error", f"probe: {_reason(cause)}"
     except Exception as error:  # noqa: BLE001 - a probe that breaks is a probe that failed; the next one comes all the same
         _log.warning("upstream %s: probe of %s: %r", upstream.name, endpoint.label, error)
         return "error", "probe: an error of the gateway"
