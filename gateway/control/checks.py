@@ -11,6 +11,7 @@ from gateway.control.balancing_checks import check_balancing
 from gateway.control.breakers import check_breaker
 from gateway.control.concurrency_checks import check_concurrency
 from gateway.control.effective import strip_prefix
+from gateway.control.health_explain import check_health
 from gateway.control.limits_checks import check_limits
 from gateway.control.nodes import Loc, Positions
 from gateway.control.problems import Problem
@@ -105,6 +106,7 @@ def _upstreams(config: Config, positions: Positions) -> Iterator[Problem]:
                 yield positions.problem(place, f"this endpoint is already listed as number {first[endpoint.url.url] + 1}", hint)
             first.setdefault(endpoint.url.url, index)
         yield from _upstream_tls(loc, upstream, positions)
+        yield from check_health(loc, upstream, positions)
         yield from check_breaker((*loc, "circuit_breaker"), upstream.circuit_breaker, positions)
 
 

@@ -11,6 +11,7 @@ from gateway.control.breakers import breaker_rows
 from gateway.control.compression_compile import compression_rows
 from gateway.control.concurrency_explain import concurrency_rows
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
+from gateway.control.health_explain import health_rows
 from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
 from gateway.control.matches import Request, route_matches
@@ -230,6 +231,7 @@ def _action_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, st
     written = loaded.positions.written((*loc, "load_balancing"))
     rows.append(("load_balancing", balancing_in_words(upstream.load_balancing), str(written or "default")))
     rows.append(("host", upstream.host, str(loaded.positions.written((*loc, "host")) or "default")))
+    rows += health_rows(loc, upstream, loaded.positions)
     rows += breaker_rows((*loc, "circuit_breaker"), upstream.circuit_breaker, loaded.positions)
     if route.rewrite_prefix is not None:
         text = f"{route.rewrite_prefix.old} → {route.rewrite_prefix.new}"

@@ -32,7 +32,7 @@ OFTEN = "interval: 100ms, timeout: 500ms, fall: 2, rise: 2"
 ERROR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
-def balanced(*urls: str, upstream: str = "", route: str = "") -> str:
+def balanced(*urls: str, upstream: str = "", route: str = "retry: off") -> str:
     """A configuration with one route to these endpoints."""
     return f"""
 version: 1
@@ -234,7 +234,7 @@ async def test_five_failures_in_a_row_eject(
 ) -> None:
     """Whatever the failure is: clients see it five times, then no more."""
     good, bad = await upstream(says("good")), await upstream(behaviour)
-    running = await gateway(balanced(good.url, bad.url, route="timeout: {request: 4s, attempt: 50ms}"))
+    running = await gateway(balanced(good.url, bad.url, route="retry: off, timeout: {request: 4s, attempt: 50ms}"))
     found = await picked(running, 60)
     assert found[b"good"] == 55
     assert sum(found.values()) == 60
