@@ -27,6 +27,7 @@ from gateway.policies.retry import RetryBudget, RetrySettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
 from gateway.router import Router
+from gateway.steering import KeyPart, Steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,8 @@ class Upstream:
     metrics: UpstreamMetrics
     retry_budget: RetryBudget
     """Live."""
+    fallback: Upstream | None = None
+    """Serves in its place while none of its endpoints is available."""
     steering: Steering | None = None
     """None: nothing of the request decides which endpoint takes it."""
     probe: ProbeSettings | None = None
@@ -191,14 +194,6 @@ class Upstream:
     """Of each endpoint; the breakers themselves live in `proxy/breaking.py`."""
     gate: Gate | None = None
     """Its own limit on what is in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Steering:
-    """What of a request decides which endpoint takes it."""
-
-    key: tuple[tuple[KeyPart, bytes], ...] = ()
-    """The parts of the key of consistent hashing, each with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,20 +230,6 @@ class Rewrite:
 
     old: bytes
     new: bytes
-
-
-class KeyPart(Enum):
-    """Where a part of a key comes from."""
-
-    CLIENT_IP = "client_ip"
-    HEADER = "header"
-    QUERY = "query"
-    COOKIE = "cookie"
-    PATH = "path"
-    HOST = "host"
-    METHOD = "method"
-    ROUTE = "route"
-    CONSTANT = "constant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +324,8 @@ class Route:
     name: str
     metrics: RouteMetrics
     upstream: Upstream | None = None
+    fallback: Upstream | None = None
+    """Serves while no endpoint of `upstream` is available."""
     redirect: Redirect | None = None
     respond: Respond | None = None
     timeout: TimeoutSettings = TimeoutSettings()

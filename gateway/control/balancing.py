@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
+
+from pydantic import SecretStr
 
 from gateway.control import values
 from gateway.control.keys import KeyParts
-from gateway.control.model import Model, setting
+from gateway.control.model import Model, required, setting
 from gateway.control.units import format_duration
-from gateway.control.values import OrOff, choice
+from gateway.control.values import OrOff, choice, invalid, text_value
 from gateway.policies.load_balancing import Algorithm
 
 _ALGORITHMS = tuple(algorithm.value for algorithm in Algorithm)
@@ -41,6 +44,36 @@ class LoadBalancing(Model):
     decay: values.Duration = setting("10s", "With `latency`: how long a slow answer is remembered (to 1/e).")
 
 
+def _parse_cookie(text: str) -> str:
+    if re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", text) is None:
+        raise invalid("the name of a cookie is 1 to 64 letters, digits and `-`, `_`, `.`")
+    return text
+
+
+def _parse_cookie_path(text: str) -> str:
+    if re.fullmatch(r"/[!-:<-~]{0,255}", text) is None:
+        raise invalid("the path of a cookie starts with `/` and has no blanks and no `;`")
+    return text
+
+
+class Sticky(Model):
+    """A cookie that keeps a client with the endpoint that served it first, while that is available."""
+
+    short_form = ("cookie", {"type": "string"})
+
+    cookie: Annotated[str, *text_value("the name of a cookie", _parse_cookie)] = required("Name of the cookie.")
+    ttl: values.Duration | None = setting(None, "How long a client keeps it (`Max-Age`). Default: until the browser is closed.")
+    path: Annotated[str, *text_value("a path", _parse_cookie_path, pattern="^/")] = setting("/", "Its `Path`.")
+    same_site: Annotated[str, *choice("lax", "strict", "none")] = setting("lax", "Its `SameSite`: `lax`, `strict` or `none`.")
+    secure: bool | None = setting(None, "Its `Secure`. Default: when the client came by HTTPS.")
+    secret_key: SecretStr | None = setting(
+        None,
+        "What the values are made with; gateways that share it make the same. Default: derived from the name of the upstream, "
+        "which hides addresses from the eye, not from who guesses one. Better: `secret_key_file`.",
+    )
+    secret_key_file: values.FilePath | None = setting(None, "File that holds it.")
+
+
 def balancing_in_words(balancing: LoadBalancing) -> str:
     """`consistent_hash by header:x-tenant, at most 1.25 × its share`."""
     if balancing.algorithm == "latency":
@@ -49,3 +82,9 @@ def balancing_in_words(balancing: LoadBalancing) -> str:
         return balancing.algorithm
     bound = "unbounded" if balancing.bounded_load is None else f"at most {balancing.bounded_load:g} × its share"
     return f"consistent_hash by {' and '.join(str(part) for part in balancing.key or ())}, {bound}"
+
+
+def sticky_in_words(sticky: Sticky) -> str:
+    """`cookie route, 1h, SameSite=lax`."""
+    ttl = "until the browser is closed" if sticky.ttl is None else format_duration(sticky.ttl)
+    return f"cookie {sticky.cookie}, {ttl}, path {sticky.path}, SameSite {sticky.same_site}"

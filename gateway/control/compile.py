@@ -17,7 +17,14 @@ from urllib.parse import quote
 
 from gateway.control import tls
 from gateway.control.addresses import Address
-from gateway.control.balancing_compile import balancing_settings, fields_that_steer, steering
+from gateway.control.balancing_compile import (
+    balancing_settings,
+    fallback_of,
+    fallbacks_first,
+    fields_that_steer,
+    steering,
+    sticky_secret,
+)
 from gateway.control.breakers import breaker_settings
 from gateway.control.compression_compile import compile_compression, plain_upstream, request_fields_read
 from gateway.control.concurrency_compile import Gates, rank_of
@@ -73,18 +80,19 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
     server = _server(config.server, previous.server.listeners if previous is not None else ())
     settings = {name: _upstream_settings(upstream, known.get(name)) for name, upstream in config.upstreams.items()}
     gates = Gates(config, metrics, previous)
-    upstreams = {
-        name: _upstream(
+    upstreams: dict[str, Upstream] = {}
+    for name in fallbacks_first(config.upstreams):
+        written = config.upstreams[name]
+        upstreams[name] = _upstream(
             name,
-            upstream,
+            written,
             settings[name],
             metrics.upstream(name),
             make_pool,
             known.get(name),
             gates.get("upstream", name),
+            upstreams[written.fallback] if written.fallback is not None else None,
         )
-        for name, upstream in config.upstreams.items()
-    }
     routes = tuple(_route(config, index, upstreams, metrics, gates) for index in range(len(config.routes)))
     matches = route_matches(config)
     noted = {*fields_read(config), *fields_that_steer(config), *request_fields_read(config)}
@@ -93,7 +101,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
         names=_names(config.server),
         router=Router(zip(matches, routes, strict=True)),
         routes=routes,
-        upstreams=tuple(upstreams.values()),
+        upstreams=tuple(upstreams[name] for name in config.upstreams),
         unmatched=metrics.route(UNMATCHED),
         config_hash=loaded.hash,
         match_fields=frozenset(name for match in matches for name, _ in match.headers) | noted,
@@ -208,6 +216,7 @@ def _upstream(
     make_pool: MakePool,
     previous: Upstream | None,
     gate: Gate | None,
+    fallback: Upstream | None,
 ) -> Upstream:
     same = previous is not None and previous.settings is settings
     known = _by_url(previous) if previous is not None and same else {}
@@ -225,10 +234,11 @@ def _upstream(
             names.append(placeholder)
     return Upstream(
         name=name,
-        group=_group(upstream, endpoints, previous),
+        group=_group(name, upstream, endpoints, previous),
         settings=settings,
         host={"preserve": None, "endpoint": b""}.get(upstream.host, upstream.host.encode("ascii")),
         metrics=metrics,
+        fallback=fallback,
         steering=steering(upstream),
         probe=probe_settings(upstream),
         names=tuple(names),
@@ -266,9 +276,12 @@ def _endpoint(written: EndpointConfig) -> Endpoint:
     )
 
 
-def _group(upstream: UpstreamConfig, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
+def _group(name: str, upstream: UpstreamConfig, endpoints: list[Endpoint], previous: Upstream | None) -> EndpointGroup:
     settings = GroupSettings(
-        balancing_settings(upstream.load_balancing), availability(upstream), ejection_settings(upstream.ejection)
+        balancing_settings(upstream.load_balancing),
+        availability(upstream),
+        ejection_settings(upstream.ejection),
+        sticky_secret(name, upstream),
     )
     now = time.monotonic()
     if previous is not None:
@@ -285,10 +298,12 @@ def _group(upstream: UpstreamConfig, endpoints: list[Endpoint], previous: Upstre
 def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics, gates: Gates) -> Route:
     written, resolved = config.routes[index], effective(config, index)
     limits = compile_limits(config, index, metrics)
+    fallback = fallback_of(written, config.upstreams)
     return Route(
         name=written.name,
         metrics=metrics.route(written.name),
         upstream=upstreams[written.upstream] if written.upstream is not None else None,
+        fallback=upstreams[fallback] if fallback is not None else None,
         redirect=_redirect(written),
         respond=_respond(written),
         timeout=TimeoutSettings(resolved.request.value, resolved.attempt.value, resolved.connect.value, resolved.idle.value),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from gateway.control.balancing_compile import serving
 from gateway.control.concurrency import MaxInFlight, UpstreamMaxInFlight
 from gateway.control.effective import effective
 from gateway.control.schema import Config
@@ -75,7 +76,8 @@ def ranks_at(config: Config, key: Key) -> frozenset[int]:
     return frozenset(
         rank_of(config, index)
         for index, route in enumerate(config.routes)
-        if route.upstream is not None and (scope == "server" or name == (route.name if scope == "route" else route.upstream))
+        if route.upstream is not None
+        and (scope == "server" or (name == route.name if scope == "route" else name in serving(route, config.upstreams)))
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from gateway.control.balancing import balancing_in_words
+from gateway.control.balancing import balancing_in_words, sticky_in_words
+from gateway.control.balancing_compile import fallback_of
 from gateway.control.breakers import breaker_rows
 from gateway.control.compression_compile import compression_rows
 from gateway.control.concurrency_explain import concurrency_rows
@@ -230,6 +231,9 @@ def _action_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, st
     ]
     written = loaded.positions.written((*loc, "load_balancing"))
     rows.append(("load_balancing", balancing_in_words(upstream.load_balancing), str(written or "default")))
+    if upstream.sticky is not None:
+        rows.append(("sticky", sticky_in_words(upstream.sticky), _place(loaded, (*loc, "sticky"))))
+    rows += _fallback_rows(loaded, route, index)
     rows.append(("host", upstream.host, str(loaded.positions.written((*loc, "host")) or "default")))
     rows += health_rows(loc, upstream, loaded.positions)
     rows += breaker_rows((*loc, "circuit_breaker"), upstream.circuit_breaker, loaded.positions)
@@ -238,6 +242,20 @@ def _action_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, st
         rows.append(("rewrite_prefix", text, _place(loaded, ("routes", index, "rewrite_prefix"))))
     elif strip_prefix(route):
         rows.append(("strip_prefix", strip_prefix(route), _place(loaded, ("routes", index, "strip_prefix"))))
+    return rows
+
+
+def _fallback_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, str, str]]:
+    """The upstreams that serve in its place, in the order in which they are tried."""
+    upstreams = loaded.config.upstreams
+    name = fallback_of(route, upstreams)
+    loc: Loc = ("routes", index) if route.fallback is not None else ("upstreams", route.upstream or "")
+    if name is None:
+        return [("fallback", "off", _place(loaded, (*loc, "fallback")))] if route.fallback is not None else []
+    rows = []
+    while name is not None:
+        rows.append(("fallback", name, _place(loaded, (*loc, "fallback"))))
+        loc, name = ("upstreams", name), upstreams[name].fallback
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from gateway.control import addresses, units, values
-from gateway.control.balancing import LoadBalancing
+from gateway.control.balancing import LoadBalancing, Sticky
 from gateway.control.breakers import CircuitBreaker
 from gateway.control.compression import CompressionValue
 from gateway.control.concurrency import MaxInFlight, Priority, UpstreamMaxInFlight
@@ -22,6 +22,7 @@ from gateway.control.server import AccessLog, Admin, Server
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
 
 WEBSOCKET = "websocket"
+NO_FALLBACK = ""
 
 
 # -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
@@ -142,6 +143,10 @@ class Upstream(Model):
     load_balancing: LoadBalancing = setting(
         {}, "Which endpoint takes a request. Short form: `load_balancing: round_robin`. Default: `two_choices`."
     )
+    sticky: Annotated[Sticky | None, OrOff(None)] = setting(
+        None, "A cookie that keeps a client with one endpoint. Short form: `sticky: NAME`. Default `off`."
+    )
+    fallback: str | None = setting(None, "Name of the upstream that serves while no endpoint of this one is available.")
     host: addresses.UpstreamHost = setting(
         "preserve", "The `Host` header that is sent: `preserve` (the client's), `endpoint` (that of the URL), or this value."
     )
@@ -234,6 +239,9 @@ class Route(Policies):
     name: values.Name = required("Name in metrics, logs and messages. Unique.")
     match: Match = required("Which requests the route takes.")
     upstream: str | None = setting(None, "Name of the upstream that serves it.")
+    fallback: Annotated[str | None, OrOff(NO_FALLBACK)] = setting(
+        None, "Name of the upstream that serves while no endpoint is available. Default: that of the upstream; `off`: none."
+    )
     redirect: Redirect | None = setting(None, "Send the client elsewhere. Short form: `redirect: https://…`.")
     respond: Respond | None = setting(None, "Answer here. Short form: `respond: 404`.")
     max_in_flight: Annotated[MaxInFlight | None, OrOff(None)] = setting(

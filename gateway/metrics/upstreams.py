@@ -19,8 +19,8 @@ STATES: Final = ("healthy", "slow_start", "resting", "ejected", "unhealthy", "br
 class Standings:
     """What the endpoints of one upstream are at the moment."""
 
-    endpoints: tuple[tuple[str, str, bool], ...] = ()
-    """Label, state, and whether it takes exchanges for its own health's sake."""
+    endpoints: tuple[tuple[str, str, bool, int], ...] = ()
+    """Label, state, whether it takes exchanges for its own health's sake, and the requests sent to it."""
     panic: bool = False
 
 
@@ -38,6 +38,7 @@ class UpstreamMetrics:
         "denials",
         "duration",
         "ejections",
+        "fallbacks",
         "lookups",
         "name",
         "probe_duration",
@@ -55,6 +56,8 @@ class UpstreamMetrics:
         """By what led to them: a `Cause` of the retry policy, a status, or `hedge`."""
         self.denials: dict[str, int] = {}
         """Retries that there was a cause for and that were not made, by reason."""
+        self.fallbacks = 0
+        """Requests that went to another upstream."""
         self.ejections: dict[str, int] = {}
         """By what failed last: a failure's code or `http_5xx`."""
         self.probes: dict[str, int] = {}
@@ -105,6 +108,12 @@ def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metr
         "Retries and hedges that the budget of the upstream did not pay for",
         labels=["upstream"],
     )
+    requests = CounterMetricFamily(
+        "gateway_endpoint_requests", "Requests sent, by endpoint: one per attempt", labels=["upstream", "endpoint"]
+    )
+    fallbacks = CounterMetricFamily(
+        "gateway_upstream_fallbacks", "Requests that went to the fallback of this upstream", labels=["upstream"]
+    )
     for upstream in list(all_upstreams):
         for outcome, count in list(upstream.attempts.items()):
             attempts.add_metric([upstream.name, outcome], count)
@@ -115,7 +124,10 @@ def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metr
         for reason, count in list(upstream.denials.items()):
             denials.add_metric([upstream.name, reason], count)
         exhausted.add_metric([upstream.name], upstream.denials.get("budget", 0))
-    return iter((attempts, duration, connects, retries, denials, exhausted))
+        fallbacks.add_metric([upstream.name], upstream.fallbacks)
+        for label, _, _, sent in upstream.standings().endpoints:
+            requests.add_metric([upstream.name, label], sent)
+    return iter((attempts, duration, connects, retries, denials, exhausted, requests, fallbacks))
 
 
 def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric]:
@@ -135,8 +147,8 @@ def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric
     duration = HistogramMetricFamily("gateway_health_probe_duration_seconds", "One active probe", labels=["upstream"])
     for upstream in list(all_upstreams):
         name, standings = upstream.name, upstream.standings()
-        counts = Counter(state for _, state, _ in standings.endpoints)
-        for label, _, is_healthy in standings.endpoints:
+        counts = Counter(state for _, state, _, _ in standings.endpoints)
+        for label, _, is_healthy, _ in standings.endpoints:
             healthy.add_metric([name, label], is_healthy)
         for state in STATES:
             states.add_metric([name, state], counts[state])

@@ -21,7 +21,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from heapq import heapify, heapreplace
 from itertools import accumulate
-from math import exp
+from math import exp, inf
 from typing import Final, Protocol
 
 POINTS: Final = 160
@@ -79,82 +79,82 @@ class Balancer(Protocol):
 class _Draw:
     """Draws indexes in proportion to their weights."""
 
-    __slots__ = ("bounds", "count", "total", "weights")
+    __slots__ = ("bounds", "count", "starts", "stretch", "total", "weights")
 
     def __init__(self, weights: Sequence[float]) -> None:
         self.count = len(weights)
         self.weights = tuple(weights)
+        self.total = float(self.count)
         self.bounds: tuple[float, ...] = ()
-        """Cumulative weights; empty when all are equal."""
+        """Where the part of each index ends; the last never, since rounding may lead there. Empty: all are equal."""
+        self.starts: tuple[float, ...] = ()
+        self.stretch: tuple[float, ...] = ()
+        """What makes a place in the part of an index one in the rest of the total."""
         if any(weight != self.weights[0] for weight in self.weights):
-            self.bounds = tuple(accumulate(self.weights))
-        self.total = self.bounds[-1] if self.bounds else float(self.count)
+            ends = list(accumulate(self.weights))
+            self.total = total = ends[-1]
+            self.bounds = (*ends[:-1], inf)
+            self.starts = (0.0, *ends[:-1])
+            self.stretch = tuple([(total - weight) / weight for weight in self.weights])
 
     def one(self, chance: float) -> int:
         """An index."""
-        return self.at(chance * self.total) if self.bounds else int(chance * self.count)
-
-    def at(self, point: float) -> int:
-        """The index whose part of the total `point` lies in; rounding may put it at the very end."""
-        index = bisect_right(self.bounds, point)
-        return index if index < self.count else self.count - 1
+        return bisect_right(self.bounds, chance * self.total) if self.bounds else int(chance * self.count)
 
     def two(self, chance: float) -> tuple[int, int]:
         """Two different indexes of at least two: both from one number, since what the first draw leaves over of it is
         uniform again."""
-        if not self.bounds:
-            scaled = chance * self.count
-            first = int(scaled)
-            second = first + 1 + int((scaled - first) * (self.count - 1))
-            return first, second if second < self.count else second - self.count
         point = chance * self.total
-        first = self.at(point)
-        weight = self.weights[first]
-        start = self.bounds[first] - weight
-        point = min(max((point - start) / weight, 0.0), 1.0) * (self.total - weight)
-        second = self.at(point + weight if point >= start else point)
+        if not self.bounds:
+            first = int(point)
+            second = first + 1 + int((point - first) * (self.count - 1))
+            return first, second if second < self.count else second - self.count
+        first = bisect_right(self.bounds, point)
+        start = self.starts[first]
+        rest = (point - start) * self.stretch[first]
+        second = bisect_right(self.bounds, rest if rest < start else rest + self.weights[first])
         if second == first:  # by rounding
-            second = first + 1 if first + 1 < self.count else 0
+            second = first - 1 if first else 1
         return first, second
 
 
 class TwoChoices:
     """Draw two by weight, take the one with fewer exchanges in flight per weight."""
 
-    __slots__ = ("_count", "_draw", "_equal")
+    __slots__ = ("_count", "_draw", "_others")
 
     def __init__(self, weights: Sequence[float]) -> None:
         self._draw = _Draw(weights)
         self._count = len(weights)
-        self._equal = not self._draw.bounds
+        self._others = self._count - 1
 
     def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
         """See `Balancer`."""
-        count = self._count
-        if count == 1:
-            return 0
-        if self._equal:
-            # The same as `_Draw.two`, without the call: this runs for nearly every request.
-            scaled = chance * count
-            first = int(scaled)
-            second = first + 1 + int((scaled - first) * (count - 1))
-            if second >= count:
-                second -= count
-            if avoid >= 0:
-                if first == avoid:
-                    return second
-                if second == avoid:
-                    return first
-            return first if endpoints[first].in_flight <= endpoints[second].in_flight else second
         draw = self._draw
-        first, second = draw.two(chance)
-        if first == avoid:
-            return second
-        if second == avoid:
-            return first
-        weights = draw.weights
-        load = endpoints[first].in_flight * weights[second]
-        return first if load <= endpoints[second].in_flight * weights[first] else second
+        if draw.bounds:
+            first, second = draw.two(chance)
+            if first == avoid:
+                return second
+            if second == avoid:
+                return first
+            weights = draw.weights
+            load = endpoints[first].in_flight * weights[second]
+            return first if load <= endpoints[second].in_flight * weights[first] else second
+        # The same as `_Draw.two`, without the call: this runs for nearly every request.
+        others = self._others
+        if not others:
+            return 0
+        scaled = chance * self._count
+        first = int(scaled)
+        second = first + 1 + int((scaled - first) * others)
+        if second > others:
+            second -= self._count
+        if avoid >= 0:
+            if first == avoid:
+                return second
+            if second == avoid:
+                return first
+        return first if endpoints[first].in_flight <= endpoints[second].in_flight else second
 
 
 class LeastInFlight:
@@ -322,6 +322,11 @@ def _points(name: bytes, count: int) -> tuple[int, ...]:
     """The first `count` points of an endpoint on the ring of 64-bit numbers: fewer are always a part of more."""
     blocks = b"".join([blake2b(b"%d\0%b" % (block, name)).digest() for block in range(-(-count // 8))])
     return tuple([int.from_bytes(blocks[at : at + 8], "big") for at in range(0, count * 8, 8)])
+
+
+def sticky_value(secret: bytes, name: bytes) -> bytes:
+    """The cookie that stands for the endpoint of this id: 24 hex digits that only who knows the secret can make."""
+    return blake2b(name, key=secret, digest_size=12).hexdigest().encode("ascii")
 
 
 def points_per_weight(weights: Sequence[float]) -> float:

@@ -21,6 +21,9 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
     route = x.route
     failure = x.failure
     body = x.request_body
+    upstream = x.upstream
+    if upstream is None and route is not None:
+        upstream = route.upstream
     target = head.target if client.plane.log_query else head.target.partition(b"?")[0]
     tries = x.tries
     entry = {
@@ -36,7 +39,7 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "failure": failure.code if failure is not None else None,
         "flags": failure.flag if failure is not None else "-",
         "route": route.name if route is not None else None,
-        "upstream": route.upstream.name if route is not None and route.upstream is not None else None,
+        "upstream": upstream.name if upstream is not None else None,
         "upstream_addr": x.endpoint.label if x.endpoint is not None else None,
         "attempts": x.attempts,
         "retries": tries.retries if tries is not None else 0,
@@ -48,6 +51,8 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
         "upstream_ms": round(x.upstream_seconds * 1000, 3),
         "config": x.snapshot.config_hash,
     }
+    if route is not None and upstream is not route.upstream and route.upstream is not None:
+        entry["fallback_for"] = route.upstream.name
     if tries is not None:
         entry["attempt_log"] = tries.log
     return entry

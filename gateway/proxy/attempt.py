@@ -55,6 +55,7 @@ def dispatch(
     now = monotonic()
     x.dispatched_at = now
     x.upstream_connection = connection
+    endpoint.requests += 1
     connection.begin(x)
     head = upstream_head(x, route, upstream, endpoint, target, now)
     body = x.request_body

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.proxy.server import DownstreamConnection
     from gateway.proxy.tunnel import Tunnel
     from gateway.proxy.upstream import UpstreamConnection
-    from gateway.snapshot import Route, Snapshot
+    from gateway.snapshot import Route, Snapshot, Upstream
 
 _log = logging.getLogger("gateway")
 
@@ -87,6 +87,7 @@ class Exchange:
         "status",
         "tries",
         "tunnel",
+        "upstream",
         "upstream_connection",
         "upstream_seconds",
         "waiter",
@@ -120,6 +121,8 @@ class Exchange:
         self.due_failure: Failure | None = _DEADLINE
         """What is wrong then; None: nothing, it is only time to go on."""
         self.dispatched_at = 0.0
+        self.upstream: Upstream | None = None
+        """That of the route, or its fallback."""
         self.upstream_connection: UpstreamConnection | None = None
         self.upstream_seconds = 0.0
         self.attempts = 0

@@ -48,7 +48,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
         if endpoint.guard is not None:
             endpoint, permit = permitted(x, upstream, endpoint, endpoint.guard)
         connection: UpstreamConnection | None = None
-        reused = False
+        reused = stale = False
         try:
             # (b) a connection: the one used last, or a new one
             pool = endpoint.pool
@@ -70,7 +70,6 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
         except Failed as failed:
             # (d) settle
             failure = failed.failure
-            stale = False
             if connection is not None:
                 stale = reused and connection.silent and failure is Failure.TERMINATED
                 connection.end()
@@ -94,6 +93,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             if delay < 0:
                 return connection
             connection.end()
-        failed_on = endpoint
+        # A stale connection is no reason to leave the endpoint that a key or a cookie leads to.
+        failed_on = None if stale and steering is not None else endpoint
         if delay > 0:
             await pause(x, delay)

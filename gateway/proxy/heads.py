@@ -16,6 +16,7 @@ from gateway.policies.timeout import remaining_ms
 from gateway.proxy.connection import NEVER
 from gateway.proxy.http1 import without
 from gateway.proxy.http1_response import REASONS, ResponseHead
+from gateway.proxy.steering import cookie_line
 from gateway.snapshot import FieldEdits, ForwardedFields, Rewrite, ServerTiming
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ def client_head(
         framing += x.limit_lines
     if x.legacy_limit_lines and b"x-ratelimit-" not in fields.kept.lower():
         framing += x.legacy_limit_lines
+    upstream = x.upstream
+    if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
+        framing += cookie_line(x, upstream.steering.sticky, head.status)
     if lines is None:
         edits = route.response_edits
         lines = fields.kept if edits is None else edited(fields.kept, edits)
@@ -178,10 +182,13 @@ def server_timing(x: Exchange, route: Route) -> bytes:
     return line + b"\r\n"
 
 
-def switching_head(head: ResponseHead) -> bytes:
+def switching_head(x: Exchange, head: ResponseHead) -> bytes:
     """The 101 for the client."""
     fields = head.fields
-    return b"HTTP/1.1 101 Switching Protocols\r\n%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (fields.kept, fields.upgrade)
+    kept = fields.kept
+    if x.upstream is not None and x.upstream.steering is not None and x.upstream.steering.sticky is not None:
+        kept += cookie_line(x, x.upstream.steering.sticky, head.status)
+    return b"HTTP/1.1 101 Switching Protocols\r\n%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (kept, fields.upgrade)
 
 
 def interim_head(head: ResponseHead) -> bytes:

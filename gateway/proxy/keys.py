@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-from gateway.snapshot import KeyPart
+from gateway.steering import KeyPart
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

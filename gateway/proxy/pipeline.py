@@ -3,9 +3,10 @@
 1. Read the snapshot, once: the request lives in that world to its last byte (`server.py` binds it to the exchange).
 2. Match the route, on the normalised path and the host that will be forwarded; refuse what is ambiguous.
 3. Start the deadline: every later time limit is cut from it.
-4. Admit locally, the cheapest refusal first: what cannot succeed, what is shed because the event loop is late, what finds no
-   slot (`max_in_flight`). Who has to wait for a slot does so here, so a request that is refused for load has spent no quota.
-   One that a rate limit would deny now is denied before it waits, and takes no place in the queue.
+4. Choose the upstream: that of the route, or its fallback. Admit locally, the cheapest refusal first: what cannot succeed,
+   what is shed because the event loop is late, what finds no slot (`max_in_flight`). Who has to wait for a slot does so here,
+   so a request that is refused for load has spent no quota. One that a rate limit would deny now is denied before it waits,
+   and takes no place in the queue.
 5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota. The slot is
    held meanwhile, or it would be gone when the quota is spent; a denial gives it back at once.
 6. Forward: the attempt loop in `forward.py`.
@@ -34,6 +35,7 @@ from gateway.proxy.local import answer_locally, spend_forward
 from gateway.proxy.matching import match
 from gateway.proxy.rate_limiting import ask_limits, refuse_if_denied, wait_for_limits
 from gateway.proxy.responding import send_coded, send_whole, stream, switch
+from gateway.proxy.steering import fallback_for, gates_to
 
 if TYPE_CHECKING:
     from gateway.snapshot import Route
@@ -50,21 +52,25 @@ async def serve(x: Exchange) -> None:
         # 3
         start_deadline(x, route)
         # 4
+        upstream = route.upstream
+        if upstream is not None and not upstream.group.fit:
+            upstream = fallback_for(route, upstream)
+        x.upstream = upstream
         admit(x, route)
         if route.compression is not None:
             prepare(x, route.compression)
-        if route.upstream is not None:
+        if upstream is not None:
             rank = route.rank if not x.snapshot.names.priority else rank_of(x, route)
             if rank >= x.client_connection.plane.shed_from:
                 shed(x, rank)
-            if route.gates and not take_slots(x, route.gates, rank):
+            gates = route.gates if upstream is route.upstream else gates_to(route, upstream)
+            if gates and not take_slots(x, gates, rank):
                 if route.rate_limit is not None:
                     refuse_if_denied(x, route, route.rate_limit)
-                await wait_for_slots(x, route.gates, rank)
+                await wait_for_slots(x, gates, rank)
         # 5
         if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
             await wait_for_limits(x, route, asked)
-        upstream = route.upstream
         if x.head.fields.max_forwards >= 0 and spend_forward(x):
             pass
         elif upstream is None:
@@ -130,8 +136,8 @@ def admit(x: Exchange, route: Route) -> None:
         head.expect_continue = False
     if head.fields.via and x.client_connection.came_by_us(head.fields.via):
         raise Failed(Failure.LOOP, close=True)
-    if route.upstream is not None and not route.upstream.group.available:
-        refuse_while_open(route.upstream)
+    if x.upstream is not None and not x.upstream.group.available:
+        refuse_while_open(x.upstream)
     if head.upgrade:
         if head.upgrade not in route.upgrades or head.method != b"GET" or body is not None:
             head.upgrade = b""
@@ -184,8 +190,8 @@ def finish(x: Exchange) -> None:
         metrics.request_bytes += x.request_body.received
     if x.failure is not None:
         metrics.rejected(x.failure.code)
-        if route is not None and route.upstream is not None and route.upstream.gate is not None:
-            not_answered(x, route.upstream.gate, x.failure)
+        if x.upstream is not None and x.upstream.gate is not None:
+            not_answered(x, x.upstream.gate, x.failure)
     if x.tunnel is None:
         overhead = seconds - x.upstream_seconds - x.queued
         plane.metrics.overhead.observe(overhead if overhead > 0 else 0.0)

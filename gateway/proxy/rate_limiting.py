@@ -15,7 +15,8 @@ from gateway.policies.rate_limit import MICROSECONDS, Headers, Missing, OnStoreE
 from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.keys import key_part
-from gateway.snapshot import KeyPart, Limit, LimitTier, Route
+from gateway.snapshot import Limit, LimitTier, Route
+from gateway.steering import KeyPart
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane

@@ -121,7 +121,7 @@ async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head
         x.committed = True
         x.keep_alive = False
         x.due = NEVER
-        client.transport.write(heads.switching_head(head) + connection.take_buffer())
+        client.transport.write(heads.switching_head(x, head) + connection.take_buffer())
         tunnel = x.tunnel = Tunnel(client, connection, x.wake)
         client.tunnel = connection.tunnel = tunnel
         early = client.take_buffer()

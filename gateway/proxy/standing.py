@@ -84,6 +84,6 @@ class Standing:
         """What a scrape shows. May be called in another thread."""
         group = self._group
         return Standings(
-            tuple((one.label, one.state.value, one.state in _SERVING) for one in group.endpoints),
+            tuple((one.label, one.state.value, one.state in _SERVING, one.requests) for one in group.endpoints),
             group.panic,
         )

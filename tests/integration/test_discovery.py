@@ -114,7 +114,7 @@ async def test_an_address_that_is_gone_gets_nothing_and_drops_nothing(upstream: 
     leaving.gate.release()
     assert await client.read(2) == b"OK"
     await eventually(lambda: gone.pool.counts()["open"] == 0)
-    assert [label for label, _, _ in running.upstream.standings().endpoints] == [endpoints(running)[0].label]
+    assert [label for label, _, _, _ in running.upstream.standings().endpoints] == [endpoints(running)[0].label]
 
 
 async def test_a_failed_lookup_changes_nothing(
