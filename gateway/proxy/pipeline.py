@@ -68,6 +68,8 @@ async def serve(x: Exchange) -> None:
                 if route.rate_limit is not None:
                     refuse_if_denied(x, route, route.rate_limit)
                 await wait_for_slots(x, gates, rank)
+                if not upstream.group.available:
+                    refuse_while_open(upstream)
         # 5
         if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
             await wait_for_limits(x, route, asked)

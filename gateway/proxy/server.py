@@ -7,6 +7,7 @@ A connection has at most one exchange; what a client pipelines behind it waits, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from time import monotonic
 from typing import Final
 
@@ -305,7 +306,9 @@ class DownstreamConnection(ClientConnection):
         self.closing = self._lingering = True
         self.resume_reading()
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            # asyncio shuts the socket down here and now, and that fails when the client has reset it.
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
         now = monotonic()
         self.alarm.set(now + LINGER, now)
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.control.compile import compile_config
-from gateway.control.load import load
 from gateway.gates import Gate
-from gateway.proxy.upstream import EndpointPool
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
@@ -523,19 +519,16 @@ async def test_an_adaptive_limit_follows_the_upstream(upstream: StartUpstream, g
     await eventually(lambda: gate(running).limit == 51)
 
 
-def reload(running: Gateway, path: Path, text: str) -> None:
+async def reload(running: Gateway, text: str) -> None:
     """Put another configuration into the running gateway."""
-    path.write_text(text, encoding="utf-8")
-    loop = asyncio.get_running_loop()
-    previous = running.plane.snapshot
-    snapshot = compile_config(load(path), running.metrics, lambda *facts: EndpointPool(loop, *facts), previous=previous)
-    running.plane.apply(snapshot)
+    running.app.loaded.path.write_text(text, encoding="utf-8")
+    assert (await running.app.reloader.reload("test")).ok
 
 
 @pytest.mark.parametrize(
     "limit", ["max_in_flight: {limit: 3, queue: {size: 9, max_wait: 4s}}", ONE.replace("size: 2", "size: 1")]
 )
-async def test_a_reload_loses_nobody(upstream: StartUpstream, gateway: StartGateway, tmp_path: Path, limit: str) -> None:
+async def test_a_reload_loses_nobody(upstream: StartUpstream, gateway: StartGateway, limit: str) -> None:
     """With a higher limit those that wait are let in, with a smaller queue they keep their places; slots are counted on."""
     slow = await upstream(drips(OK))
     running = await gateway(proxy(slow.url, upstream=ONE))
@@ -544,7 +537,7 @@ async def test_a_reload_loses_nobody(upstream: StartUpstream, gateway: StartGate
     waiting = await queued(running, 2)
     same = gate(running)
 
-    reload(running, tmp_path / "next.yaml", proxy(slow.url, upstream=limit))
+    await reload(running, proxy(slow.url, upstream=limit))
 
     assert gate(running) is same
     expected = 3 if "limit: 3" in limit else 1
@@ -554,7 +547,7 @@ async def test_a_reload_loses_nobody(upstream: StartUpstream, gateway: StartGate
     assert [(await task).status for task in (first, *waiting)] == [200, 200, 200]
 
 
-async def test_a_limit_that_is_taken_away_keeps_nobody(upstream: StartUpstream, gateway: StartGateway, tmp_path: Path) -> None:
+async def test_a_limit_that_is_taken_away_keeps_nobody(upstream: StartUpstream, gateway: StartGateway) -> None:
     """After a reload without the limit new requests pass, and those that wait are served as before."""
     slow = await upstream(drips(OK))
     running = await gateway(proxy(slow.url, upstream=ONE))
@@ -563,7 +556,7 @@ async def test_a_limit_that_is_taken_away_keeps_nobody(upstream: StartUpstream, 
     (second,) = await queued(running, 1)
     old = gate(running)
 
-    reload(running, tmp_path / "next.yaml", proxy(slow.url))
+    await reload(running, proxy(slow.url))
     third = later(running)
     await eventually(lambda: len(slow.requests) == 2)
     answer(slow, 3)
