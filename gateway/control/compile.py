@@ -68,8 +68,10 @@ from gateway.snapshot import (
 MakePool: TypeAlias = Callable[[Endpoint, UpstreamSettings, UpstreamMetrics], Pool]
 
 
-def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool, previous: Snapshot | None = None) -> Snapshot:
-    """The snapshot of a configuration that `load` has accepted.
+def compile_config(
+    loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool, previous: Snapshot | None = None, *, workers: int = 1
+) -> Snapshot:
+    """The snapshot of a configuration that `load` has accepted. `workers` is how many processes share the rate limits.
 
     Raises `tls.TlsError` or OSError when a certificate file has changed since; then nothing has been changed. `previous` is
     left as it is: see `dropped_endpoints` for what to retire once the new snapshot is in place. New routes and upstreams are
@@ -93,7 +95,7 @@ def compile_config(loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool,
             gates.get("upstream", name),
             upstreams[written.fallback] if written.fallback is not None else None,
         )
-    routes = tuple(_route(config, index, upstreams, metrics, gates) for index in range(len(config.routes)))
+    routes = tuple(_route(config, index, upstreams, metrics, gates, workers) for index in range(len(config.routes)))
     matches = route_matches(config)
     noted = {*fields_read(config), *fields_that_steer(config), *request_fields_read(config)}
     return Snapshot(
@@ -295,9 +297,11 @@ def _group(name: str, upstream: UpstreamConfig, endpoints: list[Endpoint], previ
 # -- routes ----------------------------------------------------------------------------------------------------------
 
 
-def _route(config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics, gates: Gates) -> Route:
+def _route(
+    config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics, gates: Gates, workers: int
+) -> Route:
     written, resolved = config.routes[index], effective(config, index)
-    limits = compile_limits(config, index, metrics)
+    limits = compile_limits(config, index, metrics, workers)
     fallback = fallback_of(written, config.upstreams)
     return Route(
         name=written.name,

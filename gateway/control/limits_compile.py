@@ -101,13 +101,14 @@ def limit_id(scope: str, name: str, settings: LimitSettings) -> bytes:
     return blake2b(text.encode("utf-8"), digest_size=6).hexdigest().encode("ascii")
 
 
-def compile_limits(config: Config, index: int, metrics: GatewayMetrics) -> tuple[Limit, ...] | None:
-    """The limits of route number `index`; None when it has none."""
+def compile_limits(config: Config, index: int, metrics: GatewayMetrics, workers: int = 1) -> tuple[Limit, ...] | None:
+    """The limits of route number `index`; None when it has none. `workers` are the processes that cannot see each other while
+    the store is in trouble."""
     found = effective(config, index).rate_limit
     route = config.routes[index].name
     # A limit of `defaults` is one limit for all routes that inherit it.
     scope = "" if found.origin is not None and found.origin[0] == "defaults" else route
-    share = config.redis.expected_instances if config.redis.url.scheme else 1
+    share = workers * (config.redis.expected_instances if config.redis.url.scheme else 1)
     limits = [one for limit in found.value if limit.mode != "off" for one in _compiled(limit, route, scope, share, metrics)]
     return tuple(limits) or None
 

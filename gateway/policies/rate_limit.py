@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from math import ceil
-from struct import pack
+from struct import pack, unpack
 from typing import Any, Final, Protocol, TypeAlias
 
 MICROSECONDS: Final = 1_000_000
@@ -101,6 +101,13 @@ class LimitSettings:
 
 
 _CODES: Final = {Algorithm.SLIDING_WINDOW: 0, Algorithm.SLIDING_LOG: 1, Algorithm.TOKEN_BUCKET: 2}
+
+
+def unpacked_settings(packed: bytes) -> tuple[LimitSettings, bool]:
+    """What `packed` was made of, and whether it is enforced. Raises ValueError."""
+    code, capacity, limit, per = unpack("<Bddd", packed)
+    algorithm = list(_CODES)[code & 7]
+    return LimitSettings(int(limit), per / MICROSECONDS, algorithm, int(capacity)), code >= 8
 
 
 # -- the algorithms ----------------------------------------------------------------------------------------------------

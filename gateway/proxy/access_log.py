@@ -7,6 +7,7 @@ no system call, no lock and no wake-up, and a reader that stalls or goes away co
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import threading
@@ -40,8 +41,13 @@ class AccessLog:
         max_bytes: int = MAX_BYTES,
         max_lines: int = MAX_LINES,
         interval: float = INTERVAL,
+        lock: int | None = None,
     ) -> None:
-        """Duplicates `fd`, so that nobody else can close it and have its number reused for a client's socket."""
+        """Duplicates `fd`, so that nobody else can close it and have its number reused for a client's socket.
+
+        `lock` is a file that is locked for each block: what several processes write to one pipe would else be mixed up.
+        """
+        self._lock = lock
         self._fd = os.dup(fd)
         self._metrics = metrics
         self._max_bytes = max_bytes
@@ -104,6 +110,16 @@ class AccessLog:
         return lines
 
     def _write(self, lines: list[bytes]) -> None:
+        if self._lock is None:
+            self._write_block(lines)
+            return
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            self._write_block(lines)
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def _write_block(self, lines: list[bytes]) -> None:
         """Write the block, in as many parts as the descriptor takes. What fails is dropped, and the next block tried anew:
         a full disk or a reader that comes back may take it."""
         rest = memoryview(b"".join(lines))

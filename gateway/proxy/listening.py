@@ -102,7 +102,9 @@ def reason(error: OSError) -> str:
 class Door:
     """One listener at work."""
 
-    def __init__(self, listener: Listener, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, listener: Listener, sockets: Sequence[socket.socket], *, own: bool = True) -> None:
+        """`own`: the file of a Unix socket is ours to take away."""
+        self._own = own
         self.listener = listener
         self.sockets = list(sockets)
         self.servers: list[asyncio.Server] = []
@@ -145,5 +147,5 @@ class Door:
 
     def remove(self) -> None:
         """Take the file of a Unix socket away."""
-        if self.listener.path:
+        if self.listener.path and self._own:
             Path(self.listener.path).unlink(missing_ok=True)

@@ -71,7 +71,11 @@ class RedisStore:
         settings: RedisSettings,
         metrics: StoreMetrics,
         link: Callable[[RedisSettings], Link] = make_link,
+        *,
+        source: int = Answers.REDIS,
     ) -> None:
+        """`source` is what its verdicts are counted as."""
+        self._source = source
         self.settings = settings
         self.up = False
         self.metrics = metrics
@@ -229,7 +233,7 @@ class RedisStore:
             self._remember(batch, begun)
             for call in batch:
                 # A cluster answers by the parts that are up.
-                call.source = Answers.REDIS if call.verdicts else Answers.NONE
+                call.source = self._source if call.verdicts else Answers.NONE
                 call.done = True
                 if not call.abandoned:
                     call.wake()
