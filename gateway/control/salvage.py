@@ -70,7 +70,12 @@ def _take_out(positions: Positions, loc: Loc, doomed: set[int]) -> None:
             if part in ("name", "upstream"):
                 doomed.add(id(route))
                 return
-    if loc:
+    if loc[2:4] == ("load_balancing", "key"):
+        balancing = positions.find(loc[:3])[0]
+        if isinstance(balancing, Mapping):
+            # A key that is wrong is not missing besides.
+            balancing.items["key"] = (balancing.position, Scalar(balancing.position, "client_ip"))
+    elif loc:
         doomed.add(id(positions.find(loc)[0]))
 
 

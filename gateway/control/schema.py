@@ -112,7 +112,7 @@ class Endpoint(Model):
 
     url: addresses.EndpointAddress = required("`http://host:port`, `https://host:port` or `unix:/path`; without a path.")
     weight: int = setting(1, "Share of the requests, relative to the other endpoints.", ge=1, le=100)
-    backup: bool = setting(False, "Takes requests only while no endpoint is available that is not a backup.")
+    backup: bool = setting(False, "Takes requests only while too few others are healthy: none, or less than `panic` of them.")
 
 
 class UpstreamTls(Model):
