@@ -121,3 +121,5 @@ class Failed(Exception):  # noqa: N818 - reads as a statement where it is raised
         """Extra response field lines without CRLF, such as `Allow` on 405."""
         self.members = members
         """Extra members of the problem body."""
+        self.ready: dict[str | None, Any] | None = None
+        """Answers that have been rendered, by route, where one failure answers many requests; None: it answers one."""

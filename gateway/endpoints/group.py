@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gateway.endpoints.endpoint import Endpoint
+from gateway.errors import Failed
 from gateway.policies.circuit_breaker import NEVER
 from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected
 from gateway.policies.health import REST_429, AvailabilitySettings, State, least_healthy, rests
@@ -66,9 +67,11 @@ class EndpointGroup:
         "endpoints",
         "fit",
         "panic",
+        "refusal",
         "reopens_at",
         "retry_at",
         "settings",
+        "shut",
         "timed",
         "watcher",
     )
@@ -94,6 +97,10 @@ class EndpointGroup:
         """When the first of the open breakers will probe."""
         self.retry_at = NEVER
         """When a client that was refused by the breakers may try again."""
+        self.shut = False
+        """Breakers have a part in it when no endpoint is available."""
+        self.refusal: tuple[int, Failed] | None = None
+        """What such clients are told, and in how many seconds it says that they may try again."""
         self._balancer: Balancer
         self._points_per_weight = 1.0
         self._hold(endpoints, now)
@@ -146,10 +153,10 @@ class EndpointGroup:
         if len(chosen) < max(1, least):
             chosen += _fit([endpoint for endpoint in self.endpoints if endpoint.backup], least - len(chosen))
         self.fit = bool(chosen)
-        self.panic = len(chosen) < least
+        # An open breaker is obeyed even in panic: it knows best when to try again.
+        closed = [endpoint for endpoint in self.endpoints if not endpoint.breaker_open]
+        self.panic = len(chosen) < least and bool(closed)
         if self.panic:
-            # An open breaker is obeyed even now: it knows best when to try again.
-            closed = [endpoint for endpoint in self.endpoints if not endpoint.breaker_open]
             chosen = [endpoint for endpoint in closed if not endpoint.backup] or closed
             for endpoint in chosen:
                 endpoint.share = 1.0

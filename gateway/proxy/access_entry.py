@@ -29,7 +29,7 @@ def access_entry(x: Exchange, seconds: float) -> dict[str, Any]:
     entry = {
         "ts": time(),
         "request_id": x.request_id.decode("ascii"),
-        "client_ip": str(x.client or client.peer or ""),
+        "client_ip": str(x.client) if x.client is not None else client.peer_text,
         "method": head.method.decode("ascii"),
         "scheme": client.scheme.decode("ascii"),
         "host": x.host.decode("latin-1"),
@@ -62,7 +62,7 @@ def refused_entry(client: DownstreamConnection, failure: Failure) -> dict[str, A
     """The record of a connection that was answered before a request could be read from it."""
     return {
         "ts": time(),
-        "client_ip": str(client.peer or ""),
+        "client_ip": client.peer_text,
         "scheme": client.scheme.decode("ascii"),
         "status": failure.status,
         "failure": failure.code,

@@ -52,6 +52,7 @@ class EndpointBreaker:
         if endpoint.breaker_open:
             endpoint.breaker_open = False
             endpoint.group.refresh(monotonic())
+            _note_times(endpoint.group)
         self._metrics.states.pop(endpoint.label, None)
 
     def _changed(self, transition: Transition | None) -> None:
@@ -80,9 +81,11 @@ class EndpointBreaker:
 def _note_times(group: EndpointGroup) -> None:
     """When the next of the open breakers probes, and what to tell those who are refused."""
     reopens_at = retry_at = NEVER
+    group.shut = False
     for endpoint in group.endpoints:
         breaker = endpoint.breaker
         if breaker is not None and endpoint.breaker_open:
+            group.shut = True
             if breaker.state is _HALF_OPEN:
                 retry_at = 0.0
             else:
@@ -143,26 +146,38 @@ class Breakers:
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def refuse_while_open(upstream: Upstream) -> None:
-    """No endpoint of the upstream is available: raise `Failed` if that is because of breakers that have nothing to try yet."""
+def refusal(upstream: Upstream) -> Failed | None:
+    """No endpoint of the upstream is available: the failure of the request, if that is because of its breakers.
+
+    Many requests share it, so it is not to be raised: a traceback would grow on it.
+    """
     group = upstream.group
     now = monotonic()
     if now >= group.reopens_at:
         for endpoint in group.endpoints:
             if endpoint.breaker is not None:
                 endpoint.breaker.advance(now)
-    if not group.available:
-        for endpoint in group.endpoints:
-            if endpoint.breaker_open:
-                raise refused(upstream, now, group.retry_at)
-
-
-def refused(upstream: Upstream, now: float, retry_at: float) -> Failed:
-    """The failure of a request that breakers refuse, which says when to come back if that is known."""
+    if group.available or not group.shut:
+        return None
     upstream.metrics.breaker.rejected += 1
-    if retry_at == NEVER:
-        return Failed(Failure.CIRCUIT_OPEN)
-    return Failed(Failure.CIRCUIT_OPEN, fields=(b"Retry-After: %d" % max(1, ceil(retry_at - now)),))
+    seconds = 0 if group.retry_at == NEVER else max(1, ceil(group.retry_at - now))
+    known = group.refusal
+    if known is None or known[0] != seconds:
+        known = group.refusal = (seconds, _refused(seconds))
+        known[1].ready = {}
+    return known[1]
+
+
+def raise_refusal(upstream: Upstream) -> None:
+    """Raise the same, in the middle of a request."""
+    failed = refusal(upstream)
+    if failed is not None:
+        raise Failed(failed.failure, fields=failed.fields)
+
+
+def _refused(seconds: int) -> Failed:
+    """`seconds` 0: it is not known when to come back."""
+    return Failed(Failure.CIRCUIT_OPEN, fields=(b"Retry-After: %d" % seconds,) if seconds else ())
 
 
 def permitted(x: Exchange, upstream: Upstream, picked: Endpoint, guard: Breaker) -> tuple[Endpoint, object]:
@@ -187,4 +202,5 @@ def permitted(x: Exchange, upstream: Upstream, picked: Endpoint, guard: Breaker)
             permit = other.admit(now, 1.0, endpoint.in_flight, whole=whole)
             if permit is not None:
                 return endpoint, permit
-    raise refused(upstream, now, now)
+    upstream.metrics.breaker.rejected += 1
+    raise _refused(1)

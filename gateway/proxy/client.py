@@ -35,6 +35,7 @@ class ClientConnection(Connection):
         "limits_asked",
         "peer",
         "peer_node",
+        "peer_text",
         "plane",
         "scheme",
         "trusted",
@@ -48,6 +49,8 @@ class ClientConnection(Connection):
         self.peer: IPv4Address | IPv6Address | None = None
         self.peer_node = b""
         """The peer's address as `X-Forwarded-For` names it."""
+        self.peer_text = ""
+        """The same for the access log; empty on a Unix socket."""
         self.limit_key: bytes | None = None
         """The peer as a key of rate limits; made when first needed."""
         self.limits_asked: tuple[tuple[Limit, ...], bytes, list[Check], list[Counter]] | None = None
@@ -67,7 +70,8 @@ class ClientConnection(Connection):
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer = parse_address(str(name[0]))
-            self.peer_node = str(self.peer).encode("ascii")
+            self.peer_text = str(self.peer)
+            self.peer_node = self.peer_text.encode("ascii")
             self.renew()
         else:
             self.peer_node = forwarded_node(None)

@@ -15,7 +15,7 @@ from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.policies.retry import repeatable
 from gateway.proxy.attempt import connect, dispatch, kept_connection
-from gateway.proxy.breaking import permitted, refuse_while_open
+from gateway.proxy.breaking import permitted, raise_refusal
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target
 from gateway.proxy.retrying import after_failure, after_response, pause
@@ -42,7 +42,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             upstream.group.pick(random(), failed_on) if steering is None else steered(x, route, upstream, steering, failed_on)
         )
         if endpoint is None:
-            refuse_while_open(upstream)
+            raise_refusal(upstream)
             raise Failed(Failure.NO_ENDPOINT)
         permit = endpoint.permit
         if endpoint.guard is not None:

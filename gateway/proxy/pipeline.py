@@ -27,13 +27,14 @@ from gateway.policies import timeout
 from gateway.proxy import heads
 from gateway.proxy.access_entry import access_entry
 from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
-from gateway.proxy.breaking import refuse_while_open
+from gateway.proxy.breaking import raise_refusal, refusal
 from gateway.proxy.coding import prepare
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
 from gateway.proxy.matching import match
 from gateway.proxy.rate_limiting import ask_limits, refuse_if_denied, wait_for_limits
+from gateway.proxy.refusals import answer_again
 from gateway.proxy.responding import send_coded, send_whole, stream, switch
 from gateway.proxy.steering import fallback_for, gates_to
 
@@ -52,11 +53,9 @@ async def serve(x: Exchange) -> None:
         # 3
         start_deadline(x, route)
         # 4
-        upstream = route.upstream
-        if upstream is not None and not upstream.group.fit:
-            upstream = fallback_for(route, upstream)
-        x.upstream = upstream
-        admit(x, route)
+        if not admit(x, route):
+            return
+        upstream = x.upstream
         if route.compression is not None:
             prepare(x, route.compression)
         if upstream is not None:
@@ -69,7 +68,7 @@ async def serve(x: Exchange) -> None:
                     refuse_if_denied(x, route, route.rate_limit)
                 await wait_for_slots(x, gates, rank)
                 if not upstream.group.available:
-                    refuse_while_open(upstream)
+                    raise_refusal(upstream)
         # 5
         if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
             await wait_for_limits(x, route, asked)
@@ -126,8 +125,15 @@ def start_deadline(x: Exchange, route: Route) -> None:
 # -- 4: admission ------------------------------------------------------------------------------------------------------
 
 
-def admit(x: Exchange, route: Route) -> None:
-    """Refuse what cannot succeed before anything is spent on it. Raises `Failed`."""
+def admit(x: Exchange, route: Route) -> bool:
+    """Choose the upstream; refuse what cannot succeed before anything is spent on it: False when done, or raises `Failed`."""
+    upstream = route.upstream
+    if upstream is not None and not upstream.group.fit:
+        upstream = fallback_for(route, upstream)
+    x.upstream = upstream
+    if upstream is not None and not upstream.group.available and (failed := refusal(upstream)) is not None:
+        refuse(x, failed)
+        return False
     head = x.head
     body = x.request_body
     if body is not None:
@@ -138,13 +144,12 @@ def admit(x: Exchange, route: Route) -> None:
         head.expect_continue = False
     if head.fields.via and x.client_connection.came_by_us(head.fields.via):
         raise Failed(Failure.LOOP, close=True)
-    if x.upstream is not None and not x.upstream.group.available:
-        refuse_while_open(x.upstream)
     if head.upgrade:
         if head.upgrade not in route.upgrades or head.method != b"GET" or body is not None:
             head.upgrade = b""
         elif x.client_connection.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
             raise Failed(Failure.TUNNEL_LIMIT)
+    return True
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -166,6 +171,8 @@ def refuse(x: Exchange, failed: Failed) -> None:
     if failed.close or not x.request_is_read():
         x.keep_alive = False
     name = x.route.name if x.route is not None else None
+    if failed.ready is not None and answer_again(x, failed, name):
+        return
     body = heads.problem_body(failed, name, x.request_id)
     x.send_own(failure.status, heads.problem_lines(failed, x.snapshot.server.name), body)
 
