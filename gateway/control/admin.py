@@ -198,7 +198,7 @@ def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str,
         "weight": endpoint.weight,
         "backup": endpoint.backup,
         "weight_now": round(endpoint.weight * endpoint.share, 2) if endpoint in group.available else 0,
-        "failures_in_a_row": endpoint.failures,
+        "failures_in_a_row": endpoint.errors,
         "in_flight": endpoint.in_flight,
         "connections": endpoint.pool.counts(),
     }

@@ -38,6 +38,7 @@ def ejection_settings(ejection: Ejection | None) -> EjectionSettings | None:
     return EjectionSettings(
         failures=ejection.failures,
         statuses=frozenset(status for low, high in ejection.statuses for status in range(low, high + 1)),
+        errors=ejection.errors,
         base=ejection.base,
         longest=max(ejection.base, ejection.max),
         max_ejected=ejection.max_ejected,

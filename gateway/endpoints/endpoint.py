@@ -29,6 +29,7 @@ class Endpoint:
         "ejected_for",
         "ejected_until",
         "ejections",
+        "errors",
         "failures",
         "group",
         "guard",
@@ -102,7 +103,9 @@ class Endpoint:
         """The one that new requests use."""
 
         self.failures = 0
-        """Exchanges that failed in a row."""
+        """Exchanges that failed in a row; answers such as 500 do not end the row."""
+        self.errors = 0
+        """The same with such answers."""
         self.ejected_until = 0.0
         """When the last ejection ends or ended."""
         self.ejections = 0

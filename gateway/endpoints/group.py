@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from gateway.endpoints.endpoint import Endpoint
 from gateway.errors import Failed
 from gateway.policies.circuit_breaker import NEVER
-from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected
+from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected, too_many
 from gateway.policies.health import REST_429, AvailabilitySettings, State, least_healthy, rests
 from gateway.policies.load_balancing import (
     Algorithm,
@@ -191,16 +191,17 @@ class EndpointGroup:
 
     # -- what changes it -----------------------------------------------------------------------------------------------
 
-    def failed(self, endpoint: Endpoint, why: str, now: float, chance: float) -> float:
-        """An exchange with `endpoint` has failed. How long it is ejected for that, in seconds, or 0.
+    def failed(self, endpoint: Endpoint, why: str, now: float, chance: float, *, grave: bool = True) -> float:
+        """An exchange with `endpoint` has failed; not `grave`: with an answer such as 500. Seconds of the ejection, or 0.
 
-        Whoever calls this sets `endpoint.failures` to 0 when an exchange succeeds.
+        Whoever calls this sets `errors` and `failures` to 0 when an exchange succeeds; without errors there are no failures.
         """
-        endpoint.failures += 1
+        endpoint.errors += 1
+        endpoint.failures += grave
         settings = self.settings.ejection
-        if settings is None or endpoint.failures < settings.failures or now < endpoint.ejected_until:
+        if settings is None or not too_many(settings, endpoint.failures, endpoint.errors) or now < endpoint.ejected_until:
             return 0.0
-        failures, endpoint.failures = endpoint.failures, 0
+        failures, endpoint.failures, endpoint.errors = endpoint.errors, 0, 0
         out = sum(other.state in (State.UNHEALTHY, State.EJECTED) for other in self.endpoints)
         if out >= most_ejected(settings, len(self.endpoints)):
             return 0.0
@@ -225,7 +226,7 @@ class EndpointGroup:
         """The probes of `endpoint` have come to a verdict."""
         endpoint.up = up
         endpoint.probe_says = why
-        endpoint.failures = 0
+        endpoint.failures = endpoint.errors = 0
         self.refresh(now)
 
     def replace(self, endpoints: Sequence[Endpoint], now: float) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 DEFAULT_STATUSES: Final = frozenset({502, 503, 504})
-"""A 500 is mostly a fault of the program, which every endpoint has: one client could eject one endpoint after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +19,22 @@ class EjectionSettings:
     """Failures in a row."""
     statuses: frozenset[int] = DEFAULT_STATUSES
     """Response statuses that count as failures, beside failures to get a response at all."""
+    errors: int = 50
+    """Answers with another status of 500 and more, or failures, in a row; 0: such answers never eject.
+
+    A 500 is mostly about the request. Where one request in two fails, five in a row are nothing special and say nothing about
+    the endpoint; fifty do.
+    """
     base: float = 30.0
     """How long the first ejection lasts; the n-th in a row lasts n times as long."""
     longest: float = 300.0
     max_ejected: float = 0.5
     """The share of the endpoints that may be ejected at a time, rounded up, but never all of them."""
+
+
+def too_many(settings: EjectionSettings, failures: int, errors: int) -> bool:
+    """So many failures in a row, or so many failures and error answers in a row, eject."""
+    return failures >= settings.failures or 0 < settings.errors <= errors
 
 
 def most_ejected(settings: EjectionSettings, endpoints: int) -> int:

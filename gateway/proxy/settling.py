@@ -68,8 +68,8 @@ def settle(
         upstream.group.observe(endpoint, seconds, now, failed=status >= 500 or status == 429)
     if status < 429:
         metrics.attempts["ok"] += 1
-        if endpoint.failures:
-            endpoint.failures = 0
+        if endpoint.errors:
+            endpoint.errors = endpoint.failures = 0
         if breaker is not None:
             window = breaker.window
             if permit is breaker.healthy and now < window.turns_at and seconds < breaker.slow_call:

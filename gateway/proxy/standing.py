@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from gateway.proxy.http1_response import ResponseHead
 
 _RETRY_AFTER: Final = re.compile(rb"(?:\A|\n)retry-after:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_REQUESTS_FAULT: Final = (501, 505)
+"""The endpoint is well; it was asked for something that it does not do (RFC 9110 15.6)."""
 _SERVING: Final = (State.HEALTHY, State.SLOW_START)
 
 _log = logging.getLogger("gateway")
 
 
-def failed(endpoint: Endpoint, metrics: UpstreamMetrics, reason: str, now: float) -> None:
-    """An exchange with the endpoint failed; `reason` is the failure's code."""
-    if endpoint.group.failed(endpoint, reason, now, random()):
+def failed(endpoint: Endpoint, metrics: UpstreamMetrics, reason: str, now: float, *, grave: bool = True) -> None:
+    """An exchange with the endpoint failed; `reason` is the failure's code. See `EndpointGroup.failed`."""
+    if endpoint.group.failed(endpoint, reason, now, random(), grave=grave):
         metrics.ejections[reason] = metrics.ejections.get(reason, 0) + 1
 
 
@@ -34,8 +36,10 @@ def answered(endpoint: Endpoint, metrics: UpstreamMetrics, response: ResponseHea
     ejection = group.settings.ejection
     if ejection is not None and status in ejection.statuses:
         failed(endpoint, metrics, f"http_{status}", now)
+    elif status >= 500 and status not in _REQUESTS_FAULT:
+        failed(endpoint, metrics, f"http_{status}", now, grave=False)
     else:
-        endpoint.failures = 0
+        endpoint.failures = endpoint.errors = 0
     if status in (429, 503):
         group.rest(endpoint, status, retry_after(response.fields.block, time()), now)
 

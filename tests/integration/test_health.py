@@ -243,14 +243,15 @@ async def test_five_failures_in_a_row_eject(
     assert len(bad.requests) == 5
 
 
-async def test_500_and_404_do_not_eject(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """They are about the request: a client could otherwise eject endpoints at will."""
+async def test_500_ejects_only_an_endpoint_that_fails_everything(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """500 is mostly about the request, so it takes fifty in a row; 501 is no fault of the endpoint at all."""
     bad = await upstream(answers(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"))
-    running = await gateway(balanced(bad.url, f"http://127.0.0.1:{refusing_port()}"))
-    found = await picked(running)
+    other = await upstream(answers(b"HTTP/1.1 501 No\r\nContent-Length: 0\r\n\r\n"))
+    running = await gateway(balanced(bad.url, other.url, upstream="load_balancing: round_robin"))
+    found = await picked(running, 160)
 
-    assert found[b"502"] == 5
-    assert found[b"500"] == 35
+    assert found == {b"500": 50, b"501": 110}
+    assert running.upstream.ejections == {"http_500": 1}
 
 
 async def test_one_success_in_between_is_enough(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -286,7 +287,7 @@ async def test_clients_that_leave_eject_nobody(upstream: StartUpstream, gateway:
         client.reset()
         await eventually(lambda: not running.busy())
 
-    assert [one.failures for one in endpoints(running)] == [0, 0]
+    assert [one.errors for one in endpoints(running)] == [0, 0]
 
 
 async def test_an_ejected_endpoint_returns_and_is_ramped(upstream: StartUpstream, gateway: StartGateway) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected
+from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected, too_many
 
 SETTINGS = EjectionSettings()
 
@@ -24,6 +24,19 @@ def test_the_last_endpoint_is_never_ejected(share: float, endpoints: int) -> Non
 
     assert most <= endpoints - 1
     assert most >= 1 or endpoints == 1
+
+
+@pytest.mark.parametrize(
+    "failures,errors,enough", [(4, 4, False), (5, 5, True), (0, 49, False), (0, 50, True), (4, 49, False), (4, 50, True)]
+)
+def test_failures_eject_sooner_than_errors(failures: int, errors: int, enough: bool) -> None:
+    """Five failures in a row, or fifty in a row with answers such as 500 among them."""
+    assert too_many(SETTINGS, failures, errors) is enough
+
+
+def test_errors_need_not_count() -> None:
+    """With 0 no number of them ejects."""
+    assert not too_many(EjectionSettings(errors=0), 0, 1000)
 
 
 @given(st.integers(1, 1000), st.floats(0, 1, exclude_max=True))

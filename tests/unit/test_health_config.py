@@ -34,6 +34,7 @@ def test_defaults(tmp_path: Path) -> None:
     ejection = ejection_settings(made.ejection)
     assert ejection is not None
     assert (ejection.failures, sorted(ejection.statuses), ejection.base, ejection.longest) == (5, [502, 503, 504], 30.0, 300.0)
+    assert ejection.errors == 50
     assert (availability(made).panic, availability(made).slow_start) == (0.5, 10.0)
     assert made.dns is not None
     assert made.dns.interval == 30.0
