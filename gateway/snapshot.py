@@ -21,6 +21,7 @@ from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import Choice, CompressionSettings, Tags
 from gateway.policies.concurrency import ConcurrencySettings
 from gateway.policies.health import Thresholds
+from gateway.policies.hedging import HedgeDelay
 from gateway.policies.overload import OverloadSettings
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.retry import RetryBudget, RetrySettings
@@ -331,6 +332,8 @@ class Route:
     timeout: TimeoutSettings = TimeoutSettings()
     retry: Retry | None = None
     """None: nothing is ever sent twice."""
+    hedge: HedgeDelay | None = None
+    """Live: it learns how long answers take. None: no hedging."""
     max_body: int = 10 * 1024 * 1024
     """Largest request body in bytes; -1: no limit."""
     rewrite: Rewrite | None = None

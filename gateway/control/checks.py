@@ -35,6 +35,7 @@ _ONLY_UPSTREAM: Final = (
     "upgrades",
     "timeout",
     "retry",
+    "hedge",
     "compression",
     "max_in_flight",
     "priority",

@@ -33,7 +33,7 @@ from gateway.control.health_compile import availability, ejection_settings, is_n
 from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
-from gateway.control.retries_compile import compile_retry, retry_budget
+from gateway.control.retries_compile import compile_hedge, compile_retry, retry_budget
 from gateway.control.schema import Config, UpstreamTls
 from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
@@ -312,6 +312,7 @@ def _route(
         respond=_respond(written),
         timeout=TimeoutSettings(resolved.request.value, resolved.attempt.value, resolved.connect.value, resolved.idle.value),
         retry=compile_retry(resolved.retry.value),
+        hedge=compile_hedge(resolved.hedge.value),
         max_body=resolved.max_body.value,
         rewrite=_rewrite(written),
         request_edits=plain_upstream(config, index, _field_edits(resolved.request_edits)),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, SecretStr
 from gateway.control.addresses import Address, EndpointUrl
 from gateway.control.effective import Edits, Retries, effective
 from gateway.control.load import Loaded
+from gateway.control.retries import Hedge
 from gateway.control.values import Condition
 
 HIDDEN = "***"
@@ -33,6 +34,7 @@ def _route(loaded: Loaded, index: int) -> dict[str, Any]:
         **{name: value for name, value in written.items() if value is not None},
         "timeout": {name: getattr(values, name).value for name in ("request", "attempt", "connect", "idle")},
         "retry": _retry(values.retry.value),
+        "hedge": _hedge(values.hedge.value),
         "limits": {"body": values.max_body.value},
         "request_fields": _edits(values.request_edits),
         "response_fields": _edits(values.response_edits),
@@ -54,6 +56,10 @@ def _retry(retries: Retries | None) -> dict[str, Any] | None:
         "replay": retries.replay.value,
         "idempotency_key": retries.idempotency_key.value,
     }
+
+
+def _hedge(hedge: Hedge | None) -> dict[str, Any] | None:
+    return None if hedge is None else {"after": hedge.after.seconds or str(hedge.after), "max": hedge.max}
 
 
 def _edits(edits: Edits) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from gateway.control.limits import RateLimit
 from gateway.control.nodes import Loc
-from gateway.control.retries import RETRY_OFF
+from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge
 from gateway.control.schema import EDITS_OFF, WEBSOCKET, Config, FieldEdits, Policies, Route
 from gateway.policies.retry import RetrySettings
 from gateway.policies.timeout import TimeoutSettings
@@ -59,6 +59,7 @@ class Effective:
     priority: Value[str]
     rate_limit: Value[tuple[RateLimit, ...]]
     retry: Value[Retries | None]
+    hedge: Value[Hedge | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def effective(config: Config, index: int) -> Effective:
         priority=_first(scopes, "priority", "default"),
         rate_limit=_first(scopes, "rate_limit", ()),
         retry=_retries(scopes),
+        hedge=_hedge(scopes),
     )
 
 
@@ -134,6 +136,11 @@ def _retries(scopes: list[tuple[Loc, Policies]]) -> Value[Retries | None]:
             idempotency_key=_within(on, ("retry", "idempotency_key"), _BUILT_IN_RETRY.idempotency_key),
         )
     )
+
+
+def _hedge(scopes: list[tuple[Loc, Policies]]) -> Value[Hedge | None]:
+    found: Value[Hedge | None] = _first(scopes, "hedge", None)
+    return found if found.value is not HEDGE_OFF else Value(None, found.origin)
 
 
 def _clamped(inner: Value[float], outer: Value[float]) -> Value[float]:

@@ -17,7 +17,7 @@ from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
 from gateway.control.matches import Request, route_matches
 from gateway.control.nodes import Loc
-from gateway.control.retries_explain import retry_rows
+from gateway.control.retries_explain import hedge_rows, retry_rows
 from gateway.control.schema import Route
 from gateway.control.units import format_duration, format_size
 from gateway.control.values import NO_LIMIT
@@ -199,6 +199,7 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
     if route.upstream is not None:
         rows += _timeout_rows(loaded, values)
         rows += retry_rows(loaded, values.retry, route.upstream, request.method)
+        rows += hedge_rows(loaded, values.hedge, route.upstream, request.method)
     limit = "off" if values.max_body.value == NO_LIMIT else format_size(values.max_body.value)
     rows.append(("limits.body", limit, _origin(loaded, values.max_body)))
     rows += _edit_rows(loaded, "request_fields", values.request_edits)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
 from gateway.control import units, values
-from gateway.control.model import Model, setting
+from gateway.control.model import Model, required, setting
 from gateway.control.values import OneOrMany, did_you_mean, invalid, text_value
 
 CAUSES: Final = ("connect", "reset", "timeout", "invalid")
@@ -93,6 +95,54 @@ class Retry(Model):
 
 
 RETRY_OFF: Final = Retry()
+"""What `off` stands for: this very object."""
+
+
+_PERCENTILE: Final = re.compile(r"p([0-9]{2}(?:\.[0-9])?)")
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """How long to wait before a hedge: seconds, or a share of the recent answers between 0 and 1."""
+
+    seconds: float = 0.0
+    quantile: float = 0.0
+
+    def __str__(self) -> str:
+        return f"p{self.quantile * 100:g}" if self.quantile else units.format_duration(self.seconds)
+
+
+def _parse_after(text: str) -> After:
+    match = _PERCENTILE.fullmatch(text)
+    if match is not None:
+        percent = float(match[1])
+        if percent < 50:
+            raise invalid("at least `p50`: half of all requests would be sent twice")
+        return After(quantile=percent / 100)
+    try:
+        return After(seconds=_parse_pause(text))
+    except units.UnitError as error:
+        raise invalid(
+            f"{error}; or a percentile such as `p95`", f"did you mean `{error.hint}`?" if error.hint else ""
+        ) from None
+
+
+AFTER_PATTERN: Final = rf"^p[5-9][0-9](\.[0-9])?$|{units.DURATION_PATTERN}"
+AfterValue: TypeAlias = Annotated[
+    After, *text_value("a duration such as `50ms`, or `p95`", _parse_after, pattern=AFTER_PATTERN)
+]
+
+
+class Hedge(Model):
+    """A second copy of a safe request that is not answered soon, to another endpoint. The first good answer counts."""
+
+    short_form = ("after", {"type": "string", "pattern": AFTER_PATTERN})
+
+    after: AfterValue = required("How long to wait: `50ms`, or a percentile of the upstream's recent answers such as `p95`.")
+    max: int = setting(1, "Copies beyond the first.", ge=1, le=3)
+
+
+HEDGE_OFF: Final = Hedge.model_validate({"after": "p95"})
 """What `off` stands for: this very object."""
 
 

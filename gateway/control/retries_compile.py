@@ -8,7 +8,8 @@ from typing import Final
 from tenacity.wait import wait_random_exponential
 
 from gateway.control.effective import Retries
-from gateway.control.retries import ALL_5XX, CAUSES, RetryBudget
+from gateway.control.retries import ALL_5XX, CAUSES, Hedge, RetryBudget
+from gateway.policies.hedging import HedgeDelay, HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings
 from gateway.policies.retry import RetryBudget as LiveBudget
 from gateway.snapshot import Retry, Upstream
@@ -33,6 +34,11 @@ def compile_retry(retries: Retries | None) -> Retry | None:
     )
     wait = wait_random_exponential(multiplier=retries.base.value, max=retries.max.value)
     return Retry(settings, wait)
+
+
+def compile_hedge(hedge: Hedge | None) -> HedgeDelay | None:
+    """When a copy is sent; None: never."""
+    return None if hedge is None else HedgeDelay(HedgeSettings(hedge.after.seconds, hedge.after.quantile, hedge.max))
 
 
 def longest_back_off(retries: Retries) -> float:

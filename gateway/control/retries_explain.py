@@ -6,8 +6,10 @@ from typing import Any
 
 from gateway.control.effective import Retries, Value
 from gateway.control.load import Loaded
+from gateway.control.retries import Hedge
 from gateway.control.retries_compile import longest_back_off
 from gateway.control.units import format_duration, format_size
+from gateway.policies.hedging import SAFE
 from gateway.policies.retry import IDEMPOTENT
 
 Row = tuple[str, str, str]
@@ -39,6 +41,20 @@ def retry_rows(loaded: Loaded, found: Value[Retries | None], upstream: str, meth
             str(written or "default"),
         ),
     ]
+
+
+def hedge_rows(loaded: Loaded, found: Value[Hedge | None], upstream: str, method: bytes) -> list[Row]:
+    """The same for hedging; nothing when it is off everywhere."""
+    hedge = found.value
+    if hedge is None:
+        return [("hedge", "off", _place(loaded, found))] if found.origin is not None else []
+    copies = "one more copy" if hedge.max == 1 else f"up to {hedge.max} more copies, each"
+    text = f"{copies} after {hedge.after}, from the retry budget"
+    if method not in SAFE:
+        text = "not for this method"
+    elif len(loaded.config.upstreams[upstream].endpoints) < 2:
+        text += "; needs a second endpoint"
+    return [("hedge", text, _place(loaded, found))]
 
 
 def _place(loaded: Loaded, value: Value[Any]) -> str:

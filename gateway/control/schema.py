@@ -17,7 +17,7 @@ from gateway.control.concurrency import MaxInFlight, Priority, UpstreamMaxInFlig
 from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
-from gateway.control.retries import RETRY_OFF, Retry, RetryBudget
+from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge, Retry, RetryBudget
 from gateway.control.server import AccessLog, Admin, Server
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
 
@@ -69,6 +69,9 @@ class Policies(Model):
     timeout: Timeout | None = setting(None, "The time budget. Short form: `timeout: 2s`.")
     retry: Annotated[Retry | None, OrOff(RETRY_OFF)] = setting(
         None, "When a request is sent again. Short form: `retry: 2`. `off`: nothing is ever sent twice."
+    )
+    hedge: Annotated[Hedge | None, OrOff(HEDGE_OFF)] = setting(
+        None, "A second copy of a safe request that is not answered soon. Short form: `hedge: p95`. Default and `off`: none."
     )
     limits: RouteLimits | None = setting(None, "What one request may cost.")
     request_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(

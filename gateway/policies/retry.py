@@ -18,9 +18,6 @@ from gateway.errors import Failure
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 9.2.2: only these may be repeated without being told to."""
 
-SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
-"""RFC 9110 9.2.1: these may be sent twice at once."""
-
 LEAST_ATTEMPT: Final = 0.001
 """Seconds that must be left after the back-off: no attempt is shorter."""
 

@@ -18,6 +18,7 @@ from gateway.proxy.attempt import connect, dispatch, kept_connection
 from gateway.proxy.breaking import permitted, raise_refusal
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target
+from gateway.proxy.hedging import Leg, first_answer, may_hedge
 from gateway.proxy.retrying import after_failure, after_response, pause
 from gateway.proxy.settling import settle
 from gateway.proxy.steering import steered
@@ -27,7 +28,7 @@ from gateway.snapshot import Route, Upstream
 
 async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConnection:
     """See the module's docstring."""
-    body, retry = x.request_body, route.retry
+    body, retry, hedge = x.request_body, route.retry, route.hedge
     replay = body is not None and retry is not None and repeatable(retry.settings, x.head.method, x.head.kept)
     target = x.head.target if route.rewrite is None else rewritten_target(x.head.target, route.rewrite)
     upstream.retry_budget.requests += 1
@@ -65,14 +66,21 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
 
             # (c) one attempt
             dispatch(x, route, upstream, endpoint, connection, target)
+            if hedge is not None and x.tries is None and may_hedge(x, upstream):
+                leg = await first_answer(
+                    x, route, upstream, hedge, target, Leg(x, endpoint, permit, began, connection, reused=reused)
+                )
+                connection, reused = leg.connection, leg.reused
+                endpoint, permit, began = leg.endpoint, leg.permit, leg.began
+                if leg.failed is not None:
+                    raise leg.failed
+                assert connection is not None
             while connection.response is None:
                 await suspend()
         except Failed as failed:
             # (d) settle
             failure = failed.failure
-            if connection is not None:
-                stale = reused and connection.silent and failure is Failure.TERMINATED
-                connection.end()
+            stale = connection is not None and _ended_stale(connection, failure, reused=reused)
             settle(x, upstream, endpoint, permit, began, failed, stale=stale)
 
             # (e) again?
@@ -97,3 +105,9 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
         failed_on = None if stale and steering is not None else endpoint
         if delay > 0:
             await pause(x, delay)
+
+
+def _ended_stale(connection: UpstreamConnection, failure: Failure, *, reused: bool) -> bool:
+    """Close the connection of a failed attempt. Whether it was one that the upstream had closed before it saw the request."""
+    connection.end()
+    return reused and connection.silent and failure is Failure.TERMINATED

@@ -1,0 +1,264 @@
+"""Hedging: a slow answer is overtaken by a second copy elsewhere; the loser is cancelled, and nothing unsafe is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from gateway.policies.hedging import ENOUGH
+from tests.conftest import StartGateway, StartUpstream
+from tests.support import (
+    GET,
+    OK,
+    Behaviour,
+    Gateway,
+    Peer,
+    Upstream,
+    accepts_and_hangs,
+    answers,
+    closes_without_an_answer,
+    eventually,
+    refusing_port,
+    stays,
+)
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
+
+
+def config(*urls: str, route: str = "hedge: 20ms", upstream: str = "") -> str:
+    """Endpoints that are taken in turn."""
+    listed = ", ".join(f'"{url}"' for url in urls)
+    return f"""
+version: 1
+server: {{listen: ["127.0.0.1:0"]}}
+admin: {{listen: "127.0.0.1:0"}}
+access_log: "off"
+upstreams: {{app: {{endpoints: [{listed}], load_balancing: round_robin, {upstream}}}}}
+routes: [{{name: all, match: {{}}, upstream: app, {route}}}]
+"""
+
+
+async def pair(
+    upstream: StartUpstream, gateway: StartGateway, one: Behaviour, other: Behaviour, route: str = "hedge: 20ms", **more: str
+) -> tuple[Gateway, Upstream, Upstream]:
+    """A gateway with two endpoints. `settings` are of the upstream."""
+    first, second = await upstream(one), await upstream(other)
+    return await gateway(config(first.url, second.url, route=route, upstream=more.get("settings", ""))), first, second
+
+
+async def test_a_copy_overtakes_a_slow_answer(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """The first endpoint hangs, the other answers the copy: that is the response, and the first connection is closed."""
+    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK))
+    responses = [await running.get() for _ in range(4)]
+
+    assert [response.status for response in responses] == [200] * 4
+    hedged = len(hanging.requests)
+    assert hedged >= 1 and len(quick.requests) == 4
+    assert running.upstream.retries == {"hedge": hedged}
+    await eventually(lambda: not hanging.peers)
+    assert running.upstream.attempts == {"ok": 4, "cancelled": hedged}
+    entry = next(entry for entry in running.log.entries if entry["retries"])
+    assert (entry["attempts"], entry["retries"], entry["upstream_addr"]) == (2, 1, quick.url)
+    assert [(one["endpoint"], one["outcome"]) for one in entry["attempt_log"]] == [
+        (hanging.url, "cancelled"),
+        (quick.url, "200"),
+    ]
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+async def test_whichever_answers_first_wins(upstream: StartUpstream, gateway: StartGateway, winner: int) -> None:
+    """The first answer counts, be it to the first copy or to the second; the other copy is cancelled."""
+
+    async def slow(peer: Peer) -> None:
+        await peer.request()
+        await peer.upstream.gate.acquire()
+        await peer.send(OK.replace(b"OK", b"ok"))
+        await peer.gone()
+
+    origins = [await upstream(slow), await upstream(slow)]
+    running = await gateway(config(*(origin.url for origin in origins)))
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: all(origin.requests for origin in origins))
+    first, second = origins[winner], origins[1 - winner]
+    first.gate.release()
+
+    assert (await client.response()).body == b"ok"
+    await eventually(lambda: running.pools() == {"open": 1, "idle": 1})
+    assert running.upstream.attempts == {"ok": 1, "cancelled": 1}
+    entry = running.log.entries[0]
+    assert (entry["upstream_addr"], entry["retries"]) == (first.url, 1)
+    second.gate.release()
+    await eventually(lambda: not second.peers)
+
+
+@pytest.mark.parametrize("behaviour", [closes_without_an_answer, answers(BUSY)], ids=["closes", "503"])
+async def test_a_copy_that_fails_does_not_end_the_race(
+    upstream: StartUpstream, gateway: StartGateway, behaviour: Behaviour
+) -> None:
+    """A bad answer to the copy is dropped while the first is still waited for."""
+
+    async def slow(peer: Peer) -> None:
+        await peer.request()
+        await peer.upstream.gate.acquire()
+        await peer.send(OK)
+        await peer.gone()
+
+    running, waited_for, failing = await pair(upstream, gateway, slow, behaviour, route="hedge: 20ms, retry: 0")
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: waited_for.requests or running.log.entries)
+    if not waited_for.requests:
+        # In turn: the next one begins with the slow one.
+        await client.response()
+        await client.send(GET)
+    await eventually(lambda: len(failing.requests) >= 1 and running.upstream.retries == {"hedge": 1})
+    waited_for.gate.release()
+
+    assert (await client.response()).status == 200
+
+
+async def test_a_copy_that_finds_nobody_does_not_end_the_race(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """A refused connection of the copy leaves the first one as it is."""
+
+    async def slow(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.upstream.gate.acquire()
+            await peer.send(OK)
+
+    origin = await upstream(slow)
+    running = await gateway(config(origin.url, f"http://127.0.0.1:{refusing_port()}"))
+    client = await running.client()
+    for expected in (1, 2):
+        await client.send(GET)
+        while len(origin.requests) < expected or not running.upstream.retries:
+            await asyncio.sleep(0.002)
+        origin.gate.release()
+        assert (await client.response()).status == 200
+
+
+async def test_all_copies_may_fail(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """When every copy is lost, the client gets a failure as without hedging."""
+
+    async def slow_to_close(peer: Peer) -> None:
+        await peer.request()
+        await peer.upstream.gate.acquire()
+
+    running, first, second = await pair(upstream, gateway, slow_to_close, slow_to_close, route="hedge: 20ms, retry: 0")
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: first.requests and second.requests)
+    first.gate.release()
+    second.gate.release()
+
+    response = await client.response()
+    assert (response.status, response.code) == (502, "connection_terminated")
+
+
+async def test_the_attempt_timeout_ends_all_copies(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """The time limit of the attempt holds for all copies, from the last one on; none is left behind."""
+    running, first, second = await pair(
+        upstream, gateway, accepts_and_hangs, accepts_and_hangs, route="hedge: 20ms, retry: 0, timeout: {attempt: 100ms}"
+    )
+    response = await running.get()
+
+    assert (response.status, response.code) == (504, "http_response_timeout")
+    assert (len(first.requests), len(second.requests)) == (1, 1)
+    assert running.upstream.attempts == {"ok": 0, "http_response_timeout": 2}
+    await eventually(lambda: not first.peers and not second.peers)
+
+
+async def test_a_client_that_leaves_ends_all_copies(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Both connections are closed at once, and nobody is blamed."""
+    running, first, second = await pair(upstream, gateway, accepts_and_hangs, accepts_and_hangs)
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: first.requests and second.requests)
+    client.reset()
+
+    await eventually(lambda: not first.peers and not second.peers)
+    assert running.upstream.attempts == {"ok": 0, "cancelled": 2}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+    ids=["POST", "DELETE", "PUT", "GET-body", "upgrade"],
+)
+async def test_only_what_is_safe_is_sent_twice(upstream: StartUpstream, gateway: StartGateway, request_: bytes) -> None:
+    """Unsafe methods, bodies and upgrades have one copy (RFC 9110 9.2.1)."""
+    running, first, second = await pair(upstream, gateway, accepts_and_hangs, accepts_and_hangs)
+    client = await running.client()
+    await client.send(request_)
+    await eventually(lambda: first.requests or second.requests)
+
+    await stays(lambda: len(first.requests) + len(second.requests) == 1)
+
+
+async def test_a_single_endpoint_is_not_asked_twice(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Without another endpoint there is no copy."""
+    origin = await upstream(accepts_and_hangs)
+    running = await gateway(config(origin.url))
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: origin.requests)
+
+    await stays(lambda: len(origin.requests) == 1)
+
+
+async def test_a_hedge_is_paid_from_the_retry_budget(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Without budget there is no copy, and that is counted."""
+    running, first, second = await pair(
+        upstream, gateway, accepts_and_hangs, accepts_and_hangs, settings="retry_budget: {ratio: 0%, min_per_second: 0}"
+    )
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: running.upstream.denials == {"budget": 1})
+
+    await stays(lambda: len(first.requests) + len(second.requests) == 1)
+
+
+async def test_a_percentile_is_learnt(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """`p95` hedges only once enough answers have shown how long they take."""
+    slow = False
+
+    async def sometimes_hangs(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if slow:
+                await peer.upstream.gate.acquire()
+            await peer.send(OK)
+
+    running, _, _ = await pair(upstream, gateway, sometimes_hangs, answers(OK), route="hedge: p95")
+    client = await running.client()
+    for _ in range(ENOUGH + 10):
+        assert (await client.ask(GET)).status == 200
+    assert running.upstream.retries == {}
+    delay, known = running.app.snapshot.routes[0].hedge, running.upstream.duration
+    assert delay is not None
+    await eventually(lambda: delay.seconds(monotonic(), known.bounds, known.counts) is not None)
+    slow = True
+    for _ in range(2):
+        # In turn, so one of two begins with the slow one.
+        assert (await client.ask(GET)).status == 200
+
+    assert running.upstream.retries["hedge"] >= 1
+
+
+async def test_the_kept_connection_of_a_winner_is_used_again(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """After the race everything is as without hedging: the winner's connection goes back to the pool."""
+    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK))
+    for _ in range(6):
+        assert (await running.get()).status == 200
+
+    await eventually(lambda: running.pools() == {"open": 1, "idle": 1})
+    assert quick.connections == 1 and hanging.requests
