@@ -52,10 +52,13 @@ class Discovery:
 
     def apply(self, snapshot: Snapshot) -> None:
         """Look up the names of `snapshot`, and no others."""
+        before = self._upstreams
         self._upstreams = {name: upstream for upstream in snapshot.upstreams for name in upstream.names}
-        for name in set(self._tasks) - set(self._upstreams):
-            self._tasks.pop(name).cancel()
-            self._tried(name)
+        for name in list(self._tasks):
+            # A group that took the place of another may have been made before the last answer: it is asked again at once.
+            if name not in self._upstreams or self._upstreams[name].group is not before[name].group:
+                self._tasks.pop(name).cancel()
+                self._tried(name)
         for name in self._upstreams:
             if name not in self._tasks:
                 self._waiting.add(name)

@@ -7,12 +7,14 @@ import socket
 
 import pytest
 
+from gateway.control.load import load
 from gateway.control.resolver import SystemResolver
 from gateway.endpoints import Endpoint
 from gateway.policies.health import State
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
 from tests.integration.test_health import balanced, endpoints, picked, says
+from tests.integration.test_reload import reloaded
 from tests.support import GET, OK, PATIENCE, Gateway, Upstream, answers, drips, eventually, refusing_port, stays
 
 SOON = "dns: 100ms"
@@ -251,3 +253,42 @@ async def test_the_system_says_what_it_does_not_know() -> None:
     for name in ["does-not-exist.invalid", "x" * 64 + ".invalid"] * 10:
         with pytest.raises(OSError, match=r"not known|not a name"):
             await resolver.resolve(name)
+
+
+async def test_a_reload_keeps_the_addresses(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """The endpoints of a name are the same ones after it, and further answers reach the new group."""
+    origins = await fleet(upstream, 1, 2, 3)
+    book = Phonebook(users=["127.0.0.1", "127.0.0.2"])
+    url = f"http://users:{origins[0].port}"
+    running = await gateway(balanced(url, upstream=SOON), book)
+    before = endpoints(running)
+
+    assert (await reloaded(running, balanced(url, origins[2].url, upstream=SOON))).ok
+    assert endpoints(running)[:2] == before
+    book.known["users"] = ["127.0.0.2"]
+    await eventually(lambda: addresses(running) == ["127.0.0.2", "127.0.0.3"])
+    assert (await reloaded(running, balanced(origins[2].url))).ok
+    assert addresses(running) == ["127.0.0.3"]
+    asked = len(book.asked)
+    await stays(lambda: len(book.asked) == asked, 0.3)
+
+
+async def test_an_answer_between_the_preparation_of_a_reload_and_its_commit_is_not_lost(
+    upstream: StartUpstream, gateway: StartGateway
+) -> None:
+    """The new group was made with the addresses of before; it gets the new ones at once, not after the interval."""
+    origin, _ = await fleet(upstream, 1, 2)
+    book = Phonebook(users=["127.0.0.1"])
+    url = f"http://users:{origin.port}"
+    running = await gateway(balanced(url, upstream="dns: 1h"), book)
+    path = running.app.loaded.path
+    path.write_text(balanced(url, upstream="dns: 1h, panic: 10%"), encoding="utf-8")
+    prepared = await running.app.prepare(load(path))
+    # An hour later:
+    book.known["users"] = ["127.0.0.2"]
+    running.app._discovery._put(running.app.snapshot.upstreams[0].names[0], book.known["users"])
+    assert addresses(running) == ["127.0.0.2"]
+
+    await running.app.commit(prepared)
+    await eventually(lambda: addresses(running) == ["127.0.0.2"])
+    assert await picked(running) == {b"2": 40}

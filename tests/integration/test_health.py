@@ -11,6 +11,7 @@ from gateway.endpoints import Endpoint
 from gateway.policies.health import State
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
+from tests.integration.test_reload import reloaded
 from tests.support import (
     GET,
     OK,
@@ -340,3 +341,36 @@ async def test_the_operator_sees_it(upstream: StartUpstream, gateway: StartGatew
     assert 'gateway_upstream_ejections_total{reason="http_503",upstream="app"} 1.0' in metrics
     assert 'gateway_upstream_endpoints{state="ejected",upstream="app"} 1.0' in metrics
     assert 'gateway_upstream_panic{upstream="app"} 0.0' in metrics
+
+
+# -- reload ------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_known_outlives_a_reload(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """An ejected endpoint stays ejected when another endpoint is added; that one is ramped, after its first good probe."""
+    good, bad, new = await upstream(says("good")), await upstream(answers(ERROR)), await upstream(answers(ERROR))
+    health = f"health: {{{OFTEN}, statuses: [200, 503]}}"
+    running = await gateway(balanced(good.url, bad.url, upstream=health))
+    await picked(running)
+    assert at(running, bad).state is State.EJECTED
+
+    new.behaviour = accepts_and_hangs
+    assert (await reloaded(running, balanced(good.url, bad.url, new.url, upstream=health))).ok
+    assert [one.state for one in endpoints(running)] == [State.HEALTHY, State.EJECTED, State.UNHEALTHY]
+    assert at(running, new).why == "not probed yet"
+    new.behaviour = says("new")
+    await eventually(lambda: at(running, new).state is State.SLOW_START)
+    assert at(running, new).share < 1.0
+
+
+async def test_a_reload_ends_probes(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Endpoints that are dropped are probed no more; without `health` what probes have said is forgotten."""
+    a, b = await upstream(says("a")), await upstream(answers(ERROR))
+    running = await gateway(balanced(a.url, b.url, upstream=f"health: {{{OFTEN}}}"))
+    await eventually(lambda: at(running, b).state is State.UNHEALTHY)
+
+    assert (await reloaded(running, balanced(a.url, b.url))).ok
+    await eventually(lambda: at(running, b).state is not State.UNHEALTHY)
+    await eventually(lambda: not a.peers and not b.peers)
+    count = a.connections + b.connections
+    await stays(lambda: a.connections + b.connections == count, 0.3)
