@@ -1,4 +1,4 @@
-"""The commands: run · check · diff · reload · explain · routes · schema · init · demo · healthcheck · limits · version.
+"""The commands: run · check · diff · reload · explain · routes · schema · init · demo · healthcheck · limits · logs · version.
 
 Exit codes: 0 ok, 1 the configuration is not valid, 2 wrong usage, 3 not reachable. Each command imports what it needs when it
 runs: a container runs the health check every few seconds.
@@ -104,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     limits.add_argument("--limit", default="default", metavar="NAME", help="default: %(default)s")
     _add_admin(limits)
+    logs = add("logs", _logs, "Show lines of the access log as people read them, from a file or standard input.")
+    logs.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
+    logs.add_argument("--route", action="append", default=[], metavar="NAME", help="of this route; may be repeated")
+    logs.add_argument("--status", action="append", default=[], metavar="STATUS", help="5xx, 404 or 500-503; may be repeated")
+    logs.add_argument("--slow", metavar="DURATION", help="that took so long or longer, such as 500ms")
+    logs.add_argument("--failed", action="store_true", help="that the gateway refused or failed, or an upstream with 5xx")
+    logs.add_argument("--request", default="", metavar="ID", help="with this request id or trace id")
+    logs.add_argument("--raw", action="store_true", help="print the lines as they are: JSON")
     add("version", _version, "Print the version.")
     parser.commands = tuple(commands.choices)
     return parser
@@ -346,6 +354,22 @@ def _limits(options: argparse.Namespace) -> int:
     status, text = _request(options.admin, "POST" if options.action == "reset" else "GET", target, headers)
     print(text.rstrip("\n"), file=sys.stdout if status == 200 else sys.stderr)
     return OK if status == 200 else INVALID if status else UNREACHABLE
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from gateway.control.log_view import FilterError, run
+
+    try:
+        run(options, colour=_colour(sys.stdout))
+    except FilterError as error:
+        print(f"gateway logs: error: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"gateway logs: error: cannot read `{options.file}`: {error.strerror}", file=sys.stderr)
+        return UNREACHABLE
+    return OK
 
 
 def _version(options: argparse.Namespace) -> int:

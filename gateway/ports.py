@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from gateway.policies.rate_limit import Rule, Verdict
 
@@ -22,9 +22,9 @@ class Pool(Protocol):
 
 
 class LogSink(Protocol):
-    """Takes one finished exchange's record; must never block and never raise."""
+    """Takes one finished exchange's line; must never block and never raise."""
 
-    def record(self, entry: dict[str, Any]) -> None: ...
+    def record(self, line: bytes) -> None: ...
 
 
 class Resolver(Protocol):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from gateway.access_settings import AccessSettings
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.gates import Gate
 from gateway.headers import Networks
@@ -342,7 +343,8 @@ class Route:
     upgrades: frozenset[bytes] = frozenset({b"websocket"})
     """Lower-case protocols that may be upgraded to."""
     server_timing: ServerTiming = ServerTiming.ON_REQUEST
-    access_log: bool = True
+    access_log: AccessSettings | None = None
+    """None: its requests are not logged."""
     rate_limit: tuple[Limit, ...] | None = None
     """Asked together; None: no limits."""
     rank: int = 1
@@ -384,3 +386,5 @@ class Snapshot:
     redis: RedisSettings | None = None
     gates: tuple[GateSettings, ...] = ()
     """All there are."""
+    access_log: AccessSettings | None = None
+    """For what no route took."""

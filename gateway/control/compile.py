@@ -16,6 +16,7 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from gateway.control import tls
+from gateway.control.access_compile import access_settings, fields_logged
 from gateway.control.addresses import Address
 from gateway.control.balancing_compile import (
     balancing_settings,
@@ -95,9 +96,11 @@ def compile_config(
             gates.get("upstream", name),
             upstreams[written.fallback] if written.fallback is not None else None,
         )
-    routes = tuple(_route(config, index, upstreams, metrics, gates, workers) for index in range(len(config.routes)))
+    routes = tuple(
+        _route(config, index, upstreams, metrics, gates, workers, loaded.hash) for index in range(len(config.routes))
+    )
     matches = route_matches(config)
-    noted = {*fields_read(config), *fields_that_steer(config), *request_fields_read(config)}
+    noted = {*fields_read(config), *fields_that_steer(config), *fields_logged(config), *request_fields_read(config)}
     return Snapshot(
         server=server,
         names=_names(config.server),
@@ -109,6 +112,7 @@ def compile_config(
         match_fields=frozenset(name for match in matches for name, _ in match.headers) | noted,
         redis=redis_settings(config.redis),
         gates=gates.all(),
+        access_log=access_settings(config, None, loaded.hash),
     )
 
 
@@ -298,7 +302,13 @@ def _group(name: str, upstream: UpstreamConfig, endpoints: list[Endpoint], previ
 
 
 def _route(
-    config: Config, index: int, upstreams: dict[str, Upstream], metrics: GatewayMetrics, gates: Gates, workers: int
+    config: Config,
+    index: int,
+    upstreams: dict[str, Upstream],
+    metrics: GatewayMetrics,
+    gates: Gates,
+    workers: int,
+    config_hash: str,
 ) -> Route:
     written, resolved = config.routes[index], effective(config, index)
     limits = compile_limits(config, index, metrics, workers)
@@ -319,7 +329,7 @@ def _route(
         response_edits=_field_edits(resolved.response_edits),
         upgrades=frozenset(protocol.encode("ascii") for protocol in resolved.upgrades.value),
         server_timing=ServerTiming(resolved.server_timing.value),
-        access_log=resolved.access_log.value,
+        access_log=access_settings(config, index, config_hash),
         rate_limit=limits,
         limit_template=template(limits),
         compression=compile_compression(config, index, metrics),

@@ -40,7 +40,7 @@ def _route(loaded: Loaded, index: int) -> dict[str, Any]:
         "response_fields": _edits(values.response_edits),
         "upgrades": list(values.upgrades.value),
         "server_timing": values.server_timing.value,
-        "access_log": values.access_log.value,
+        "access_log": {name: getattr(values.access_log, name).value for name in ("on", "sample", "slow")},
         "priority": values.priority.value,
         "rate_limit": [_plain(limit) for limit in values.rate_limit.value],
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from gateway.control.access import BUILT_IN_SLOW
 from gateway.control.limits import RateLimit
 from gateway.control.nodes import Loc
 from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge
@@ -43,6 +44,15 @@ class Edits:
 
 
 @dataclass(frozen=True, slots=True)
+class EffectiveLog:
+    """Which requests are logged."""
+
+    on: Value[bool]
+    sample: Value[float]
+    slow: Value[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Effective:
     """Everything a route inherits or decides. Times in seconds, sizes in bytes."""
 
@@ -55,7 +65,7 @@ class Effective:
     response_edits: Edits
     upgrades: Value[tuple[str, ...]]
     server_timing: Value[str]
-    access_log: Value[bool]
+    access_log: EffectiveLog
     priority: Value[str]
     rate_limit: Value[tuple[RateLimit, ...]]
     retry: Value[Retries | None]
@@ -74,9 +84,21 @@ class Retries:
     idempotency_key: Value[bool]
 
 
+def scopes_of(config: Config, index: int | None) -> list[tuple[Loc, Policies]]:
+    """Where the settings of a route may be written, nearest first; None: of what no route takes."""
+    base: list[tuple[Loc, Policies]] = [(("defaults",), config.defaults)]
+    return base if index is None else [(("routes", index), config.routes[index]), *base]
+
+
+def effective_log(config: Config, index: int | None) -> EffectiveLog:
+    """What holds for the access log of route number `index`; None: of what no route takes."""
+    scopes = scopes_of(config, index)
+    return EffectiveLog(_is_logged(scopes), _of_log(scopes, "sample", 1.0), _of_log(scopes, "slow", BUILT_IN_SLOW))
+
+
 def effective(config: Config, index: int) -> Effective:
     """What holds for route number `index`."""
-    scopes: list[tuple[Loc, Policies]] = [(("routes", index), config.routes[index]), (("defaults",), config.defaults)]
+    scopes = scopes_of(config, index)
     request = _timeout(scopes, "request", _BUILT_IN_TIMEOUT.request)
     attempt = _clamped(_timeout(scopes, "attempt", float("inf")), request)
     return Effective(
@@ -89,7 +111,7 @@ def effective(config: Config, index: int) -> Effective:
         response_edits=_edits(scopes, "response_fields"),
         upgrades=_first(scopes, "upgrades", (WEBSOCKET,)),
         server_timing=_first(scopes, "server_timing", "on_request"),
-        access_log=_first(scopes, "access_log", True),
+        access_log=effective_log(config, index),
         priority=_first(scopes, "priority", "default"),
         rate_limit=_first(scopes, "rate_limit", ()),
         retry=_retries(scopes),
@@ -102,6 +124,21 @@ def _first(scopes: list[tuple[Loc, Policies]], name: str, built_in: T) -> Value[
         value: T | None = getattr(policies, name)
         if value is not None:
             return Value(value, (*loc, name))
+    return Value(built_in)
+
+
+def _is_logged(scopes: list[tuple[Loc, Policies]]) -> Value[bool]:
+    for loc, policies in scopes:
+        if policies.access_log is not None:
+            return Value(policies.access_log.enabled, (*loc, "access_log"))
+    return Value(True)
+
+
+def _of_log(scopes: list[tuple[Loc, Policies]], name: str, built_in: float) -> Value[float]:
+    for loc, policies in scopes:
+        value: float | None = getattr(policies.access_log, name, None)
+        if value is not None:
+            return Value(value, (*loc, "access_log", name))
     return Value(built_in)
 
 

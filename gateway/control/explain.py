@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from gateway.control.access_compile import access_rows
 from gateway.control.balancing import balancing_in_words, sticky_in_words
 from gateway.control.balancing_compile import fallback_of
 from gateway.control.breakers import breaker_rows
@@ -207,7 +208,7 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
     if route.upstream is not None:
         rows.append(("upgrades", ", ".join(values.upgrades.value) or "off", _origin(loaded, values.upgrades)))
     rows.append(("server_timing", values.server_timing.value, _origin(loaded, values.server_timing)))
-    rows.append(("access_log", str(values.access_log.value).lower(), _origin(loaded, values.access_log)))
+    rows += [(name, shown, _origin(loaded, value)) for name, shown, value in access_rows(loaded.config, index)]
     rows += compression_rows(loaded, index, request)
     rows += concurrency_rows(loaded, index)
     rows += limit_rows(loaded, index, request, parameters)

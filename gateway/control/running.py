@@ -27,7 +27,7 @@ from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.ports import Answers, Resolver
 from gateway.proxy import worker_store
-from gateway.proxy.access_log import AccessLog
+from gateway.proxy.access_log import AccessLog, open_log
 from gateway.proxy.listening import Door, StartError, bind
 from gateway.proxy.open_files import raise_file_limit
 from gateway.proxy.plane import DataPlane
@@ -127,8 +127,8 @@ class Running:
         lock = self.member.log_lock if self.member is not None else None
         if settings is None:
             return
-        if settings.path == "-":
-            prepared.log = self._access_log if former is not None and former.path == "-" else None
+        if settings.file == "-":
+            prepared.log = self._access_log if former is not None and former.file == "-" else None
             if prepared.log is None:
                 try:
                     prepared.log = AccessLog(sys.stdout.fileno(), self.metrics, lock=lock)
@@ -136,14 +136,14 @@ class Running:
                     _log.warning("standard output is closed: no access log")
             return
         try:
-            fd = os.open(settings.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            fd = open_log(settings.file)
         except OSError as error:
-            raise StartError(f"cannot open the access log `{settings.path}`: {error.strerror}") from None
+            raise StartError(f"cannot open the access log `{settings.file}`: {error.strerror}") from None
         try:
             found = os.fstat(fd)
             prepared.log_file = (found.st_dev, found.st_ino)
             same = self._access_log is not None and prepared.log_file == self._log_file
-            prepared.log = self._access_log if same else AccessLog(fd, self.metrics, lock=lock)
+            prepared.log = self._access_log if same else AccessLog(fd, self.metrics, path=settings.file, lock=lock)
         finally:
             os.close(fd)
 
@@ -203,8 +203,6 @@ class Running:
         self.loaded, self._token = prepared.loaded, prepared.token
         plane.log = self._access_log = prepared.log
         self._log_file = prepared.log_file
-        settings = prepared.loaded.config.access_log
-        plane.log_query = settings is not None and settings.query
         self._limit_store = prepared.store
         plane.limit_store = prepared.store or plane.local_counts
         outside = prepared.store is not None and prepared.store.settings is not worker_store.SETTINGS
@@ -223,6 +221,12 @@ class Running:
             await former_store.stop()
         if former_log is not None and former_log is not prepared.log:
             await aside(former_log.close)
+
+    def reopen_logs(self) -> None:
+        """The log file has been renamed: go on in a new one."""
+        if self._access_log is not None:
+            self._access_log.reopen()
+            self._log_file = None
 
     def _attend(self, snapshot: Snapshot) -> None:
         """Look after the endpoints of `snapshot` from now on: their names and their health. All work in the background that

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from gateway.control import addresses, units, values
+from gateway.control.access import AccessLog, RouteLogSetting
 from gateway.control.balancing import LoadBalancing, Sticky
 from gateway.control.breakers import CircuitBreaker
 from gateway.control.compression import CompressionValue
@@ -18,7 +19,7 @@ from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
 from gateway.control.model import Model, required, setting
 from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge, Retry, RetryBudget
-from gateway.control.server import AccessLog, Admin, Server
+from gateway.control.server import Admin, Server
 from gateway.control.values import OneOrMany, OrOff, choice, number_of
 
 WEBSOCKET = "websocket"
@@ -87,10 +88,12 @@ class Policies(Model):
         None,
         "When a response carries `Server-Timing`: `on_request` (default: if it has `X-Server-Timing: 1`), `always`, `off`.",
     )
+    access_log: RouteLogSetting = setting(
+        None, "Which requests are logged: `{sample: 10%, slow: 1s}`, `off`: none. Default: all."
+    )
     priority: Priority | None = setting(
         None, "Who is refused last under load: `critical`, `default` or `sheddable`. Default `default`."
     )
-    access_log: bool | None = setting(None, "Whether requests are logged. Default `true`.")
     rate_limit: Annotated[RateLimits | None, OneOrSeveral(), OrOff(())] = setting(
         None,
         "How many requests are let through: one limit, or a list of named ones that are checked together. Short form: "

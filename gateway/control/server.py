@@ -1,4 +1,4 @@
-"""The blocks `server:`, `admin:` and `access_log:`."""
+"""The blocks `server:` and `admin:`."""
 
 from __future__ import annotations
 
@@ -138,12 +138,3 @@ class Admin(Model):
     token_file: values.FilePath | None = setting(
         None, "File that holds the token for requests that change something. Without a token nothing can be changed."
     )
-
-
-class AccessLog(Model):
-    """One JSON line per request."""
-
-    short_form = ("path", {"type": "string"})
-
-    path: str = setting("-", "File to append to; `-`: standard output.", min_length=1, max_length=4096)
-    query: bool = setting(False, "Log the query string too. It often holds secrets.")

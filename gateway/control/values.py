@@ -155,14 +155,15 @@ def _parse_server_name(text: str) -> str:
     return text
 
 
-def _parse_field_name(text: str) -> str:
+def parse_field_name(text: str) -> str:
+    """The name as it was written."""
     if len(text) > 128 or not text.isascii() or FIELD_NAME.fullmatch(text.encode("ascii")) is None:
         raise invalid("not a header name: letters, digits and `-`")
     return text
 
 
 def _own_field_name(text: str) -> str:
-    name = _parse_field_name(text).lower().encode("ascii")
+    name = parse_field_name(text).lower().encode("ascii")
     if name in HOP_BY_HOP or name in (b"host", b"content-length", b"content-type", b"trailer", b"cookie", b"authorization"):
         raise invalid("this field has a meaning of its own in HTTP", "choose a name that starts with `X-`")
     return text
@@ -170,7 +171,7 @@ def _own_field_name(text: str) -> str:
 
 def own_key_field(text: str) -> str:
     """The name of a header that rate limits may count by, in lower case."""
-    name = _parse_field_name(text).lower()
+    name = parse_field_name(text).lower()
     if name.encode("ascii") in HOP_BY_HOP or name in ("content-length", "trailer", "expect", "via"):
         raise invalid("nothing can be counted by this header: it is about the connection or the framing")
     if name == "host":
@@ -239,7 +240,7 @@ def _parse_location(text: str) -> str:
 
 Name: TypeAlias = Annotated[str, *text_value("a name", _parse_name, pattern=NAME_PATTERN)]
 ServerName: TypeAlias = Annotated[str, *text_value("a name", _parse_server_name, pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
-FieldName: TypeAlias = Annotated[str, *text_value("a header name", _parse_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+FieldName: TypeAlias = Annotated[str, *text_value("a header name", parse_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 OwnFieldName: TypeAlias = Annotated[
     str, *text_value("a header name", _own_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 ]

@@ -25,6 +25,7 @@ class GatewayMetrics:
 
     __slots__ = (
         "access_log_dropped",
+        "access_log_lines",
         "compression",
         "concurrency",
         "config_hash",
@@ -50,6 +51,7 @@ class GatewayMetrics:
         self.tunnels = 0
         self.protocol_errors: dict[str, int] = {}
         self.access_log_dropped = 0
+        self.access_log_lines = 0
         self.overhead = Histogram(OVERHEAD_BUCKETS)
         self.routes: dict[str, RouteMetrics] = {}
         self.upstreams: dict[str, UpstreamMetrics] = {}
@@ -113,6 +115,9 @@ class GatewayMetrics:
         dropped = CounterMetricFamily("gateway_access_log_dropped", "Access log lines dropped because the writer fell behind")
         dropped.add_metric([], self.access_log_dropped)
         yield dropped
+        lines = CounterMetricFamily("gateway_access_log_lines", "Access log lines written")
+        lines.add_metric([], self.access_log_lines)
+        yield lines
         errors = CounterMetricFamily(
             "gateway_protocol_errors", "Connections that failed before a request was complete", labels=["reason"]
         )

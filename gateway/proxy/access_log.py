@@ -1,20 +1,19 @@
 """The access log: one JSON object per line, never at the expense of the requests it is about.
 
-`record` serialises on the loop and appends to a bounded queue; one daemon thread polls the queue and writes. So a record costs
-no system call, no lock and no wake-up, and a reader that stalls or goes away costs lines (counted in
-`gateway_access_log_dropped_total`), not requests.
+`record` appends a line to a bounded queue; one daemon thread polls the queue and writes. So a record costs no system call, no
+lock and no wake-up, and a reader that stalls or goes away costs lines (counted in `gateway_access_log_dropped_total`), not
+requests. A file is opened anew on request, so that it can be rotated.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import threading
 from collections import deque
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from gateway.metrics import GatewayMetrics
 
@@ -25,9 +24,13 @@ INTERVAL: Final = 0.1
 WRITE_BYTES: Final = 256 * 1024
 """Lines are joined up to about this much for one write. Each write waits for the interpreter lock, up to 5 ms when the loop is
 saturated, so smaller blocks (64 KiB) would cap the log below the rate of requests."""
-DEPTH: Final = 8
 
-_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE
+_log = logging.getLogger("gateway")
+
+
+def open_log(path: str) -> int:
+    """A descriptor that appends to the file. Raises OSError."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
 
 class AccessLog:
@@ -38,6 +41,7 @@ class AccessLog:
         fd: int,
         metrics: GatewayMetrics | None = None,
         *,
+        path: str | None = None,
         max_bytes: int = MAX_BYTES,
         max_lines: int = MAX_LINES,
         interval: float = INTERVAL,
@@ -46,10 +50,13 @@ class AccessLog:
         """Duplicates `fd`, so that nobody else can close it and have its number reused for a client's socket.
 
         `lock` is a file that is locked for each block: what several processes write to one pipe would else be mixed up.
+
+        `path` is the file behind it, None for standard output.
         """
         self._lock = lock
         self._fd = os.dup(fd)
         self._metrics = metrics
+        self.path = path
         self._max_bytes = max_bytes
         self._max_lines = max_lines
         self._interval = interval
@@ -58,31 +65,32 @@ class AccessLog:
         self._queued = 0
         self._taken = 0
         self.dropped = 0
-        """Lines that were not written: queue full, write failed, or not serialisable."""
+        """Lines that were not written: queue full, or write failed."""
         self._dropped_lock = threading.Lock()
+        self._closed = False
         self._stop = threading.Event()
         self._give_up = threading.Event()
+        self._reopen = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
-    def record(self, entry: dict[str, Any]) -> None:
+    def record(self, line: bytes) -> None:
         """Queue one line; drop it when the queue is full. Never blocks, never raises."""
-        if self._queued - self._taken >= self._max_bytes or len(self._lines) >= self._max_lines or self._stop.is_set():
+        lines = self._lines
+        if self._queued - self._taken >= self._max_bytes or len(lines) >= self._max_lines or self._closed:
             self._drop(1)
             return
-        try:
-            line = orjson.dumps(entry, _text, _OPTIONS)
-        except (TypeError, ValueError, RecursionError):
-            try:
-                line = orjson.dumps(_plain(entry, DEPTH), _text, _OPTIONS)
-            except Exception:  # noqa: BLE001 - a value's own __str__ may raise anything, and the request must not fail for it
-                self._drop(1)
-                return
         self._queued += len(line)
-        self._lines.append(line)
+        lines.append(line)
+
+    def reopen(self) -> None:
+        """Open the file anew, within the interval: it has been renamed. Standard output stays what it is."""
+        if self.path is not None:
+            self._reopen.set()
 
     def close(self, timeout: float = 2.0) -> None:
         """Write what is queued, but wait no longer than `timeout` seconds for a reader that does not read."""
+        self._closed = True
         self._stop.set()
         self._thread.join(timeout)
         if not self._thread.is_alive():
@@ -96,9 +104,23 @@ class AccessLog:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(self._interval)
+            if self._reopen.is_set():
+                self._reopen.clear()
+                self._open_anew()
             while self._lines and not self._give_up.is_set():
                 self._write(self._next_block())
         os.close(self._fd)
+
+    def _open_anew(self) -> None:
+        assert self.path is not None
+        try:
+            fd = open_log(self.path)
+        except OSError as error:
+            # The old file is better than none.
+            _log.error("cannot open the access log `%s` anew, going on with the old file: %s", self.path, error.strerror)
+            return
+        os.close(self._fd)
+        self._fd = fd
 
     def _next_block(self) -> list[bytes]:
         lines, size = [], 0
@@ -135,32 +157,11 @@ class AccessLog:
             except OSError:
                 self._drop(len(lines))
                 return
+        if self._metrics is not None:
+            self._metrics.access_log_lines += len(lines)
 
     def _drop(self, count: int) -> None:
         with self._dropped_lock:
             self.dropped += count
             if self._metrics is not None:
                 self._metrics.access_log_dropped += count
-
-
-def _text(value: object) -> str:
-    """Anything JSON has no form for, as text; bytes with what is not UTF-8 escaped."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _plain(value: Any, depth: int) -> Any:
-    """The entry as orjson takes it: lone surrogates escaped, keys as text, big integers as text, depth bounded."""
-    if isinstance(value, str):
-        try:
-            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if depth == 0:
-        return "…"
-    if isinstance(value, dict):
-        return {_plain(key if isinstance(key, str) else _text(key), 1): _plain(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth - 1) for item in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return str(value)
-    return value if value is None or isinstance(value, (bool, int, float)) else _plain(_text(value), 1)

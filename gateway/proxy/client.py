@@ -49,7 +49,7 @@ class ClientConnection(Connection):
         self.peer: IPv4Address | IPv6Address | None = None
         self.peer_node = b""
         """The peer's address as `X-Forwarded-For` names it."""
-        self.peer_text = ""
+        self.peer_text = b""
         """The same for the access log; empty on a Unix socket."""
         self.limit_key: bytes | None = None
         """The peer as a key of rate limits; made when first needed."""
@@ -70,8 +70,7 @@ class ClientConnection(Connection):
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer = parse_address(str(name[0]))
-            self.peer_text = str(self.peer)
-            self.peer_node = self.peer_text.encode("ascii")
+            self.peer_node = self.peer_text = str(self.peer).encode("ascii")
             self.renew()
         else:
             self.peer_node = forwarded_node(None)

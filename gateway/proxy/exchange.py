@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.policies.concurrency import Waiter
     from gateway.proxy.body import Body
     from gateway.proxy.http1 import RequestHead
+    from gateway.proxy.http1_response import ResponseHead
     from gateway.proxy.retrying import Tries
     from gateway.proxy.server import DownstreamConnection
     from gateway.proxy.tunnel import Tunnel
@@ -53,6 +54,7 @@ class Exchange:
         "_coroutine",
         "_raised",
         "_running",
+        "answer",
         "attempts",
         "budget",
         "client",
@@ -78,6 +80,7 @@ class Exchange:
         "queued",
         "request_body",
         "request_id",
+        "responded_at",
         "response_body",
         "response_bytes",
         "route",
@@ -112,6 +115,10 @@ class Exchange:
         self.request_body: Body | None = None
         self.response_body: Body | None = None
         self.response_bytes = 0
+        self.answer: ResponseHead | None = None
+        """The upstream's response head."""
+        self.responded_at = 0.0
+        """When the head of a response went out whose body was still to come; 0 for one that went out whole."""
         self.budget = 0.0
         """Seconds from the complete request to the response head."""
         self.deadline = NEVER

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import Failed, Failure
 from gateway.policies import timeout
 from gateway.proxy import heads
-from gateway.proxy.access_entry import access_entry
+from gateway.proxy.access_entry import access_line
 from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
 from gateway.proxy.breaking import raise_refusal, refusal
 from gateway.proxy.coding import prepare
@@ -82,6 +82,7 @@ async def serve(x: Exchange) -> None:
             # 7 – 8
             head = connection.response
             assert head is not None
+            x.answer = head
             if x.request_body is not None and not x.request_body.done:
                 x.keep_alive = False
             if upstream.gate is not None:
@@ -205,5 +206,7 @@ def finish(x: Exchange) -> None:
         overhead = seconds - x.upstream_seconds - x.queued
         plane.metrics.overhead.observe(overhead if overhead > 0 else 0.0)
     log = plane.log
-    if log is not None and (route is None or route.access_log):
-        log.record(access_entry(x, seconds))
+    if log is not None:
+        settings = x.snapshot.access_log if route is None else route.access_log
+        if settings is not None and (line := access_line(x, settings, seconds)) is not None:
+            log.record(line)

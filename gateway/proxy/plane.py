@@ -35,7 +35,6 @@ class DataPlane:
         "limits",
         "local_counts",
         "log",
-        "log_query",
         "loop",
         "metrics",
         "reader",
@@ -54,13 +53,10 @@ class DataPlane:
         metrics: GatewayMetrics,
         log: LogSink | None,
         limit_store: LimitStore | None = None,
-        *,
-        log_query: bool = False,
     ) -> None:
         self.loop = loop
         self.metrics = metrics
         self.log = log
-        self.log_query = log_query
         self.connections: set[DownstreamConnection] = set()
         self.draining = False
         self.breakers = Breakers()

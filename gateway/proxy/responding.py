@@ -94,7 +94,7 @@ async def stream(x: Exchange, route: Route, connection: UpstreamConnection, head
     x.committed = True
     x.response_body = body
     body.on_done = x.wake
-    now = body.touched = monotonic()
+    now = body.touched = x.responded_at = monotonic()
     x.due = NEVER
     client.alarm.set(now + min(route.timeout.idle, x.snapshot.server.timeouts.write_stall, WATCH_INTERVAL), now)
     try:
@@ -132,7 +132,7 @@ async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head
         if client.ended:
             tunnel.ended(client)
         metrics.tunnels += 1
-        now = monotonic()
+        now = x.responded_at = monotonic()
         client.alarm.set(now + route.timeout.idle, now)
         try:
             while tunnel.open:

@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.proxy import clock, heads, leaving, pipeline
-from gateway.proxy.access_entry import refused_entry
+from gateway.proxy.access_entry import refused_line
 from gateway.proxy.body import Body
 from gateway.proxy.client import ClientConnection
 from gateway.proxy.exchange import Exchange
@@ -328,8 +328,9 @@ class DownstreamConnection(ClientConnection):
         body = heads.problem_body(failed, None, b"")
         lines = heads.problem_lines(failed, server.name)
         self.transport.write(heads.own_answer(failure.status, lines, body, date=plane.date, keep_alive=False))
-        if plane.log is not None:
-            plane.log.record(refused_entry(self, failure))
+        settings = plane.snapshot.access_log
+        if plane.log is not None and settings is not None:
+            plane.log.record(refused_line(self, failure, settings))
         self._close(unread=True)
 
     def time_passed(self, now: float) -> None:

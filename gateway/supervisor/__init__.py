@@ -22,6 +22,7 @@ async def _main(loaded: Loaded) -> int:
         loop.add_signal_handler(number, app.signalled)
     # Until there is something to reload, a SIGHUP must not end the process.
     loop.add_signal_handler(signal.SIGHUP, app.hung_up)
+    loop.add_signal_handler(signal.SIGUSR1, app.reopen_logs)
     try:
         await app.start()
         # What lives as long as the process is not worth a look by every collection.

@@ -63,11 +63,12 @@ async def run(upstream: StartUpstream, tmp_path: Path) -> AsyncIterator[Run]:
     """Starts processes; none is left behind."""
     async with AsyncExitStack() as stack:
 
-        async def start(url: str, *, timeouts: str = "", port: int | None = None, wait: bool = True) -> Process:
+        async def start(url: str, *, timeouts: str = "", port: int | None = None, wait: bool = True, log: str = "") -> Process:
             port, admin = port or refusing_port(), refusing_port()
             config = tmp_path / f"{port}.yaml"
             text = proxy(url, listen=f"127.0.0.1:{port}", server=f"timeouts: {{{timeouts}}}")
             text = text.replace('admin: {listen: "127.0.0.1:0"}', f'admin: {{listen: "127.0.0.1:{admin}"}}')
+            text = text.replace('access_log: "off"', f"access_log: {log or 'off'}")
             config.write_text(text, encoding="utf-8")
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway", "run", str(config), cwd=ROOT, stderr=asyncio.subprocess.PIPE
@@ -224,3 +225,23 @@ async def test_a_forbidden_port_is_an_error_in_words(run: Run) -> None:
 
     assert await process.ended() == 1
     assert "cannot listen on 127.0.0.1:1: " in await process.errors()
+
+
+async def test_the_log_file_can_be_rotated(upstream: StartUpstream, run: Run, tmp_path: Path) -> None:
+    """After a rename, SIGUSR1 makes a new file: no request is lost, none is written twice."""
+    path = tmp_path / "access.log"
+    origin = await upstream(answers(OK))
+    process = await run(origin.url, log=str(path))
+    client = await process.client()
+    await client.ask(b"GET /before HTTP/1.1\r\nHost: example.com\r\n\r\n")
+    await eventually(lambda: path.read_bytes().count(b"\n") == 1)
+    path.rename(tmp_path / "access.log.1")
+    process.tell(signal.SIGUSR1)
+    await eventually(path.exists)
+    await client.ask(b"GET /after HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n")
+    client.close()
+    process.tell(signal.SIGTERM)
+
+    assert await process.ended() == 0
+    assert b"/before" in (tmp_path / "access.log.1").read_bytes()
+    assert b"/after" in path.read_bytes() and path.read_bytes().count(b"\n") == 1

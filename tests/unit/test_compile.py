@@ -186,9 +186,9 @@ def test_what_a_route_inherits(compiled: Compiler) -> None:
     inherited = compiled.route("match: {}, upstream: users", rest)
     own = compiled.route("match: {}, upstream: users, timeout: {request: 4s, attempt: 1s}, limits: {body: off}", rest)
 
-    assert bare == Route("r", bare.metrics, bare.upstream, retry=bare.retry)
+    assert bare == Route("r", bare.metrics, bare.upstream, retry=bare.retry, access_log=bare.access_log)
     assert inherited.timeout == TimeoutSettings(9.0, 9.0, 2.0, 300.0)
-    assert (inherited.max_body, inherited.server_timing, inherited.access_log) == (1024, ServerTiming.ALWAYS, False)
+    assert (inherited.max_body, inherited.server_timing, inherited.access_log) == (1024, ServerTiming.ALWAYS, None)
     assert own.timeout == TimeoutSettings(4.0, 1.0, 1.0, 300.0)
     assert own.max_body == -1
 
@@ -285,7 +285,7 @@ def test_the_router_finds_routes(compiled: Compiler) -> None:
 
     assert getattr(found, "value", None) is snapshot.routes[0]
     assert getattr(other, "value", None) is snapshot.routes[1]
-    assert snapshot.match_fields == {b"x-v"}
+    assert snapshot.match_fields == {b"x-v", b"user-agent", b"traceparent"}
     assert snapshot.unmatched.name == "_unmatched"
 
 

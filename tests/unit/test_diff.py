@@ -70,7 +70,7 @@ def test_what_means_the_same_is_no_change(differ: Differ, old: str, new: str) ->
         (text(), text().replace("name: a", "name: b"), ["- routes[a]", "+ routes[b]"]),
         (text(), text(route="rate_limit: 5/s"), ["~ routes[a].rate_limit: unset → 5/s"]),
         (text(), text().replace('":8080"', '[":8080", "unix:/x"]'), ["+ server.listen[unix:/x]"]),
-        (text(route="access_log: true"), text(route="access_log: false"), ["~ routes[a].access_log: true → false"]),
+        (text(route="access_log: true"), text(route="access_log: false"), ["~ routes[a].access_log.enabled: true → false"]),
     ],
 )
 def test_changes_have_names_and_both_values(differ: Differ, old: str, new: str, lines: list[str]) -> None:

@@ -158,7 +158,7 @@ def test_unreadable_files(tmp_path: Path, write: Write) -> None:
         ("{name: a, match: {path: /, headers: {X: false}}, upstream: users}", "false", "expected a value"),
         ("{A, server_timing: allways}", "allways", "did you mean `always`?"),
         ("{A, upgrades: [websockets]}", "websockets", "did you mean `websocket`?"),
-        ("{A, access_log: perhaps}", "perhaps", "expected `true` or `false`"),
+        ("{A, access_log: perhaps}", "perhaps", "expected `true`, `off` or a block such as `{sample: 10%}`"),
         ("{A, retries: {}}", "retries", "did you mean `retry`?"),
         ("{name: a b, match: {path: /}, upstream: users}", "a b", "a name is 1 to 64"),
         ("{name: a, match: {path: /}}", "{", "does nothing"),

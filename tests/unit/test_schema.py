@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from gateway.control.access import ROUTE_LOG_OFF
 from gateway.control.expand import expand
 from gateway.control.health import Health
 from gateway.control.json_schema import json_schema, known_fields, rendered_schema
@@ -130,7 +131,7 @@ def test_short_forms() -> None:
     assert config.routes[0].redirect.to == "/b"
     assert config.server.listen[0].address.port == 1
     assert config.access_log is not None
-    assert config.access_log.path == "x.log"
+    assert config.access_log.file == "x.log"
 
 
 def test_off() -> None:
@@ -143,7 +144,7 @@ def test_off() -> None:
     assert config.routes[0].upgrades == ()
     assert config.routes[0].limits is not None
     assert config.routes[0].limits.body == -1
-    assert config.routes[0].access_log is False
+    assert config.routes[0].access_log == ROUTE_LOG_OFF
 
 
 def test_secrets_are_hidden() -> None:
