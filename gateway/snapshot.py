@@ -16,10 +16,10 @@ from gateway.access_settings import AccessSettings
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.gates import Gate
 from gateway.headers import Networks
-from gateway.metrics import CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.metrics import CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
-from gateway.policies.compression import Choice, CompressionSettings, Tags
+from gateway.policies.compression import CompressionSettings, Tags
 from gateway.policies.concurrency import ConcurrencySettings
 from gateway.policies.health import Thresholds
 from gateway.policies.hedging import HedgeDelay
@@ -310,11 +310,9 @@ class Compression:
     """How responses of a route are compressed."""
 
     settings: CompressionSettings
-    coders: tuple[Coder, ...]
+    coders: tuple[tuple[Coder, CodingMetrics], ...]
     """In the order of `settings.codings`."""
     metrics: CompressionMetrics
-    choices: dict[bytes | None, Choice] = field(default_factory=dict)
-    """By value of `Accept-Encoding`: live and bounded."""
     tags: Tags = field(default_factory=Tags)
     """Live."""
 

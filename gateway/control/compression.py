@@ -50,7 +50,7 @@ class Switched:
 class Levels(Model):
     """How hard each coding tries."""
 
-    zstd: int | None = setting(None, "1 (fast) to 19. Default 3.", ge=LEVELS["zstd"][0], le=LEVELS["zstd"][1])
+    zstd: int | None = setting(None, "1 (fast) to 19. Default 1.", ge=LEVELS["zstd"][0], le=LEVELS["zstd"][1])
     br: int | None = setting(None, "0 (fast) to 11. Default 4.", ge=LEVELS["br"][0], le=LEVELS["br"][1])
     gzip: int | None = setting(None, "1 (fast) to 9. Default 1.", ge=LEVELS["gzip"][0], le=LEVELS["gzip"][1])
 

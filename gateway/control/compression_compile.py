@@ -97,7 +97,8 @@ def compile_compression(config: Config, index: int, metrics: GatewayMetrics) -> 
         opt_out=found.opt_out.value.lower().encode("ascii"),
         refuse=found.not_acceptable.value == "406",
     )
-    return Compression(settings, tuple(offered), metrics.compressing(config.routes[index].name))
+    counted = metrics.compressing(config.routes[index].name)
+    return Compression(settings, tuple((one, counted.coding(one.name)) for one in offered), counted)
 
 
 def plain_upstream(config: Config, index: int, edits: FieldEdits | None) -> FieldEdits | None:

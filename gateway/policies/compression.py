@@ -141,6 +141,9 @@ REASONS: Final = (STATUS, CODED, NO_TRANSFORM, OPT_OUT, NOT_ACCEPTED, TYPE, SIZE
 """Why a response was not compressed."""
 
 
+_NEVER: Final = frozenset({204, 205, 206, 304})
+
+
 # -- the fields of a response ------------------------------------------------------------------------------------------
 
 _TYPE: Final = 1
@@ -297,11 +300,9 @@ def knows_as_weak(condition: bytes | None, tag: bytes, *, unknown: bool) -> bool
     return unknown
 
 
-def forbidden(
-    settings: CompressionSettings, fields: Fields, choice: Choice, status: int, length: int, *, exempt: str = ""
-) -> str:
+def forbidden(settings: CompressionSettings, fields: Fields, choice: Choice, status: int, length: int, exempt: str = "") -> str:
     """Why this response is not compressed for this client, or nothing. `length` -1: unknown; `exempt`: the request's reason."""
-    if status in (204, 205, 206, 304):
+    if status in _NEVER:
         return STATUS
     reason = fields.reason
     if reason and (reason != TYPE or choice.plain):

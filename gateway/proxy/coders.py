@@ -34,7 +34,7 @@ LIBRARIES: Final = {
 """What is missing for a coding; empty: it can be offered."""
 
 LEVELS: Final = {"zstd": (1, 19), "br": (0, 11), "gzip": (1, 9)}
-DEFAULT_LEVELS: Final = {"zstd": 3, "br": 4, "gzip": 1}
+DEFAULT_LEVELS: Final = {"zstd": 1, "br": 4, "gzip": 1}
 
 LONGEST: Final = 100.0
 """Microseconds of encoding in one go on the event loop; about what it costs to have a thread do it."""

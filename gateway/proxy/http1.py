@@ -125,6 +125,7 @@ class RequestFields:
     """What a field section says. Never changed once read: a client that sends the same bytes again gets the same object."""
 
     __slots__ = (
+        "asked",
         "block",
         "chunked",
         "expect_continue",
@@ -160,6 +161,8 @@ class RequestFields:
         self.max_forwards = -1
         self.values: Mapping[bytes, bytes] = _NO_VALUES
         """Values of fields that policies asked for, by lower-case name."""
+        self.asked: object = None
+        """What they mean for compression; see `coding.py`."""
 
 
 class RequestHead:

@@ -9,19 +9,20 @@ from gateway.errors import Failed, Failure
 from gateway.proxy import heads
 from gateway.proxy.body import Body, Outlet
 from gateway.proxy.clock import WATCH_INTERVAL
-from gateway.proxy.coding import CodedOutlet, WholeCoding, encode_whole, shape
+from gateway.proxy.coded_body import CodedOutlet
+from gateway.proxy.coding import WholeCoding, encode_whole, shape
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.tunnel import Tunnel, websocket_accept
 
 if TYPE_CHECKING:
-    from gateway.ports import Coder
+    from gateway.proxy.coding import Coding
     from gateway.proxy.http1_response import ResponseHead
     from gateway.proxy.upstream import UpstreamConnection
     from gateway.snapshot import Route
 
-Large: TypeAlias = "tuple[bytes, Coder, bytes]"
-"""Field lines, coder and body of a response that a thread has to encode."""
+Large: TypeAlias = "tuple[bytes, Coding, bytes]"
+"""Field lines, coding and body of a response that a thread has to encode."""
 
 
 def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> Large | None:
@@ -35,17 +36,16 @@ def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: 
     if not length and (x.head.method == b"HEAD" or head.status in (204, 304)):
         length = head.length if head.status != 204 else -1
     lines = None
-    compression = route.compression
-    if compression is not None:
-        lines, coder = shape(x, route, compression, head, length)
-        if coder is not None:
+    if route.compression is not None:
+        lines, coding = shape(x, route, route.compression, head, length)
+        if coding is not None:
             if not data:
                 # Nobody knows how long the coded body would be that a GET gets.
                 length = -1
-            elif length > coder.inline:
-                return lines, coder, data
+            elif length > coding[0].inline:
+                return lines, coding, data
             else:
-                data = encode_whole(x, compression, coder, data)
+                data = encode_whole(x, coding, data)
                 length = len(data)
     message = heads.client_head(x, route, head, length, chunked=False, lines=lines)
     x.status = head.status
@@ -57,12 +57,11 @@ def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: 
 
 async def send_coded(x: Exchange, route: Route, head: ResponseHead, large: Large) -> None:
     """Send a response that is all there and that a thread has to encode first."""
-    lines, coder, data = large
-    assert route.compression is not None
-    coding = WholeCoding(x, route.compression, coder, data)
-    while not coding.done:
+    lines, coding, data = large
+    work = WholeCoding(x, coding, data)
+    while not work.done:
         await suspend()
-    content = coding.content
+    content = work.content
     if content is None:
         raise Failed(Failure.INTERNAL)
     message = heads.client_head(x, route, head, len(content), chunked=False, lines=lines)
@@ -74,41 +73,64 @@ async def send_coded(x: Exchange, route: Route, head: ResponseHead, large: Large
 
 async def stream(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body) -> None:
     """Send the head with what is there of the body, and the rest as it comes."""
-    client = x.client_connection
-    length = head.length
-    lines = coder = coded = None
+    lines = None
     if route.compression is not None:
-        lines, coder = shape(x, route, route.compression, head, length)
-        if coder is not None:
-            length = -1
-    chunked = length < 0 and x.head.minor != 0
-    if length < 0 and not chunked:
+        lines, coding = shape(x, route, route.compression, head, head.length)
+        if coding is not None:
+            coded = CodedOutlet(x, route, route.compression, head, lines, coding, body)
+            await _stream_coded(x, route, connection, head, body, coded)
+            return
+    chunked = head.length < 0 and x.head.minor != 0
+    if head.length < 0 and not chunked:
         x.keep_alive = x.framed = False
-    message = heads.client_head(x, route, head, length, chunked=chunked, lines=lines)
-    outlet: Outlet | CodedOutlet
-    if coder is None or route.compression is None:
-        outlet = Outlet(client, message, chunked=chunked)
-    else:
-        outlet = coded = CodedOutlet(x, route.compression, body, message, coder, head, chunked=chunked)
+    outlet = Outlet(
+        x.client_connection, heads.client_head(x, route, head, head.length, chunked=chunked, lines=lines), chunked=chunked
+    )
+    now = _begin_stream(x, route, head, body)
+    try:
+        body.attach(outlet, x.client_connection)
+        outlet.flush_head()
+        while not body.done:
+            await suspend()
+    finally:
+        x.client_connection.source = None
+        x.response_bytes = body.received
+        x.upstream_seconds += monotonic() - now
+        connection.end()
+
+
+async def _stream_coded(
+    x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body, coded: CodedOutlet
+) -> None:
+    """The same through an encoder, which writes the head: only then is known whether there is a length."""
+    client = x.client_connection
+    now = _begin_stream(x, route, head, body)
+    try:
+        body.attach(coded, client)
+        client.source = coded
+        coded.flush_head()
+        while not (body.done and coded.done):
+            await suspend()
+    finally:
+        client.source = None
+        coded.close()
+        x.committed = coded.opened
+        x.response_bytes = coded.sent
+        x.upstream_seconds += monotonic() - now
+        connection.end()
+
+
+def _begin_stream(x: Exchange, route: Route, head: ResponseHead, body: Body) -> float:
+    """From now on the progress of the body counts. Returns the time."""
     x.status = head.status
     x.committed = True
     x.response_body = body
     body.on_done = x.wake
     now = body.touched = x.responded_at = monotonic()
     x.due = NEVER
-    client.alarm.set(now + min(route.timeout.idle, x.snapshot.server.timeouts.write_stall, WATCH_INTERVAL), now)
-    try:
-        body.attach(outlet, client)
-        if coded is not None:
-            client.source = coded
-        outlet.flush_head()
-        while not body.done or (coded is not None and not coded.done):
-            await suspend()
-    finally:
-        client.source = None
-        x.response_bytes = body.received if coded is None else coded.close()
-        x.upstream_seconds += monotonic() - now
-        connection.end()
+    timeouts = x.snapshot.server.timeouts
+    x.client_connection.alarm.set(now + min(route.timeout.idle, timeouts.write_stall, WATCH_INTERVAL), now)
+    return now
 
 
 async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:

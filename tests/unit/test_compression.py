@@ -163,7 +163,7 @@ def why(
 ) -> str:
     """The reason for not compressing a response with these field lines."""
     made = CompressionSettings(**settings)  # type: ignore[arg-type]
-    return forbidden(made, Fields(block, made), negotiate(accept, CODINGS), status, length, exempt=exempt)
+    return forbidden(made, Fields(block, made), negotiate(accept, CODINGS), status, length, exempt)
 
 
 @pytest.mark.parametrize(
