@@ -87,6 +87,9 @@ def after_response(
         return NO_MORE
     x.tries = x.tries or Tries()
     asked = retry_after(head.fields.kept, time())
+    if head.status == 503 and any(other is not endpoint for other in upstream.group.available):
+        # It is this endpoint that is busy, and it rests now (see `standing`). With 429 it is this client that is too fast.
+        asked = None
     return _decide(x, route, upstream, endpoint, Cause.STATUS, outcome, outcome, now, began, True, head.status, asked)
 
 
