@@ -235,7 +235,7 @@ async def test_five_failures_in_a_row_eject(
 ) -> None:
     """Whatever the failure is: clients see it five times, then no more."""
     good, bad = await upstream(says("good")), await upstream(behaviour)
-    running = await gateway(balanced(good.url, bad.url, route="retry: off, timeout: {request: 4s, attempt: 50ms}"))
+    running = await gateway(balanced(good.url, bad.url, route="retry: off, timeout: {request: 4s, attempt: 400ms}"))
     found = await picked(running, 60)
     assert found[b"good"] == 55
     assert sum(found.values()) == 60
