@@ -37,6 +37,7 @@ class AccessSettings:
     """What the line of a request says in addition that stands for others too."""
     slow_mark: bytes = b""
     fallback_key: bytes = b""
+    breaker_key: bytes = b""
     attempts_key: bytes = b""
     optional: bool = False
     """One of the following is asked for."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway.control.admin import make_admin_runner
+from gateway.control.admin_breakers import AdminBreakers
 from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
@@ -93,7 +94,11 @@ class App(Running):
             return
         where = listener(address)
         token = AdminToken(lambda: self._token)
-        pages = (AdminLimits(lambda: self.plane, token), AdminReload(self.reloader, token))
+        pages = (
+            AdminLimits(lambda: self.plane, token),
+            AdminBreakers(lambda: self.plane, token),
+            AdminReload(self.reloader, token),
+        )
         self._admin = make_admin_runner(self, [where.host] if where.host else [], pages)
         await self._admin.setup()
         unix = web.UnixSite(self._admin, where.path) if where.path else None

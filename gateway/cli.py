@@ -1,4 +1,5 @@
-"""The commands: run · check · diff · reload · explain · routes · schema · init · demo · healthcheck · limits · logs · version.
+"""The commands: run · check · diff · reload · explain · routes · schema · init · demo · healthcheck · limits · breaker · logs ·
+version.
 
 Exit codes: 0 ok, 1 the configuration is not valid, 2 wrong usage, 3 not reachable. Each command imports what it needs when it
 runs: a container runs the health check every few seconds.
@@ -112,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--failed", action="store_true", help="that the gateway refused or failed, or an upstream with 5xx")
     logs.add_argument("--request", default="", metavar="ID", help="with this request id or trace id")
     logs.add_argument("--raw", action="store_true", help="print the lines as they are: JSON")
+    breaker = add("breaker", _breaker, "Circuit breakers of a running gateway: see, hold open or closed, release.")
+    _add_breaker(breaker)
     add("version", _version, "Print the version.")
     parser.commands = tuple(commands.choices)
     return parser
@@ -266,38 +269,12 @@ def _admin_url(address: Address) -> str:
 
 def _ask(url: str) -> tuple[bool, str]:
     """Whether `/readyz` answers 200, and a line about it."""
-    status, text = _request(url, "GET", "/readyz", {})
+    from gateway.control.admin_client import request
+
+    status, text = request(url, "GET", "/readyz", {})
     if not status:
         return False, text
     return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
-
-
-def _request(url: str, method: str, target: str, headers: dict[str, str], timeout: float = HEALTH_TIMEOUT) -> tuple[int, str]:
-    """Status and body of an answer of an admin listener; status 0 and the reason when there was none."""
-    import http.client
-    import socket
-    from urllib.parse import urlsplit
-
-    connection = None
-    try:
-        if url.startswith("unix:"):
-            connection = http.client.HTTPConnection("localhost", timeout=timeout)
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(timeout)
-            connection.sock.connect(url[5:])
-        else:
-            parts = urlsplit(url if "//" in url else f"http://{url}")
-            if parts.scheme != "http" or not parts.hostname:
-                return 0, f"not reachable: `{url}` is not an http URL"
-            connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
-        connection.request(method, target, headers=headers)
-        response = connection.getresponse()
-        return response.status, response.read(1 << 20).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return 0, f"not reachable: {url}: {getattr(error, 'strerror', None) or type(error).__name__}"
-    finally:
-        if connection is not None:
-            connection.close()
 
 
 def _token_header(options: argparse.Namespace) -> dict[str, str] | None:
@@ -314,11 +291,13 @@ def _token_header(options: argparse.Namespace) -> dict[str, str] | None:
 def _reload(options: argparse.Namespace) -> int:
     import json
 
+    from gateway.control.admin_client import request
+
     headers = _token_header(options)
     if headers is None:
         return USAGE
     target = "/reload?dry_run=1" if options.dry_run else "/reload"
-    status, text = _request(options.admin, "POST", target, headers, RELOAD_TIMEOUT)
+    status, text = request(options.admin, "POST", target, headers, RELOAD_TIMEOUT)
     try:
         text = str(json.loads(text)["text"])
     except (ValueError, TypeError, KeyError):
@@ -341,6 +320,8 @@ def _diff(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> int:
     from urllib.parse import urlencode
 
+    from gateway.control.admin_client import request
+
     if options.action != "top" and (options.route is None or options.key is None):
         print(f"gateway limits: error: `{options.action}` needs ROUTE and KEY", file=sys.stderr)
         return USAGE
@@ -351,7 +332,7 @@ def _limits(options: argparse.Namespace) -> int:
     if options.action != "top":
         query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})
         target = f"/limits/{options.action}?{query}"
-    status, text = _request(options.admin, "POST" if options.action == "reset" else "GET", target, headers)
+    status, text = request(options.admin, "POST" if options.action == "reset" else "GET", target, headers)
     print(text.rstrip("\n"), file=sys.stdout if status == 200 else sys.stderr)
     return OK if status == 200 else INVALID if status else UNREACHABLE
 
@@ -369,6 +350,34 @@ def _logs(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"gateway logs: error: cannot read `{options.file}`: {error.strerror}", file=sys.stderr)
         return UNREACHABLE
+    return OK
+
+
+def _add_breaker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "open", "close", "release"), help="what to do")
+    parser.add_argument("upstream", nargs="?", metavar="UPSTREAM", help="its name; with `list`: default all")
+    parser.add_argument("endpoint", nargs="?", metavar="ENDPOINT", help="as `list` shows it; default: all of the upstream")
+    parser.add_argument("--reason", metavar="TEXT", help="with `open` and `close`: why, for the log and for others")
+    parser.add_argument("--for", dest="lasts", default="1h", metavar="DURATION", help="how long; default: %(default)s")
+    _add_admin(parser)
+
+
+def _breaker(options: argparse.Namespace) -> int:
+    from gateway.control.admin_client import request
+    from gateway.control.breaker_view import UsageError, breaker_table, request_of
+
+    headers = _token_header(options)
+    if headers is None:
+        return USAGE
+    try:
+        status, text = request(options.admin, *request_of(options), headers)
+    except UsageError as error:
+        print(f"gateway breaker: error: {error}", file=sys.stderr)
+        return USAGE
+    if status != 200:
+        print(text.rstrip("\n"), file=sys.stderr)
+        return INVALID if status else UNREACHABLE
+    print(breaker_table(text))
     return OK
 
 

@@ -35,6 +35,7 @@ def access_settings(config: Config, index: int | None, config_hash: str) -> Acce
         sampled=b"," + key(names, "sample_rate") + orjson.dumps(share),
         slow_mark=b"," + key(names, "slow") + b"true",
         fallback_key=b"," + key(names, "fallback_for"),
+        breaker_key=b"," + key(names, "breaker"),
         attempts_key=b"," + key(names, "attempt_log"),
         optional=written.query or bool(written.headers.request or written.headers.response),
         query_key=b"," + key(names, "query") if written.query else b"",

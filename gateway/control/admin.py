@@ -20,6 +20,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from gateway.control.admin_breakers import breaker_word
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import normalise_host, parse_address
 from gateway.metrics import GatewayMetrics
@@ -199,6 +200,7 @@ def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str,
         "backup": endpoint.backup,
         "weight_now": round(endpoint.weight * endpoint.share, 2) if endpoint in group.available else 0,
         "failures_in_a_row": endpoint.errors,
+        "circuit_breaker": breaker_word(endpoint.breaker),
         "in_flight": endpoint.in_flight,
         "connections": endpoint.pool.counts(),
     }

@@ -49,6 +49,7 @@ OTEL: Final = AccessNames(
         "retries": "gateway.retries",
         "attempt_log": "gateway.attempt_log",
         "fallback_for": "gateway.fallback_for",
+        "breaker": "gateway.breaker",
         "bytes_in": "http.request.body.size",
         "bytes_out": "http.response.body.size",
         "coding": "gateway.coding",
@@ -192,6 +193,9 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
             upstream = route.upstream
         elif route.upstream is not None:
             extra += log.fallback_key + _quoted(route.upstream.name)
+    endpoint = x.endpoint
+    if endpoint is not None and endpoint.guard is not None:
+        extra += log.breaker_key + _quoted(endpoint.guard.state.value)
     tries = x.tries
     if tries is not None:
         extra += log.attempts_key + orjson.dumps(tries.log)
@@ -215,7 +219,6 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
     scale = log.duration_scale
     upstream_seconds = x.upstream_seconds
     overhead = seconds - upstream_seconds
-    endpoint = x.endpoint
     return log.line % (
         time() * log.time_scale,
         x.request_id,

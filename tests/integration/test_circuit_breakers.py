@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from aiohttp import ClientSession
 
 from gateway.policies.circuit_breaker import State
 from gateway.proxy.breaking import EndpointBreaker
@@ -36,7 +40,7 @@ def breaking(*urls: str, breaker: str = "", route: str = "", upstream: str = "")
     return f"""\
 version: 1
 server: {{listen: "127.0.0.1:0"}}
-admin: {{listen: off}}
+admin: {{listen: "127.0.0.1:0", token: s3cret}}
 
 upstreams:
   app:
@@ -190,7 +194,7 @@ async def test_clients_that_leave_do_not_open_it(upstream: StartUpstream, gatewa
 async def test_budgets_of_clients_do_not_open_it(upstream: StartUpstream, gateway: StartGateway) -> None:
     """A trusted client's budget of a millisecond judges nobody."""
     origin = await upstream(accepts_and_hangs)
-    text = breaking(origin.url).replace('"127.0.0.1:0"', '"127.0.0.1:0", trusted_proxies: [127.0.0.1]')
+    text = breaking(origin.url).replace('"127.0.0.1:0"}', '"127.0.0.1:0", trusted_proxies: [127.0.0.1]}')
     running = await gateway(text)
     responses = [await running.get("/", "X-Request-Timeout-Ms: 5") for _ in range(8)]
     assert {response.code for response in responses} == {"deadline_exceeded"}
@@ -384,3 +388,130 @@ async def test_it_survives_a_reload(
 
     assert state(running) == kept
     assert (await running.get()).status == (503 if kept == "open" else 500)
+
+
+# -- the admin listener ------------------------------------------------------------------------------------------------
+
+
+async def command(running: Gateway, *arguments: str) -> tuple[int, str]:
+    """`gateway breaker`, in a process of its own."""
+    host, port = running.admin
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "breaker", *arguments, "--admin", f"http://{host}:{port}",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def listed(running: Gateway) -> dict[str, Any]:
+    """The only breaker, as `/breakers` shows it."""
+    host, port = running.admin
+    async with ClientSession() as session, session.get(f"http://{host}:{port}/breakers") as response:
+        (one,) = orjson.loads(await response.read())["breakers"]
+    return dict(one)
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> tuple[str, str]:
+    """The option that shows the right token."""
+    (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
+    return "--token-file", str(tmp_path / "token")
+
+
+async def test_what_a_breaker_sees_is_shown(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """State, counts and rates; once it is open, why, and when it probes."""
+    origin = await upstream(answers(OK, ERROR % 500))
+    running = await gateway(breaking(origin.url))
+    await fail(running, 2)
+    one = await listed(running)
+    assert (one["upstream"], one["endpoint"], one["state"]) == ("app", origin.url, "closed")
+    assert one["window"] == {
+        "seconds": 10.0, "calls": 2, "failed": 1, "failure_rate": 0.5, "slow": 0, "slow_rate": 0.0
+    }  # fmt: skip
+    await fail(running, 2)
+    one = await listed(running)
+
+    assert (one["state"], one["reason"]) == ("open", "3 of 4 calls failed, in 10 s")
+    assert one["opened_at"] < one["probes_at"]
+    code, table = await command(running, "list")
+    assert code == 0
+    assert table.splitlines()[1].split()[:3] == ["app", origin.url, "open"]
+
+
+async def test_an_operator_forces_and_releases(
+    upstream: StartUpstream, gateway: StartGateway, token: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Held open it refuses, held closed it never opens, released it probes; each leaves a line that says who and why."""
+    caplog.set_level(logging.INFO, "gateway")
+    origin = await upstream(answers(OK))
+    running = await gateway(breaking(origin.url))
+    code, table = await command(running, "open", "app", "--reason", "migration 7", "--for", "10m", *token)
+    assert code == 0, table
+    assert "migration 7" in table
+    response = await running.get()
+    assert response.code == "circuit_open"
+    assert 595 <= int(response.value(b"retry-after") or 0) <= 600
+    one = await listed(running)
+    assert (one["state"], one["forced"]["to"], one["forced"]["reason"]) == ("open", "open", "migration 7")
+
+    assert (await command(running, "release", "app", origin.url, *token))[0] == 0
+    assert [(await running.get()).status for _ in range(3)] == [200] * 3
+    assert state(running) == "ramping"
+    assert (await command(running, "close", "app", "--reason", "false alarm", *token))[0] == 0
+    now = asyncio.get_running_loop().time()
+    for _ in range(100):
+        only(running).breaker.failed(only(running).breaker.permit, now, 0.0, 0.0)
+    assert (await running.get()).status == 200
+    audit = [record.getMessage() for record in caplog.records if record.getMessage().startswith("audit: ")]
+    assert [line.partition(") ")[2].partition(" at ")[0] for line in audit] == [
+        "holds the circuit breaker of app",
+        "releases the circuit breaker of app",
+        "holds the circuit breaker of app",
+    ]
+    assert audit[0].endswith("open for 10m: migration 7")
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (("open", "app", "--reason", "x"), "token"),
+        (("open", "app"), "needs --reason"),
+        (("close",), "needs UPSTREAM"),
+        (("open", "nowhere", "--reason", "x", "TOKEN"), "breakers of: app"),
+        (("open", "app", "http://other", "--reason", "x", "TOKEN"), "endpoints of the upstream are"),
+        (("open", "app", "--reason", "x", "--for", "10", "TOKEN"), "not a duration"),
+        (("open", "app", "--reason", "a\nb", "TOKEN"), "printable"),
+    ],
+)
+async def test_what_the_command_refuses(
+    upstream: StartUpstream, gateway: StartGateway, token: tuple[str, str], arguments: tuple[str, ...], words: str
+) -> None:
+    """Without the token, a reason or a name nothing is changed, and the answer says what is missing."""
+    origin = await upstream(answers(OK))
+    running = await gateway(breaking(origin.url))
+    given = [part for argument in arguments for part in (token if argument == "TOKEN" else (argument,))]
+    code, output = await command(running, *given)
+
+    assert code in (1, 2)
+    assert words in output
+    assert only(running).breaker.forced is None
+
+
+async def test_metrics_tell_of_it(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """State, transitions and refusals are in /metrics, and /upstreams has a word for it."""
+    origin = await upstream(answers(ERROR % 500))
+    running = await gateway(breaking(origin.url))
+    await fail(running, 6)
+    host, port = running.admin
+    async with ClientSession() as session:
+        async with session.get(f"http://{host}:{port}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        async with session.get(f"http://{host}:{port}/upstreams") as response:
+            (shown,) = orjson.loads(await response.read())[0]["endpoints"]
+
+    assert f'gateway_breaker_state{{endpoint="{origin.url}",upstream="app"}} 2.0' in lines
+    assert 'gateway_breaker_transitions_total{to="open",upstream="app"} 1.0' in lines
+    assert 'gateway_breaker_rejections_total{mode="enforce",upstream="app"} 2.0' in lines
+    assert (shown["circuit_breaker"], shown["state"]) == ("open", "breaker_open")
