@@ -195,6 +195,7 @@ async def test_upstreams_show_health_load_and_connections(admin: Client) -> None
                     "weight_now": 2.0,
                     "backup": False,
                     "failures_in_a_row": 0,
+                    "circuit_breaker": None,
                     "in_flight": 3,
                     "connections": {"idle": 1, "busy": 0},
                 },
