@@ -29,6 +29,13 @@ class Failure(Enum):
     BODY_TIMEOUT = ("body_timeout", 408, DOWNSTREAM, "DT", "The request body stopped arriving")
     CONTENT_TOO_LARGE = ("content_too_large", 413, DOWNSTREAM, "SZ", "The request body is larger than the route allows")
     TARGET_TOO_LONG = ("target_too_long", 414, DOWNSTREAM, "SZ", "The request target is too long")
+    CODING_NOT_SUPPORTED = (
+        "content_coding_not_supported",
+        415,
+        DOWNSTREAM,
+        "NA",
+        "The content coding of the request is not supported",
+    )
     EXPECTATION_FAILED = ("expectation_failed", 417, DOWNSTREAM, "DPE", "The expectation is not supported")
     MISDIRECTED = ("misdirected_request", 421, DOWNSTREAM, "NR", "This host is not served here")
     RATE_LIMITED = ("rate_limited", 429, DOWNSTREAM, "RL", "A rate limit of this route is reached")

@@ -47,6 +47,17 @@ class Encoder(Protocol):
         """The last bytes (there may be none), and the end of the coded body."""
 
 
+class ContentDecoder(Protocol):
+    """Decodes one body."""
+
+    @property
+    def complete(self) -> bool:
+        """The coded body may end here."""
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        """What these bytes decode to. Raises ValueError for what is not valid, `TooMuchError` for more than `most` bytes."""
+
+
 class Coder(Protocol):
     """One content coding at one level."""
 

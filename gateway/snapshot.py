@@ -21,6 +21,7 @@ from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import CompressionSettings, Tags
 from gateway.policies.concurrency import ConcurrencySettings
+from gateway.policies.decompression import DecompressionSettings
 from gateway.policies.health import Thresholds
 from gateway.policies.hedging import HedgeDelay
 from gateway.policies.overload import OverloadSettings
@@ -354,6 +355,8 @@ class Route:
     limit_template: bytes | None = None
     """The `RateLimit` lines with places for two numbers per limit, if all are plain, enforced and told as the draft."""
     compression: Compression | None = None
+    decompression: DecompressionSettings | None = None
+    """Coded request bodies are decoded."""
 
 
 @dataclass(frozen=True, slots=True)

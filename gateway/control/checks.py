@@ -37,6 +37,7 @@ _ONLY_UPSTREAM: Final = (
     "retry",
     "hedge",
     "compression",
+    "decompress_request",
     "max_in_flight",
     "priority",
 )

@@ -27,7 +27,7 @@ from gateway.control.balancing_compile import (
     sticky_secret,
 )
 from gateway.control.breakers import breaker_settings
-from gateway.control.compression_compile import compile_compression, plain_upstream, request_fields_read
+from gateway.control.compression_compile import compile_compression, compile_decompression, plain_upstream, request_fields_read
 from gateway.control.concurrency_compile import Gates, rank_of
 from gateway.control.effective import Edits, effective, strip_prefix
 from gateway.control.health_compile import availability, ejection_settings, is_name, probe_settings
@@ -333,6 +333,7 @@ def _route(
         rate_limit=limits,
         limit_template=template(limits),
         compression=compile_compression(config, index, metrics),
+        decompression=compile_decompression(config, index),
         rank=rank_of(config, index),
         gate=gates.get("route", written.name),
         gates=gates.of_route(written.name, written.upstream),

@@ -96,3 +96,18 @@ COMPRESSION_OFF: Final = Compression()
 """What `off` stands for: this very object."""
 
 CompressionValue: TypeAlias = Annotated[Compression | None, Switched(), OrOff(COMPRESSION_OFF)]
+
+
+class Decompression(Model):
+    """Coded request bodies, decoded before they go to the upstream."""
+
+    max_size: Size | None = setting(None, "Largest decoded body; more is 413. Default `10MiB`. `limits.body` holds too.")
+    max_ratio: int | None = setting(
+        None, "Most decoded bytes per byte received, beyond the first 64 KiB; more is 413. Default 100.", ge=1, le=100_000
+    )
+
+
+DECOMPRESSION_OFF: Final = Decompression()
+"""What `off` stands for: this very object."""
+
+DecompressionValue: TypeAlias = Annotated[Decompression | None, Switched(), OrOff(DECOMPRESSION_OFF)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.control.compression import COMPRESSION_OFF
+from gateway.control.compression import COMPRESSION_OFF, DECOMPRESSION_OFF, Decompression
 from gateway.control.compression import Compression as CompressionConfig
 from gateway.control.effective import Value
 from gateway.control.load import Loaded
@@ -16,12 +16,14 @@ from gateway.control.schema import Config
 from gateway.control.units import format_size
 from gateway.metrics import GatewayMetrics
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate
+from gateway.policies.decompression import DecompressionSettings
 from gateway.proxy.coders import DEFAULT_LEVELS, LIBRARIES, coder
 from gateway.snapshot import Compression, FieldEdits
 
 Row = tuple[str, str, str]
 
 _BUILT_IN: Final = CompressionSettings()
+_DECODED: Final = DecompressionSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,42 @@ def request_fields_read(config: Config) -> Iterator[bytes]:
                 yield found.opt_out.value.lower().encode("ascii")
             if found.breach.value == "credentials":
                 yield from (b"cookie", b"authorization")
+        if compile_decompression(config, index) is not None:
+            yield b"content-encoding"
+
+
+def effective_decompression(config: Config, index: int) -> tuple[Value[bool], DecompressionSettings]:
+    """Whether request bodies are decoded on route number `index`, and within which bounds."""
+    switched: Value[bool] = Value(False)
+    found: list[Decompression] = []
+    for loc, policies in ((("routes", index), config.routes[index]), (("defaults",), config.defaults)):
+        block = policies.decompress_request
+        if block is None:
+            continue
+        if not found:
+            switched = Value(block is not DECOMPRESSION_OFF, (*loc, "decompress_request"))
+        if block is DECOMPRESSION_OFF:
+            break
+        found.append(block)
+    size = next((block.max_size for block in found if block.max_size is not None), _DECODED.max_size)
+    ratio = next((block.max_ratio for block in found if block.max_ratio is not None), _DECODED.max_ratio)
+    return switched, DecompressionSettings(size, ratio)
+
+
+def compile_decompression(config: Config, index: int) -> DecompressionSettings | None:
+    """The bounds for decoded request bodies; None where they pass as they are."""
+    switched, settings = effective_decompression(config, index)
+    return settings if switched.value and config.routes[index].upstream is not None else None
+
+
+def decompression_rows(loaded: Loaded, index: int) -> list[Row]:
+    """What holds for route number `index`."""
+    if loaded.config.routes[index].upstream is None:
+        return []
+    switched, settings = effective_decompression(loaded.config, index)
+    place = "default" if switched.origin is None else str(loaded.positions.at(switched.origin))
+    shown = f"up to {format_size(settings.max_size)}, {settings.max_ratio}:1" if switched.value else "off"
+    return [("decompress_request", shown, place)]
 
 
 def compression_notes(loaded: Loaded) -> list[str]:

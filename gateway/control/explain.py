@@ -10,7 +10,7 @@ from gateway.control.access_compile import access_rows
 from gateway.control.balancing import balancing_in_words, sticky_in_words
 from gateway.control.balancing_compile import fallback_of
 from gateway.control.breakers import breaker_rows
-from gateway.control.compression_compile import compression_rows
+from gateway.control.compression_compile import compression_rows, decompression_rows
 from gateway.control.concurrency_explain import concurrency_rows
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
 from gateway.control.health_explain import health_rows
@@ -210,6 +210,7 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
     rows.append(("server_timing", values.server_timing.value, _origin(loaded, values.server_timing)))
     rows += [(name, shown, _origin(loaded, value)) for name, shown, value in access_rows(loaded.config, index)]
     rows += compression_rows(loaded, index, request)
+    rows += decompression_rows(loaded, index)
     rows += concurrency_rows(loaded, index)
     rows += limit_rows(loaded, index, request, parameters)
     wide, long = max(len(row[0]) for row in rows), min(48, max(len(row[1]) for row in rows))

@@ -13,7 +13,7 @@ from gateway.control import addresses, units, values
 from gateway.control.access import AccessLog, RouteLogSetting
 from gateway.control.balancing import LoadBalancing, Sticky
 from gateway.control.breakers import CircuitBreaker
-from gateway.control.compression import CompressionValue
+from gateway.control.compression import CompressionValue, DecompressionValue
 from gateway.control.concurrency import MaxInFlight, Priority, UpstreamMaxInFlight
 from gateway.control.health import Dns, Ejection, Health, Panic
 from gateway.control.limits import OneOrSeveral, RateLimit, Redis
@@ -101,6 +101,10 @@ class Policies(Model):
     )
     compression: CompressionValue = setting(
         None, "How responses are compressed. `on`: as the defaults say; `off` (default): not, whatever `defaults` says."
+    )
+    decompress_request: DecompressionValue = setting(
+        None,
+        "Decode request bodies that come with `Content-Encoding`. `on`: in the default bounds; `off` (default): pass on.",
     )
 
 

@@ -167,6 +167,15 @@ class Body:
         held = self._held
         return held[0] if len(held) == 1 else b"".join(held)
 
+    def recode(self, decoder: Decoder, decode: Callable[[bytes], bytes]) -> None:
+        """Read the body by `decoder` from now on, and `decode` what is held. Call before anything is attached."""
+        held = decode(self.whole())
+        self.decoder = decoder
+        self._held = [held] if held else []
+        self.received = self._held_size = len(held)
+        if 0 <= self.limit < self.received:
+            raise Failed(Failure.CONTENT_TOO_LARGE, close=True)
+
     # -- replay ------------------------------------------------------------------------------------------------------
 
     def keep_for_replay(self, limit: int) -> None:

@@ -10,9 +10,10 @@ import functools
 import importlib
 import sys
 import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from gateway.ports import Coder, Encoder
+from gateway.ports import Coder, ContentDecoder, Encoder
 
 
 def _library(name: str) -> Any:
@@ -157,6 +158,92 @@ class GzipCoder:
     def encoder(self) -> Encoder:
         """See `ports.Coder`."""
         return _GzipEncoder(self._library.compressobj(self._level, zlib.DEFLATED, 31))
+
+
+# -- decoders ----------------------------------------------------------------------------------------------------------
+
+
+class TooMuchError(Exception):
+    """More comes out than may."""
+
+
+class _Members:
+    """gzip and Zstandard: members or frames, one behind the other (RFC 1952 2.2, RFC 8878 3.1)."""
+
+    __slots__ = ("_decoder", "_empty", "_error", "_make")
+
+    def __init__(self, make: Callable[[], Any], error: type[Exception]) -> None:
+        self._make = make
+        self._error = error
+        self._decoder = make()
+        self._empty = True
+        """Nothing of the current member has come."""
+
+    @property
+    def complete(self) -> bool:
+        return self._decoder.eof or self._empty
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        found: list[bytes] = []
+        left = most
+        while data:
+            if self._decoder.eof:
+                self._decoder = self._make()
+            self._empty = False
+            try:
+                piece = self._decoder.decompress(data, left + 1)
+            except self._error as error:
+                raise ValueError("not valid") from error
+            left -= len(piece)
+            if left < 0:
+                raise TooMuchError
+            found.append(piece)
+            data = self._decoder.unused_data if self._decoder.eof else getattr(self._decoder, "unconsumed_tail", b"")
+        return b"".join(found)
+
+
+class _BrotliDecoder:
+    __slots__ = ("_decoder", "complete")
+
+    def __init__(self) -> None:
+        self._decoder = brotli.Decompressor()
+        self.complete = True
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        found: list[bytes] = []
+        left = most
+        try:
+            while True:
+                piece = self._decoder.process(data, output_buffer_limit=left + 1)
+                data = b""
+                left -= len(piece)
+                if left < 0:
+                    raise TooMuchError
+                found.append(piece)
+                if self._decoder.can_accept_more_data() or not piece:
+                    break
+        except brotli.error as error:
+            raise ValueError("not valid") from error
+        self.complete = self._decoder.is_finished()
+        return b"".join(found)
+
+
+def _gzip_decoder() -> ContentDecoder:
+    return _Members(lambda: zlib.decompressobj(31), zlib.error)
+
+
+def _zstd_decoder() -> ContentDecoder:
+    options = {zstd.DecompressionParameter.window_log_max: 23}
+    return _Members(lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError)
+
+
+DECODERS: Final[Mapping[bytes, Callable[[], ContentDecoder]]] = {
+    b"gzip": _gzip_decoder,
+    b"x-gzip": _gzip_decoder,
+    **({b"br": _BrotliDecoder} if brotli is not None else {}),
+    **({b"zstd": _zstd_decoder} if zstd is not None else {}),
+}
+"""By what `Content-Encoding` says."""
 
 
 @functools.cache

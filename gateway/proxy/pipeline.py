@@ -56,8 +56,8 @@ async def serve(x: Exchange) -> None:
         if not admit(x, route):
             return
         upstream = x.upstream
-        if route.compression is not None:
-            prepare(x, route.compression)
+        if route.compression is not None or route.decompression is not None:
+            prepare(x, route)
         if upstream is not None:
             rank = route.rank if not x.snapshot.names.priority else rank_of(x, route)
             if rank >= x.client_connection.plane.shed_from:

@@ -15,7 +15,7 @@ from backports import zstd
 
 from gateway.proxy.coders import LIBRARIES
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import PATIENCE, Behaviour, Client, Peer, Response, answers, drips, eventually, proxy, stays
+from tests.support import PATIENCE, Behaviour, Client, Peer, Response, answers, drips, echoes_requests, eventually, proxy, stays
 
 DECODERS: Final[dict[bytes, Callable[[bytes], bytes]]] = {
     b"gzip": lambda data: zlib.decompress(data, 31),
@@ -479,3 +479,73 @@ async def test_a_client_that_does_not_read_stops_the_upstream(upstream: StartUps
     await stays(lambda: app.peers[0].sent < size, 1.0)
     client.reset()
     await eventually(lambda: gate.busy() == [])
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------------
+
+
+def post(body: bytes, coding: bytes, *, chunked: bool = False) -> bytes:
+    """A request with a coded body."""
+    if chunked:
+        parts = b"".join(b"%x\r\n%b\r\n" % (len(body[at : at + 100]), body[at : at + 100]) for at in range(0, len(body), 100))
+        framed = b"Transfer-Encoding: chunked\r\n\r\n" + parts + b"0\r\n\r\n"
+    else:
+        framed = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    return b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: %b\r\n%b" % (coding, framed)
+
+
+async def test_coded_requests_pass_untouched(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Without `decompress_request` a request's coding is between client and upstream."""
+    app = await upstream(echoes_requests)
+    gate = await gateway(proxy(app.url, route=ON))
+    coded = zlib.compress(text(5000), 6, 31)
+
+    assert (await gate.ask(post(coded, b"gzip"))).body == coded
+    assert app.requests[0].value(b"content-encoding") == b"gzip"
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd"])
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_coded_requests_are_decoded(
+    upstream: StartUpstream, gateway: StartGateway, coding: bytes, chunked: bool, size: int
+) -> None:
+    """With it the upstream gets the plain body, in a framing that is right, and the connection goes on."""
+    encode = {b"gzip": lambda data: zlib.compress(data, 6, 31), b"br": brotli.compress, b"zstd": zstd.compress}[coding]
+    app = await upstream(echoes_requests)
+    gate = await gateway(proxy(app.url, route="decompress_request: on"))
+    client = await gate.client()
+
+    for _ in range(2):
+        response = await client.ask(post(encode(text(size)), coding, chunked=chunked))
+        assert response.body == text(size)
+
+    assert all(request.value(b"content-encoding") is None for request in app.requests)
+    assert (await client.ask(post(b"plain", b"identity"))).body == b"plain"
+
+
+@pytest.mark.parametrize(
+    "body, coding, status, code",
+    [
+        (zlib.compress(bytes(20 << 20), 9, 31), b"gzip", 413, "content_too_large"),
+        (brotli.compress(bytes(1 << 20)), b"br", 413, "content_too_large"),
+        (zlib.compress(os.urandom(200_000), 1, 31), b"gzip", 413, "content_too_large"),
+        (b"this is not gzip", b"gzip", 400, "http_request_error"),
+        (zlib.compress(b"half", 9, 31)[:-1], b"gzip", 400, "http_request_error"),
+        (b"x", b"x-own", 415, "content_coding_not_supported"),
+        (b"x", b"gzip, br", 415, "content_coding_not_supported"),
+    ],
+    ids=["bomb", "ratio", "size", "garbage", "half", "unknown", "nested"],
+)
+async def test_bombs_and_garbage_are_refused(
+    upstream: StartUpstream, gateway: StartGateway, body: bytes, coding: bytes, status: int, code: str
+) -> None:
+    """More than may come out is 413, what is not valid 400, what nobody can decode 415 with what could be (RFC 9110 15.5.16)."""
+    app = await upstream(echoes_requests)
+    gate = await gateway(proxy(app.url, route="decompress_request: {max_size: 128KiB}"))
+
+    response = await gate.ask(post(body, coding))
+
+    assert (response.status, response.code) == (status, code)
+    assert response.value(b"accept-encoding") == (b"gzip, br, zstd" if status == 415 else None)
+    assert not any(request.complete for request in app.requests)
