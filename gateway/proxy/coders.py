@@ -168,9 +168,12 @@ class TooMuchError(Exception):
 
 
 class _Members:
-    """gzip and Zstandard: members or frames, one behind the other (RFC 1952 2.2, RFC 8878 3.1)."""
+    """gzip and Zstandard: members or frames, one behind the other (RFC 1952 2.2, RFC 8878 3.1).
 
-    __slots__ = ("_decoder", "_empty", "_error", "_make")
+    A decoder of an empty one costs as much as one of a large one, so that they are bounded: 16, and one more per KiB.
+    """
+
+    __slots__ = ("_decoder", "_empty", "_error", "_left", "_make")
 
     def __init__(self, make: Callable[[], Any], error: type[Exception]) -> None:
         self._make = make
@@ -178,6 +181,8 @@ class _Members:
         self._decoder = make()
         self._empty = True
         """Nothing of the current member has come."""
+        self._left = 16.0
+        """How many members more there may be."""
 
     @property
     def complete(self) -> bool:
@@ -186,8 +191,12 @@ class _Members:
     def feed(self, data: bytes, most: int) -> bytes:
         found: list[bytes] = []
         left = most
+        self._left += len(data) / 1024
         while data:
             if self._decoder.eof:
+                self._left -= 1
+                if self._left < 0:
+                    raise ValueError("too many members")
                 self._decoder = self._make()
             self._empty = False
             try:

@@ -30,7 +30,6 @@ from gateway.policies.compression import (
     upstream_condition,
 )
 from gateway.proxy import heads
-from gateway.proxy.decoding import decompress
 from gateway.proxy.http1 import without
 
 if TYPE_CHECKING:
@@ -128,15 +127,7 @@ def _asked(x: Exchange, compression: Compression) -> Asked:
     return asked
 
 
-def prepare(x: Exchange, route: Route) -> None:
-    """What codings mean for the request. Raises `Failed`."""
-    if route.compression is not None:
-        _ask(x, route.compression)
-    if route.decompression is not None:
-        decompress(x, route.decompression)
-
-
-def _ask(x: Exchange, compression: Compression) -> None:
+def prepare(x: Exchange, compression: Compression) -> None:
     """Refuse what no coding can satisfy, if configured; give tags weakened here back to the upstream as it made them."""
     asked = _asked(x, compression)
     if asked.choice.coding < 0 and not asked.choice.plain and compression.settings.refuse:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _ACCEPT: Final = b"Accept-Encoding: " + b", ".join(name for name in DECODERS if not name.startswith(b"x-"))
 
 
+_ABOUT_CODED: Final = frozenset({b"content-encoding", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
+"""Request fields that are about the bytes as they came (RFC 9530 2, 3)."""
+
+
 class CodedDecoder:
     """A framing and the content coding inside it. See `framing.Decoder`."""
 
@@ -62,8 +66,8 @@ class CodedDecoder:
 def decompress(x: Exchange, settings: DecompressionSettings) -> None:
     """From here on the request has a plain body. Raises `Failed`: 415 unknown coding, 413 bomb, 400 not valid."""
     head, body = x.head, x.request_body
-    codings = list_members(head.fields.values.get(b"content-encoding", b""))
-    if body is None or not codings or codings == [b"identity"]:
+    codings = [name for name in list_members(head.fields.values.get(b"content-encoding", b"")) if name != b"identity"]
+    if body is None or not codings:
         return
     make = DECODERS.get(codings[0])
     if make is None or len(codings) > 1:
@@ -77,4 +81,4 @@ def decompress(x: Exchange, settings: DecompressionSettings) -> None:
     fields = head.fields = copy.copy(head.fields)
     fields.length = body.received if body.done else -1
     fields.chunked = not body.done
-    head.kept = without(head.kept, {b"content-encoding"})
+    head.kept = without(head.kept, _ABOUT_CODED)

@@ -29,6 +29,7 @@ from gateway.proxy.access_entry import access_line
 from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
 from gateway.proxy.breaking import raise_refusal, refusal
 from gateway.proxy.coding import prepare
+from gateway.proxy.decoding import decompress
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
@@ -56,8 +57,8 @@ async def serve(x: Exchange) -> None:
         if not admit(x, route):
             return
         upstream = x.upstream
-        if route.compression is not None or route.decompression is not None:
-            prepare(x, route)
+        if route.compression is not None:
+            prepare(x, route.compression)
         if upstream is not None:
             rank = route.rank if not x.snapshot.names.priority else rank_of(x, route)
             if rank >= x.client_connection.plane.shed_from:
@@ -78,6 +79,8 @@ async def serve(x: Exchange) -> None:
             answer_locally(x, route)
         else:
             # 6
+            if route.decompression is not None and x.request_body is not None:
+                decompress(x, route.decompression)
             connection = await forward(x, route, upstream)
             # 7 – 8
             head = connection.response

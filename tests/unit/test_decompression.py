@@ -62,6 +62,27 @@ def test_members_one_behind_the_other_are_one_body(coding: bytes) -> None:
     assert whole.complete and bits.complete
 
 
+@pytest.mark.parametrize("coding", [b"gzip", b"zstd"])
+def test_empty_members_are_bounded(coding: bytes) -> None:
+    """Each costs a decoder, so that a body of nothing but empty ones is refused; some are let through."""
+    coded = ENCODERS[coding](b"")
+
+    assert DECODERS[coding]().feed(coded * 16, 100) == b""
+    with pytest.raises(ValueError, match="too many"):
+        DECODERS[coding]().feed(coded * 2000, 100)
+
+
+@pytest.mark.parametrize("coding", sorted(DECODERS))
+def test_what_follows_the_end_is_refused(coding: bytes) -> None:
+    """Bytes behind a coded body are part of it, and not valid there."""
+    decoder = DECODERS[coding]()
+    decoder.feed(ENCODERS[coding](b"text"), 100)
+
+    assert decoder.complete
+    with pytest.raises(ValueError, match="not valid"):
+        decoder.feed(b"more and more and more", 100)
+
+
 @pytest.mark.parametrize("coding", sorted(DECODERS))
 def test_a_bomb_is_stopped(coding: bytes) -> None:
     """Not a byte more than may is kept, and exactly as many as may are let through."""
