@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from hypothesis import settings
 
 from gateway.ports import Resolver
 from tests.certificates import Certificates, make_certificates
 from tests.support import Behaviour, FullBacklog, Gateway, Upstream, running
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("gateway", deadline=None)
+settings.load_profile("gateway")
 
 StartUpstream: TypeAlias = Callable[..., Awaitable[Upstream]]
 StartGateway: TypeAlias = Callable[..., Awaitable[Gateway]]

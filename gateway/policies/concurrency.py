@@ -2,9 +2,9 @@
 
 A request of rank r is admitted while fewer than `room[r]` are in flight: the higher the rank, the more of the limit it may
 fill. The others wait, if the queue has a place: the higher rank is served first; within a rank the first come, first served,
-but once the queue has not been empty for `max_wait` the last one first: then the first ones are about to give up, and serving
-those would make everybody late (adaptive LIFO: Maurer, "Fail at Scale", ACM Queue 2015). Who cannot be served in time is told
-so, not served.
+but once somebody of the rank has been waiting all the time for `max_wait` the last one first: then the first ones are about to
+give up, and serving those would make everybody late (adaptive LIFO: Maurer, "Fail at Scale", ACM Queue 2015). Who cannot be
+served in time is told so, not served.
 
 Invariant: nobody waits who could be admitted. So a newcomer that finds room overtakes nobody, and admitting is one
 comparison. Whoever makes room (`in_flight` falls, `resize`, `configure`) calls `next` until it says None.
@@ -116,8 +116,8 @@ class Limiter:
         self.waiting = 0
         self.fastest = Fastest()
         self._queues: tuple[OrderedDict[Waiter, None], ...] = tuple(OrderedDict() for _ in Priority)
-        self._since = 0.0
-        """When the queue began to be not empty."""
+        self._since = [0.0] * len(self._queues)
+        """When each queue began to be not empty."""
         self.settings = settings
         self.limit = settings.limit
         self.room = settings.rooms(settings.limit)
@@ -132,29 +132,32 @@ class Limiter:
         self.limit = limit
         self.room = self.settings.rooms(limit)
 
-    def standing(self, now: float) -> bool:
-        """The queue does not drain: more come than can be served."""
-        return self.waiting > 0 and now - self._since >= self.settings.max_wait
+    def _standing(self, rank: int, now: float) -> bool:
+        """The queue of this rank does not drain: more come than can be served."""
+        return now - self._since[rank] >= self.settings.max_wait
 
     def enter(self, waiter: Waiter, now: float) -> tuple[bool, Waiter | None]:
         """Let a request that found no room wait. Whether there was a place, and who lost its own for that."""
-        if not self.waiting:
-            self._since = now
+        queue = self._queues[waiter.rank]
+        if not queue:
+            self._since[waiter.rank] = now
         displaced = None
         if self.waiting >= self.settings.queue:
             displaced = self._displace(waiter.rank, now)
             if displaced is None:
                 return False, None
-        self._queues[waiter.rank][waiter] = None
+        queue[waiter] = None
         self.waiting += 1
         return True, displaced
 
     def _displace(self, rank: int, now: float) -> Waiter | None:
         """Take the place of who would be served last: of a lower rank, or of the same when the last one is served first."""
-        standing = self.standing(now)
         for other in range(len(self._queues) - 1, rank - 1, -1):
             queue = self._queues[other]
-            if queue and (other > rank or standing):
+            if not queue:
+                continue
+            standing = self._standing(other, now)
+            if other > rank or standing:
                 waiter, _ = queue.popitem(last=not standing)
                 self.waiting -= 1
                 waiter.state = State.DISPLACED
@@ -170,7 +173,7 @@ class Limiter:
                 continue
             if self.in_flight >= self.room[rank]:
                 return None
-            waiter, _ = queue.popitem(last=self.standing(now))
+            waiter, _ = queue.popitem(last=self._standing(rank, now))
             self.waiting -= 1
             if waiter.due <= now:
                 waiter.state = State.EXPIRED

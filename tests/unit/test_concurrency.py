@@ -80,6 +80,16 @@ def test_the_last_one_first_when_the_queue_does_not_drain() -> None:
     assert freed(limiter, 0.1) is newest
 
 
+def test_a_lower_rank_that_piles_up_changes_nothing_for_a_higher_one() -> None:
+    """Whether the last is served first is decided per rank: the first of a higher rank does not pay for a crowd below it."""
+    limiter = full(max_wait=0.1)
+    enter(limiter, waiter(SHEDDABLE), 0.0)
+    first = enter(limiter, waiter(CRITICAL), 0.45)
+    enter(limiter, waiter(CRITICAL), 0.46)
+
+    assert freed(limiter, 0.5) is first
+
+
 def test_an_empty_queue_is_fair_again() -> None:
     """Once the queue was empty, the first comes first again."""
     limiter = full(max_wait=0.1)
