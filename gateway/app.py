@@ -10,19 +10,19 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.control.admin import make_admin_runner
+from gateway.control.admin import serve_admin
 from gateway.control.admin_breakers import AdminBreakers
 from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
-from gateway.control.compile import listener
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
+from gateway.control.pages import LIVE
 from gateway.control.reload import Reloader, ReloadError
 from gateway.control.running import Member, Running
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
-from gateway.proxy.listening import StartError, reason
+from gateway.proxy.listening import StartError
 from gateway.proxy.loop_watch import LoopWatch
 from gateway.snapshot import Snapshot
 
@@ -56,6 +56,13 @@ class App(Running):
         """Shutdown has begun."""
         return self._stopping.is_set()
 
+    async def refresh(self) -> None:
+        """The metrics are always as they are now."""
+
+    async def live(self, page: str) -> object:
+        """See `control.pages`."""
+        return LIVE[page](self.plane.snapshot)
+
     @property
     def snapshot(self) -> Snapshot:
         """What new requests live in."""
@@ -73,11 +80,11 @@ class App(Running):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._complain)
         await self.commit(await self.prepare(self.loaded))
-        for door in self.doors:
-            _log.info("listening on %s", door.listener)
         self._tick()
         self._watch = LoopWatch(self.plane)
         if self.member is None:
+            for door in self.doors:
+                _log.info("listening on %s", door.listener)
             await self._start_control()
         self.ready = True
 
@@ -85,29 +92,14 @@ class App(Running):
         """What a gateway of one process has and a worker of several has not: an admin listener, and a look at its files."""
         self.metrics.reloads = ReloadMetrics(time.time())
         self.reloader = Reloader(self, self.metrics.reloads)
-        await self._start_admin()
-        self._reloading = asyncio.get_running_loop().create_task(self.reloader.run())
-
-    async def _start_admin(self) -> None:
-        address = self.loaded.config.admin.listen
-        if address is None:
-            return
-        where = listener(address)
         token = AdminToken(lambda: self._token)
         pages = (
             AdminLimits(lambda: self.plane, token),
             AdminBreakers(lambda: self.plane, token),
             AdminReload(self.reloader, token),
         )
-        self._admin = make_admin_runner(self, [where.host] if where.host else [], pages)
-        await self._admin.setup()
-        unix = web.UnixSite(self._admin, where.path) if where.path else None
-        site = unix or web.TCPSite(self._admin, where.host or None, where.port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise StartError(f"cannot listen on {where} (admin): {reason(error)}") from None
-        _log.info("admin on %s", where)
+        self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)
+        self._reloading = asyncio.get_running_loop().create_task(self.reloader.run())
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Errors that no code of ours can catch, at a bounded rate: without open files there are thousands a second."""

@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if arguments[:1] == ["_worker"]:
+            return _worker(arguments[1:])
         if arguments[:1] == ["demo"]:
             return _demo(arguments[1:])
         options = _parser().parse_args(arguments)
@@ -155,6 +157,13 @@ def _run(options: argparse.Namespace) -> int:
     from gateway.supervisor import run
 
     return run(options.config)
+
+
+def _worker(arguments: Sequence[str]) -> int:
+    """What a supervisor starts: the number of an open file, and that of the worker."""
+    from gateway.supervisor.worker import work
+
+    return work(int(arguments[0]), int(arguments[1]))
 
 
 def _check(options: argparse.Namespace) -> int:

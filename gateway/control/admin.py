@@ -8,9 +8,8 @@ rebinding). Address literals cannot be rebound and are always accepted.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import asdict
-from time import monotonic
 from typing import Any, Final, Protocol
 
 import orjson
@@ -20,21 +19,27 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from gateway.control.admin_breakers import breaker_word
-from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.control.addresses import Address
+from gateway.control.pages import json_value
 from gateway.headers import normalise_host, parse_address
-from gateway.metrics import GatewayMetrics
-from gateway.policies.concurrency import RANKS
-from gateway.snapshot import Route, Snapshot
+from gateway.proxy.listening import StartError, reason
+from gateway.snapshot import Listener
 
 PAGES: Final = {
     "/livez": "200 while the process runs",
     "/readyz": "200 while requests are taken; 503 before the start is complete and while draining",
-    "/metrics": "Prometheus metrics of this worker",
+    "/metrics": "Prometheus metrics, of all workers together",
     "/config": "the effective configuration, secrets hidden",
     "/routes": "the routes in file order, with what is in flight",
     "/upstreams": "upstreams and their endpoints, with load and connections",
 }
+
+
+class Collected(Protocol):
+    """Metrics."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The collector protocol of prometheus_client."""
 
 
 class AdminState(Protocol):
@@ -49,17 +54,21 @@ class AdminState(Protocol):
         """Shutdown has begun."""
 
     @property
-    def snapshot(self) -> Snapshot:
-        """The running configuration, compiled."""
+    def metrics(self) -> Collected:
+        """What is counted."""
 
-    @property
-    def metrics(self) -> GatewayMetrics:
-        """What this worker counts."""
+    async def refresh(self) -> None:
+        """Called before `metrics` are read."""
+
+    async def live(self, page: str) -> object:
+        """What a page of `control.pages` says now."""
 
     @property
     def effective_config(self) -> dict[str, Any]:
         """The running configuration as data, defaults merged, secrets hidden."""
 
+
+_log = logging.getLogger("gateway")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -82,6 +91,7 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
     registry = _registry(state)
 
     async def metrics(request: web.Request) -> web.Response:
+        await state.refresh()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # 2 000 lines take 20 ms: in a thread, so that no request waits for a scrape.
         body = await asyncio.to_thread(encode, registry)
@@ -103,8 +113,8 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/config", _shows(lambda: state.effective_config))
-    app.router.add_get("/routes", _shows(lambda: [_route(route) for route in state.snapshot.routes]))
-    app.router.add_get("/upstreams", _shows(lambda: list(_upstreams(state.snapshot))))
+    app.router.add_get("/routes", _shows_live(state, "routes"))
+    app.router.add_get("/upstreams", _shows_live(state, "upstreams"))
     for group in groups:
         group.add_to(app)
     return app
@@ -113,6 +123,23 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
 def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), more: Iterable[Pages] = ()) -> web.AppRunner:
     """The application, ready to be set up and bound: no access log, no signal handlers, a short farewell."""
     return web.AppRunner(make_admin_app(state, hosts, more), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+
+
+async def serve_admin(state: AdminState, address: Address | None, more: Iterable[Pages]) -> web.AppRunner | None:
+    """Open the admin listener; None when there is to be none. Raises StartError."""
+    if address is None:
+        return None
+    where = Listener(address.host, address.port, address.path)
+    runner = make_admin_runner(state, [where.host] if where.host else [], more)
+    await runner.setup()
+    unix = web.UnixSite(runner, where.path) if where.path else None
+    try:
+        await (unix or web.TCPSite(runner, where.host or None, where.port)).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise StartError(f"cannot listen on {where} (admin): {reason(error)}") from None
+    _log.info("admin on %s", where)
+    return runner
 
 
 def _host_check(hosts: Iterable[str]) -> Any:
@@ -142,68 +169,21 @@ async def _livez(request: web.Request) -> web.Response:
 
 def _shows(value: Callable[[], object]) -> _Handler:
     async def show(request: web.Request) -> web.Response:
-        body = orjson.dumps(value(), _json_value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-        return web.Response(body=body, content_type="application/json")
+        return _json(value())
 
     return show
 
 
-def _json_value(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+def _shows_live(state: AdminState, name: str) -> _Handler:
+    async def show(request: web.Request) -> web.Response:
+        return _json(await state.live(name))
+
+    return show
 
 
-def _route(route: Route) -> dict[str, object]:
-    """What a route does, and how much of it is going on."""
-    shown: dict[str, object] = {"name": route.name}
-    if route.upstream is not None:
-        shown["upstream"] = route.upstream.name
-    if route.redirect is not None:
-        shown["redirect"] = asdict(route.redirect)
-    if route.respond is not None:
-        shown["respond"] = {"status": route.respond.status}
-    return shown | {
-        "timeout": asdict(route.timeout),
-        "max_body": None if route.max_body < 0 else route.max_body,
-        "rewrite": None if route.rewrite is None else asdict(route.rewrite),
-        "in_flight": route.metrics.in_flight,
-        "priority": RANKS[route.rank],
-        "max_in_flight": None if route.gate is None else route.gate.shown(),
-        "requests": sum(route.metrics.requests.values()),
-    }
-
-
-def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
-    now = monotonic()
-    for upstream in snapshot.upstreams:
-        yield {
-            "name": upstream.name,
-            "load_balancing": upstream.group.settings.balancing.algorithm.value,
-            "retry_budget": upstream.retry_budget.left(now),
-            "panic": upstream.group.panic,
-            "endpoints": [_endpoint(endpoint, upstream.group, now) for endpoint in upstream.group.endpoints],
-            "max_in_flight": None if upstream.gate is None else upstream.gate.shown(),
-        }
-
-
-def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str, object]:
-    """`state_for` in seconds; `weight_now` is what it gets of its weight at the moment."""
-    return {
-        "url": endpoint.url,
-        "address": endpoint.address if endpoint.label != endpoint.url else None,
-        "state": endpoint.state.value,
-        "state_for": round(now - endpoint.since, 1) if endpoint.since else None,
-        "why": endpoint.why or None,
-        "available": endpoint in group.available,
-        "weight": endpoint.weight,
-        "backup": endpoint.backup,
-        "weight_now": round(endpoint.weight * endpoint.share, 2) if endpoint in group.available else 0,
-        "failures_in_a_row": endpoint.errors,
-        "circuit_breaker": breaker_word(endpoint.breaker),
-        "in_flight": endpoint.in_flight,
-        "connections": endpoint.pool.counts(),
-    }
+def _json(value: object) -> web.Response:
+    body = orjson.dumps(value, json_value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    return web.Response(body=body, content_type="application/json")
 
 
 def _registry(state: AdminState) -> CollectorRegistry:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
@@ -16,9 +16,9 @@ from gateway.control.admin_token import AdminToken
 from gateway.control.keys import Part
 from gateway.control.limits_compile import in_words, part_value
 from gateway.policies.rate_limit import seconds_up
-from gateway.ports import Answers, Check, LimitCall
-from gateway.proxy.plane import DataPlane
-from gateway.snapshot import Limit
+from gateway.ports import Answers, Check, LimitCall, LimitStore
+from gateway.proxy.limit_store import LocalStore
+from gateway.snapshot import Limit, Snapshot
 
 PATIENCE: Final = 2.0
 """Seconds to wait for the store."""
@@ -31,12 +31,37 @@ PAGES: Final = {
 }
 
 
+class Counts(Protocol):
+    """Where rate limits are counted: a worker's data plane, or the supervisor of several workers."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The limits there are."""
+
+    @property
+    def local_counts(self) -> LocalStore:
+        """Those that are counted in process."""
+
+    @property
+    def limit_store(self) -> LimitStore:
+        """Who is asked."""
+
+    def store_up(self) -> bool | None:
+        """Whether the store outside answers; None without one."""
+
+    def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+        """See `TopKeys.top`."""
+
+    def forget_key(self, limit_id: bytes, digest: bytes) -> None:
+        """Whatever is remembered of a key in the processes of this gateway."""
+
+
 class AdminLimits:
     """The handlers. `plane` is asked per request, so a reload is seen at once."""
 
     pages: Final = PAGES
 
-    def __init__(self, plane: Callable[[], DataPlane], token: AdminToken) -> None:
+    def __init__(self, plane: Callable[[], Counts], token: AdminToken) -> None:
         self._plane = plane
         self._token = token
 
@@ -48,11 +73,10 @@ class AdminLimits:
 
     async def _overview(self, request: web.Request) -> web.Response:
         plane = self._plane()
-        store = plane.metrics.store
         redis = plane.snapshot.redis
         return _json(
             {
-                "store": {"url": redis.shown if redis is not None else "", "up": store.up if store is not None else None},
+                "store": {"url": redis.shown if redis is not None else "", "up": plane.store_up()},
                 "keys_in_process": len(plane.local_counts),
                 "limits": [
                     {
@@ -70,7 +94,7 @@ class AdminLimits:
                 ],
                 "top": [
                     {"route": route, "limit": limit, "key": digest.hex(), "denied": count, "too_high_by_at_most": error}
-                    for route, limit, digest, count, error in plane.top_keys.top()
+                    for route, limit, digest, count, error in plane.denied_most()
                 ],
             }
         )
@@ -83,8 +107,7 @@ class AdminLimits:
         self._token.check(request)
         limit, digest = self._named(request)
         plane = self._plane()
-        plane.local_counts.reset(limit.id, digest)
-        plane.limit_store.forget()
+        plane.forget_key(limit.id, digest)
         return _json(await self._ask(limit, digest, FORGET))
 
     def _named(self, request: web.Request) -> tuple[Limit, bytes]:

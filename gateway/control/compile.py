@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 from gateway.control import tls
 from gateway.control.access_compile import access_settings, fields_logged
-from gateway.control.addresses import Address
 from gateway.control.balancing_compile import (
     balancing_settings,
     fallback_of,
@@ -122,16 +121,12 @@ def dropped_endpoints(previous: Snapshot, current: Snapshot) -> list[Endpoint]:
     return [endpoint for upstream in previous.upstreams for endpoint in upstream.group.endpoints if id(endpoint) not in kept]
 
 
-def listener(address: Address) -> Listener:
-    """The plain listener of an address, for the admin side."""
-    return Listener(address.host, address.port, address.path)
-
-
 # -- server ----------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _process_name() -> str:
+def process_name() -> str:
+    """The pseudonym of a gateway that has none in its file."""
     return f"gateway-{secrets.token_hex(3)}"
 
 
@@ -153,7 +148,7 @@ def _server(server: Server, previous: tuple[Listener, ...]) -> ServerSettings:
     known = {listener: listener for listener in previous}
     return ServerSettings(
         listeners=tuple(_listener(listen, known) for listen in server.listen),
-        name=server.name or _process_name(),
+        name=server.name or process_name(),
         trusted_proxies=Networks(server.trusted_proxies),
         limits=Limits(
             headers=limits.headers,

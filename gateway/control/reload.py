@@ -28,7 +28,7 @@ SETTLE: Final = 0.25
 """Seconds after which files that have changed must still be the same."""
 READ_ANYWAY: Final = 10
 """Every so many looks the content is read even if no stamp has changed: not every file system keeps time well."""
-FIXED: Final[tuple[Loc, ...]] = (("admin", "listen"),)
+FIXED: Final[tuple[Loc, ...]] = (("server", "workers"), ("admin", "listen"))
 """What cannot change while the gateway runs."""
 
 _log = logging.getLogger("gateway")

@@ -112,6 +112,12 @@ class Server(Model):
     forwarded: Annotated[str, *choice("x_forwarded", "forwarded", "both", "off")] = setting(
         "x_forwarded", "Which headers tell upstreams about the client: `X-Forwarded-*`, `Forwarded` (RFC 7239), both or none."
     )
+    workers: Annotated[int | None, OrOff(None, "auto")] = setting(
+        1,
+        "Processes that serve: a number, or `auto`: one per processor. Limits, metrics and reloads are common to all of them.",
+        ge=1,
+        le=64,
+    )
     reload: Reload = setting({}, "When the file is read again.")
     paths: Paths = setting({}, "What to do with paths that others may read differently.")
     request_id: RequestId = setting({}, "The id that ties together the log lines of one request.")

@@ -14,6 +14,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +58,27 @@ def bind(one: Listener, *, shared: bool = False, what: str = "") -> list[socket.
         close_all(sockets)
         raise StartError(f"cannot listen on {one}{what}: {reason(error)}") from None
     return sockets
+
+
+def bind_for(one: Listener, processes: int) -> list[list[socket.socket]]:
+    """The sockets of a listener for each of several processes: sockets of their own, among which the kernel spreads
+    connections, or else one for all. Raises StartError."""
+    if one.path or not hasattr(socket, "SO_REUSEPORT"):
+        sockets = bind(one)
+        return [sockets, *([sock.dup() for sock in sockets] for _ in range(processes - 1))]
+    # Whoever shares an address shares it with others too, so it is tried alone before.
+    alone = bind(one)
+    port = alone[0].getsockname()[1]
+    close_all(alone)
+    found: list[list[socket.socket]] = []
+    try:
+        for _ in range(processes):
+            found.append(bind(replace(one, port=port), shared=True))  # noqa: PERF401 - those before a failure are closed
+    except StartError:
+        for sockets in found:
+            close_all(sockets)
+        raise
+    return found
 
 
 def _addresses(one: Listener) -> list[tuple[int, tuple[str, int]]]:

@@ -112,6 +112,19 @@ class DataPlane:
         self.local_counts.sweep()
         self.breakers.tick(self.snapshot, now)
 
+    def store_up(self) -> bool | None:
+        """Whether the store of rate limits outside the process answers; None without one."""
+        return self.metrics.store.up if self.metrics.store is not None else None
+
+    def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+        """The keys that rate limits have denied most; see `TopKeys.top`."""
+        return self.top_keys.top()
+
+    def forget_key(self, limit_id: bytes, digest: bytes) -> None:
+        """A key is reset: forget what is counted here, and what is remembered of denials."""
+        self.local_counts.reset(limit_id, digest)
+        self.limit_store.forget()
+
     def drain(self) -> None:
         """No more keep-alive: idle connections close now, busy ones behind their response."""
         self.draining = True

@@ -129,8 +129,7 @@ class _Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is not derived from asyncio's
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 
 from gateway.control.admin import PAGES, make_admin_app
+from gateway.control.pages import LIVE
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import GatewayMetrics
@@ -81,6 +82,13 @@ class State:
         self.metrics = GatewayMetrics("1.2.3")
         self.snapshot = small_snapshot(self.metrics)
         self.effective_config: dict[str, Any] = {"version": 1, "redis": {"url": "***"}}
+
+    async def refresh(self) -> None:
+        """Nothing to fetch."""
+
+    async def live(self, page: str) -> object:
+        """As a worker says it."""
+        return LIVE[page](self.snapshot)
 
 
 @pytest.fixture

@@ -232,7 +232,6 @@ def test_errors_in_a_route(write: Write, route: str, marked: str, message: str) 
         ("server: {forwarded: x-forwarded}", "did you mean `x_forwarded`?"),
         ("server: {request_id: {header: Cookie}}", "meaning of its own"),
         ("server: {name: 1a}", "starts with a letter"),
-        ("server: {workers: 2}", "unknown field `workers`"),
         ("redsi: {url: x}", "unknown field `redsi`"),
         ("admin: {listen: true}", "expected an address"),
         ("defaults: {timeout: {request: 1s, attempt: 2s}}", "longer than `request` (1s)"),

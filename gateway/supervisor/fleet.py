@@ -1,0 +1,370 @@
+"""Several workers as one gateway: starts them, restarts them, changes their configuration together, adds up their counts.
+
+The supervisor serves no request. It holds the listening sockets, the counts of rate limits and the admin listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import socket
+import time
+from random import random
+from typing import Any, Final
+
+from aiohttp import web
+
+from gateway import __version__
+from gateway.control.admin import serve_admin
+from gateway.control.admin_limits import AdminLimits
+from gateway.control.admin_reload import AdminReload
+from gateway.control.admin_token import AdminToken
+from gateway.control.aside import aside
+from gateway.control.compile import compile_config, process_name
+from gateway.control.dump import effective_config
+from gateway.control.load import Loaded
+from gateway.control.pages import merged
+from gateway.control.reload import Reloader, ReloadError
+from gateway.control.tls import TlsError
+from gateway.metrics import GatewayMetrics, ReloadMetrics
+from gateway.proxy.limit_store import LocalStore
+from gateway.proxy.listening import StartError, bind_for, close_all
+from gateway.proxy.redis_store import RedisStore
+from gateway.proxy.worker_store import LimitServer
+from gateway.snapshot import Snapshot
+from gateway.supervisor.channel import ChannelClosedError, RefusedError
+from gateway.supervisor.counting import Counting, FleetMetrics, NoPool
+from gateway.supervisor.slot import KEEP_SOCKETS, Files, Place, Slot, StartFailedError
+from gateway.supervisor.system import another, cause, lock_file, reap, unlink
+
+PREPARE: Final = 60.0
+COMMIT: Final = 10.0
+"""Seconds that a worker may take. Who cannot commit what it has prepared is killed: its successor begins with it."""
+GRACE: Final = 5.0
+"""Seconds beyond the drain limit after which workers are killed."""
+
+_log = logging.getLogger("gateway")
+
+
+class Fleet:
+    """See the module's docstring. Also what the admin listener shows (`control.admin.AdminState`)."""
+
+    def __init__(self, loaded: Loaded, workers: int) -> None:
+        self.loaded = loaded
+        self.workers = workers
+        self.snapshot: Snapshot
+        self.reloads = ReloadMetrics(time.time())
+        self.reloader = Reloader(self, self.reloads)
+        self._counts = LocalStore(loaded.config.server.limits.rate_limit_keys)
+        self._server = LimitServer(self._counts)
+        self._serving: set[asyncio.Task[None]] = set()
+        self._slots = [Slot(index, self._count) for index in range(workers)]
+        self.metrics = FleetMetrics(self._slots, self.reloads)
+        self._store: RedisStore | None = None
+        self._token: str | None = None
+        self._lock = lock_file()
+        """Locked while a worker writes to the access log."""
+        self._changing = asyncio.Lock()
+        """A worker starts with a configuration, or it is changed in all workers: not both at a time."""
+        self._keepers: list[asyncio.Task[None]] = []
+        self._admin: web.AppRunner | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._tick: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+
+    # -- AdminState --------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """A worker serves."""
+        return any(slot.up for slot in self._slots)
+
+    @property
+    def draining(self) -> bool:
+        """Shutdown has begun."""
+        return self._stopping.is_set()
+
+    @property
+    def effective_config(self) -> dict[str, Any]:
+        """The configuration with its defaults, secrets hidden."""
+        return effective_config(self.loaded)
+
+    async def refresh(self) -> None:
+        """Ask every worker for what it has counted until now."""
+        await asyncio.gather(*(slot.refresh() for slot in self._slots))
+
+    async def live(self, page: str) -> object:
+        """See `control.pages`: the pages of all workers as one."""
+        pages = await self._everywhere("page", {"name": page})
+        return merged(pages) if pages else []
+
+    async def _everywhere(self, kind: str, content: dict[str, Any]) -> dict[int, Any]:
+        """The answers of the workers that answer."""
+
+        async def ask(slot: Slot) -> None:
+            with contextlib.suppress(ChannelClosedError, RefusedError, TimeoutError):
+                answers[slot.index] = await slot.ask(kind, content, within=1.0)
+
+        answers: dict[int, Any] = {}
+        await asyncio.gather(*(ask(slot) for slot in self._slots if slot.up))
+        return dict(sorted(answers.items()))
+
+    def tell_all(self, kind: str, content: dict[str, Any]) -> None:
+        """Tell all workers."""
+        for slot in self._slots:
+            slot.tell(kind, content)
+
+    # -- start -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start all workers and the admin listener. Raises StartError."""
+        loop = asyncio.get_running_loop()
+        self.snapshot, self._token = await aside(functools.partial(self._compiled, self.loaded, None))
+        for one in self.snapshot.server.listeners:
+            self._give(one.place, bind_for(one, self.workers))
+        await self._change_store(self.snapshot)
+        starts = (slot.start(self._content(self.loaded), self._lock) for slot in self._slots)
+        for result in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise StartError(str(result)) from None
+        self._keepers = [loop.create_task(self._keep(slot)) for slot in self._slots]
+        for one in self.snapshot.server.listeners:
+            _log.info("listening on %s, with %d workers", one, self.workers)
+        self._tick = loop.create_task(self._ticking())
+        token = AdminToken(lambda: self._token)
+        counting = Counting(self)
+        pages = (AdminLimits(lambda: counting, token), AdminReload(self.reloader, token))
+        self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)
+        self._watch = loop.create_task(self.reloader.run())
+
+    def _give(self, place: Place, sockets: list[list[socket.socket]]) -> None:
+        for slot, found in zip(self._slots, sockets, strict=True):
+            slot.sockets[place] = found
+
+    def _compiled(self, loaded: Loaded, previous: Snapshot | None) -> tuple[Snapshot, str | None]:
+        """What the admin listener needs of a configuration. Raises StartError."""
+        try:
+            snapshot = compile_config(loaded, GatewayMetrics(__version__), NoPool, previous)
+            return snapshot, loaded.config.admin.secret("token")
+        except (TlsError, OSError, ValueError) as error:
+            raise StartError(str(error)) from None
+
+    def _content(self, loaded: Loaded) -> dict[str, Any]:
+        """A configuration as it travels. All workers have one name, or they would not know each other in `Via`."""
+        server = loaded.data.get("server")
+        data = loaded.data | {"server": (server or {}) | {"name": loaded.config.server.name or process_name()}}
+        return {"data": data, "path": str(loaded.path), "hash": loaded.hash, "workers": self.workers}
+
+    def _count(self, sock: socket.socket) -> None:
+        """A worker wants to have its requests counted through this socket."""
+        sock.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._server.serve(sock))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    # -- keeping workers ---------------------------------------------------------------------------------------------
+
+    async def _keep(self, slot: Slot) -> None:
+        """As long as the gateway runs, this place has a worker."""
+        while True:
+            code = await slot.ended()
+            self.metrics.keep(self.snapshot)
+            if self._stopping.is_set():
+                return
+            slot.restarts += 1
+            delay = slot.delay()
+            _log.error("worker %d has ended (%s): another one starts in %.1f s", slot.index, cause(code), delay)
+            if delay > KEEP_SOCKETS and any(other.up for other in self._slots):
+                slot.close_sockets()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay * (0.75 + 0.5 * random())):
+                    await self._stopping.wait()
+                    return
+            async with self._changing:
+                if self._stopping.is_set():
+                    return
+                try:
+                    self._reopen(slot)
+                    await slot.start(self._content(self.loaded), self._lock)
+                    _log.info("worker %d serves again", slot.index)
+                except (StartFailedError, StartError) as error:
+                    _log.error("worker %d cannot start: %s", slot.index, error)
+                    slot.kill()
+
+    def _reopen(self, slot: Slot) -> None:
+        """Sockets that were closed while the place was empty."""
+        for one in self.snapshot.server.listeners:
+            if one.place not in slot.sockets:
+                other = next(found for peer in self._slots for place, found in peer.sockets.items() if place == one.place)
+                slot.sockets[one.place] = another(one, other)
+
+    async def _ticking(self) -> None:
+        own = os.getpid() == 1
+        while True:
+            await asyncio.sleep(1.0)
+            self._counts.sweep()
+            for slot in self._slots:
+                slot.look()
+            if own:
+                reap({slot.process.pid for slot in self._slots if slot.process is not None})
+
+    # -- one configuration after another -----------------------------------------------------------------------------
+
+    async def change_to(self, loaded: Loaded) -> None:
+        """See `control.reload.Target`: every worker prepares, and when all can, all change."""
+        async with self._changing:
+            if self._stopping.is_set():
+                raise ReloadError("the gateway is shutting down")
+            opened: dict[Place, list[list[socket.socket]]] = {}
+            try:
+                snapshot, token = await aside(functools.partial(self._compiled, loaded, self.snapshot))
+                known = {one.place for one in self.snapshot.server.listeners}
+                for one in snapshot.server.listeners:
+                    if one.place not in known:
+                        opened[one.place] = bind_for(one, self.workers)
+                slots = [slot for slot in self._slots if slot.up]
+                await self._prepare(slots, loaded, opened)
+            except (StartError, ReloadError) as error:
+                for found in opened.values():
+                    for sockets in found:
+                        close_all(sockets)
+                for place in opened:
+                    unlink(place)
+                raise ReloadError(str(error)) from None
+            await self._commit(slots, loaded, snapshot, token, opened)
+
+    async def _prepare(self, slots: list[Slot], loaded: Loaded, opened: dict[Place, list[list[socket.socket]]]) -> None:
+        content = self._content(loaded)
+
+        async def prepare(slot: Slot) -> None:
+            files: Files = {place: found[slot.index] for place, found in opened.items()}
+            try:
+                await slot.ask("prepare", content, within=PREPARE, sockets=files)
+            except ChannelClosedError:
+                return  # it has died; its successor starts with whatever holds then
+            except RefusedError as error:
+                raise ReloadError(str(error)) from None
+            except TimeoutError:
+                raise ReloadError(f"worker {slot.index} does not answer") from None
+
+        results = await asyncio.gather(*(prepare(slot) for slot in slots), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            for slot in slots:
+                slot.tell("abandon")
+            raise errors[0]
+
+    async def _commit(
+        self,
+        slots: list[Slot],
+        loaded: Loaded,
+        snapshot: Snapshot,
+        token: str | None,
+        opened: dict[Place, list[list[socket.socket]]],
+    ) -> None:
+        former = self.snapshot
+        self.loaded, self.snapshot, self._token = loaded, snapshot, token
+        for place, sockets in opened.items():
+            self._give(place, sockets)
+
+        async def commit(slot: Slot) -> None:
+            try:
+                await slot.ask("commit", within=COMMIT)
+            except ChannelClosedError:
+                pass
+            except (RefusedError, TimeoutError) as error:
+                _log.error("worker %d cannot change its configuration (%s): killed", slot.index, str(error) or "no answer")
+                slot.kill()
+
+        await asyncio.gather(*(commit(slot) for slot in slots))
+        places = {one.place for one in snapshot.server.listeners}
+        for one in former.server.listeners:
+            if one.place not in places:
+                for slot in self._slots:
+                    close_all(slot.sockets.pop(one.place, []))
+                unlink(one.place)
+        self._counts.resize(snapshot.server.limits.rate_limit_keys)
+        await self._change_store(snapshot)
+        await self.refresh()
+        self.metrics.keep(snapshot)
+
+    async def _change_store(self, snapshot: Snapshot) -> None:
+        """The supervisor asks Redis only for `gateway limits`."""
+        if self._store is not None and self._store.settings != snapshot.redis:
+            await self._store.stop()
+            self._store = None
+        if self._store is None and snapshot.redis is not None:
+            self._store = RedisStore(snapshot.redis, self.metrics.store)
+            await self._store.start()
+
+    @property
+    def counts(self) -> LocalStore:
+        """The counts of all workers."""
+        return self._counts
+
+    @property
+    def store(self) -> RedisStore | None:
+        """The store outside, as the supervisor sees it."""
+        return self._store
+
+    # -- end ---------------------------------------------------------------------------------------------------------
+
+    def hung_up(self) -> None:
+        """SIGHUP: read the file again."""
+        if self._watch is not None:
+            self.reloader.request("SIGHUP")
+
+    def reopen_logs(self) -> None:
+        """SIGUSR1: the log file has been renamed, go on in a new one."""
+        self.tell_all("reopen_logs", {})
+
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT: the first drains, the second stops at once."""
+        if self._stopping.is_set():
+            self._at_once.set()
+            self.tell_all("stop", {})
+        self._stopping.set()
+
+    async def run_until_stopped(self) -> None:
+        """Until told to stop; then until all workers have drained."""
+        await self._stopping.wait()
+        _log.info("draining %d workers", sum(slot.up for slot in self._slots))
+        timeouts = self.snapshot.server.timeouts
+        # What workers no longer accept must not wait in our copies.
+        for slot in self._slots:
+            slot.close_sockets()
+        self.tell_all("drain", {})
+        _, left = await asyncio.wait(self._keepers, timeout=timeouts.drain_delay + timeouts.drain + GRACE)
+        if left:
+            _log.warning("%d workers have not ended: killed", len(left))
+
+    async def stop(self) -> None:
+        """End everything that `start` began, however far it came."""
+        self._stopping.set()
+        for task in (self._watch, self._tick):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self.reloader.stop()
+        for slot in self._slots:
+            slot.kill()
+        if not self._keepers:
+            self._keepers = [
+                asyncio.get_running_loop().create_task(self._keep(slot)) for slot in self._slots if slot.process is not None
+            ]
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._admin is not None:
+            await self._admin.cleanup()
+        self._server.stop()
+        if self._store is not None:
+            await self._store.stop()
+        for slot in self._slots:
+            slot.close_sockets()
+        if hasattr(self, "snapshot"):
+            for one in self.snapshot.server.listeners:
+                unlink(one.place)
+        os.close(self._lock)
