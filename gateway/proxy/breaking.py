@@ -30,9 +30,12 @@ _HALF_OPEN: Final = State.HALF_OPEN
 class EndpointBreaker:
     """The breaker of one endpoint. It outlives a reload that leaves its settings as they were."""
 
-    __slots__ = ("_metrics", "breaker", "endpoint", "upstream")
+    __slots__ = ("_metrics", "_shut", "breaker", "endpoint", "upstream")
 
-    def __init__(self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings) -> None:
+    def __init__(
+        self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings, shut: set[EndpointGroup]
+    ) -> None:
+        self._shut = shut
         self.breaker = Breaker(settings, self._changed)
         self.bind(upstream, endpoint)
 
@@ -52,7 +55,7 @@ class EndpointBreaker:
         if endpoint.breaker_open:
             endpoint.breaker_open = False
             endpoint.group.refresh(monotonic())
-            _note_times(endpoint.group)
+            self._note(endpoint.group)
         self._metrics.states.pop(endpoint.label, None)
 
     def _changed(self, transition: Transition | None) -> None:
@@ -62,7 +65,7 @@ class EndpointBreaker:
         if endpoint.breaker_open is not breaker.blocked:
             endpoint.breaker_open = breaker.blocked
             endpoint.group.refresh(monotonic())
-        _note_times(endpoint.group)
+        self._note(endpoint.group)
         if transition is not None:
             self._metrics.changed(endpoint.label, transition.after.value)
             _log.log(
@@ -76,6 +79,13 @@ class EndpointBreaker:
                 transition.reason,
                 f", for {transition.lasts:.1f} s" if transition.lasts else "",
             )
+
+    def _note(self, group: EndpointGroup) -> None:
+        _note_times(group)
+        if group.shut and not group.available:
+            self._shut.add(group)
+        else:
+            self._shut.discard(group)
 
 
 def _note_times(group: EndpointGroup) -> None:
@@ -97,9 +107,11 @@ def _note_times(group: EndpointGroup) -> None:
 class Breakers:
     """All breakers of a worker, by upstream and endpoint."""
 
-    __slots__ = ("_known", "_seen")
+    __slots__ = ("_known", "_seen", "shut")
 
     def __init__(self) -> None:
+        self.shut: set[EndpointGroup] = set()
+        """Groups of which no endpoint is available because of breakers. It may be late by a tick: it says where to look."""
         self._known: dict[tuple[str, str], EndpointBreaker] = {}
         self._seen: list[tuple[Endpoint, ...]] = []
         """The endpoints of each upstream when they were last looked at."""
@@ -129,7 +141,7 @@ class Breakers:
                 else:
                     if known is not None:
                         before.pop(key).unbind()
-                    known = EndpointBreaker(upstream, endpoint, settings)
+                    known = EndpointBreaker(upstream, endpoint, settings, self.shut)
                 self._known[key] = known
         for gone in before.values():
             gone.unbind()
@@ -141,6 +153,10 @@ class Breakers:
         for one in self._known.values():
             if now >= one.breaker.due:
                 one.breaker.advance(now)
+        self.shut.clear()
+        self.shut.update(
+            upstream.group for upstream in snapshot.upstreams if upstream.group.shut and not upstream.group.available
+        )
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

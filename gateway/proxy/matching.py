@@ -20,9 +20,7 @@ def match(x: Exchange) -> Route:
     """The route of the request; sets what later steps need of its address. Raises `Failed` when there is none."""
     head = x.head
     snapshot = x.snapshot
-    x.request_id = b"%032x" % getrandbits(128)
-    if x.client_connection.trusted:
-        believe(x)
+    identify(x)
     if head.method == b"CONNECT":
         raise Failed(Failure.METHOD_NOT_IMPLEMENTED, close=True)
     target = head.target
@@ -73,6 +71,13 @@ def _other_form(x: Exchange) -> bytes:
     x.host_field = authority
     head.target = target
     return target
+
+
+def identify(x: Exchange) -> None:
+    """Give the request its id; believe a trusted peer about that, and about who the client is."""
+    x.request_id = b"%032x" % getrandbits(128)
+    if x.client_connection.trusted:
+        believe(x)
 
 
 def believe(x: Exchange) -> None:

@@ -33,7 +33,7 @@ from gateway.proxy.decoding import decompress
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
-from gateway.proxy.matching import match
+from gateway.proxy.matching import identify, match
 from gateway.proxy.rate_limiting import ask_limits, refuse_if_denied, wait_for_limits
 from gateway.proxy.refusals import answer_again
 from gateway.proxy.responding import send_coded, send_whole, stream, switch
@@ -49,7 +49,9 @@ async def serve(x: Exchange) -> None:
     """Live one request from its head to its last byte. Never raises."""
     try:
         # 1 – 2
-        route = x.route = match(x)
+        route = x.route
+        if route is None:
+            route = x.route = match(x)
         route.metrics.in_flight += 1
         # 3
         start_deadline(x, route)
@@ -107,6 +109,47 @@ async def serve(x: Exchange) -> None:
     finally:
         # 9
         finish(x)
+
+
+def refused_at_once(x: Exchange) -> bool:
+    """Steps 1 to 4 and 9 in short, for a request whose upstream its breakers have shut off: as it is with many of them, they
+    must cost little. False: the request goes its ordinary way; its route may be known already.
+    """
+    if x.head.target[0] != 0x2F or not x.request_is_read():
+        return False
+    try:
+        route = x.route = match(x)
+    except Exception:  # noqa: BLE001 - on the ordinary way it happens again, and is dealt with
+        return False
+    upstream = route.upstream
+    if upstream is None or upstream.group.available or route.fallback is not None:
+        return False
+    failed = refusal(upstream)
+    if failed is None:
+        return False
+    x.upstream = upstream
+    route.metrics.in_flight += 1
+    refuse(x, failed)
+    finish(x)
+    return True
+
+
+def refused_again(x: Exchange) -> bool:
+    """The same for a request that equals `x`, which was refused so, to the byte: what was found out about `x` holds for it."""
+    route, upstream = x.route, x.upstream
+    assert route is not None
+    assert upstream is not None
+    if upstream.group.available:
+        return False
+    x.started = monotonic()
+    failed = refusal(upstream)
+    if failed is None:
+        return False
+    identify(x)
+    route.metrics.in_flight += 1
+    refuse(x, failed)
+    finish(x)
+    return True
 
 
 # -- 3: the deadline ---------------------------------------------------------------------------------------------------

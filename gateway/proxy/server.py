@@ -36,6 +36,9 @@ LINGER: Final = 5.0
 """Seconds that unread input is read and thrown away after a final response, so that a reset does not destroy the
 response on its way (RFC 9112 9.6)."""
 
+MOST_REMEMBERED: Final = 2048
+"""Bytes of a refused request that are remembered in case its client tries it again."""
+
 FAIR_SHARE: Final = 32
 """Requests of one connection that are answered here in a row before other connections have their turn."""
 
@@ -50,6 +53,7 @@ class DownstreamConnection(ClientConnection):
         "_fields",
         "_lingering",
         "_reading",
+        "_refused",
         "_scanned",
         "_served",
         "_turn_scheduled",
@@ -77,6 +81,8 @@ class DownstreamConnection(ClientConnection):
         """The loop will call to go on with the buffer."""
         self._lingering = False
         self._served = 0
+        self._refused: tuple[bytes, Exchange] | None = None
+        """The last request, when it was refused because breakers have shut its upstream off: its client may try it again."""
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
@@ -95,7 +101,7 @@ class DownstreamConnection(ClientConnection):
     def renew(self) -> None:
         """See `ClientConnection`. The fields of the last request were read for the routes there were then."""
         super().renew()
-        self._fields = None
+        self._fields = self._refused = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -103,6 +109,7 @@ class DownstreamConnection(ClientConnection):
         self.plane.metrics.connections -= 1
         self.closing = True
         self.take_buffer()
+        self._refused = None
         if self.tunnel is not None:
             self.tunnel.lost(self)
         if self.exchange is not None:
@@ -188,6 +195,10 @@ class DownstreamConnection(ClientConnection):
     def _read_head(self) -> bool:
         """Start the exchange whose head is next in the buffer; False when there is no whole head."""
         data, at = self._buffer, self._at
+        if self._refused is not None:
+            if self._refuse_again(data, at, *self._refused):
+                return True
+            self._refused = None
         if data[at] == 0x0D:
             return self._skip_empty_line(data, at)
         end = data.find(b"\r\n\r\n", at or self._scanned)
@@ -205,7 +216,22 @@ class DownstreamConnection(ClientConnection):
         self._scanned = 0
         self._empty_lines = 0
         self._advance(end)
-        self._begin(head)
+        refused = self._begin(head)
+        if refused is not None and refused.keep_alive and refused.request_body is None and end - at <= MOST_REMEMBERED:
+            self._refused = (data[at:end], refused)
+        return True
+
+    def _refuse_again(self, data: bytes, at: int, last: bytes, exchange: Exchange) -> bool:
+        """True: the next request is the last one again, byte for byte, and has been refused again."""
+        plane = self.plane
+        if not data.startswith(last, at) or plane.draining or self._served + 1 >= plane.limits.requests_per_connection:
+            return False
+        if not pipeline.refused_again(exchange):
+            return False
+        self._served += 1
+        self._scanned = self._empty_lines = 0
+        self._advance(at + len(last))
+        self.exchange_over(exchange)
         return True
 
     def _advance(self, at: int) -> None:
@@ -233,7 +259,8 @@ class DownstreamConnection(ClientConnection):
         self._at = 0
         self._scanned = max(1, len(data) - 3)
 
-    def _begin(self, head: RequestHead) -> None:
+    def _begin(self, head: RequestHead) -> Exchange | None:
+        """Start the exchange. Returned when it is over and never began: it was refused at once."""
         now = monotonic()
         self._served += 1
         exchange = Exchange(self, self.plane.snapshot, head, now)
@@ -247,10 +274,14 @@ class DownstreamConnection(ClientConnection):
                 head.expect_continue = False
         if self.plane.draining or self._served >= self.plane.limits.requests_per_connection:
             exchange.keep_alive = False
+        if self.plane.breakers.shut and pipeline.refused_at_once(exchange):
+            self.exchange_over(exchange)
+            return exchange
         self.exchange = exchange
         exchange.start(pipeline.serve(exchange))
         if self.ended and self.exchange is exchange and not leaving.may_still_read(self, exchange):
             self.transport.close()
+        return None
 
     def _read_body(self, exchange: Exchange, body: Body, data: bytes) -> None:
         try:

@@ -1,8 +1,8 @@
-"""What clients see while endpoints fail at load: `python -m tests.bench.faults [dead|failing|hanging|leavers|slow|back] …`.
+"""What clients see while endpoints fail at load: `python -m tests.bench.faults [dead|failing|refusal|hanging|leavers|slow|back] …`.
 
 `dead`: two of three endpoints die, in each way; errors among the clients before, in the first second, and after it.
-`failing`: the only endpoint fails every request: what it still sees, when its breaker opens, what a refusal costs, and how the
-gateway recovers when a weak endpoint comes back. `hanging`: how many probes an open breaker lets through. `leavers`: clients
+`failing`: the only endpoint fails every request: what it still sees, when its breaker opens, and how the gateway recovers when
+a weak endpoint comes back. `refusal`: what a refusal costs meanwhile, beside a proxied request. `hanging`: how many probes an open breaker lets through. `leavers`: clients
 that hang up. `slow`: the share of one slow endpoint. `back`: the share of an endpoint that comes back, second by second.
 
 The gateway has core 0; clients and endpoints share core 1.
@@ -28,6 +28,7 @@ from typing import Any, Final, Self
 import orjson
 
 from tests.bench.processes import HOST, family_cpu_seconds, free_port
+from tests.bench.refusals import refusal
 
 _GET: Final = b"GET /users/1 HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -341,13 +342,17 @@ async def back() -> None:
 
 
 SCENARIOS: Final = {"dead": dead, "failing": failing, "hanging": hanging, "leavers": leavers, "slow": slow, "back": back}
+"""Others than `refusal`, which needs no endpoints that can be told how to fail."""
 
 
 def main() -> None:
     """Run the scenarios named, or all."""
     os.sched_setaffinity(0, {1})
-    for name in sys.argv[1:] or SCENARIOS:
-        asyncio.run(SCENARIOS[name]())
+    for name in sys.argv[1:] or (*SCENARIOS, "refusal"):
+        if name == "refusal":
+            refusal()
+        else:
+            asyncio.run(SCENARIOS[name]())
 
 
 if __name__ == "__main__":
