@@ -32,9 +32,7 @@ class EndpointBreaker:
 
     __slots__ = ("_metrics", "_shut", "breaker", "endpoint", "upstream")
 
-    def __init__(
-        self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings, shut: set[EndpointGroup]
-    ) -> None:
+    def __init__(self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings, shut: set[EndpointGroup]) -> None:
         self._shut = shut
         self.breaker = Breaker(settings, self._changed)
         self.bind(upstream, endpoint)

@@ -49,9 +49,7 @@ async def serve(x: Exchange) -> None:
     """Live one request from its head to its last byte. Never raises."""
     try:
         # 1 – 2
-        route = x.route
-        if route is None:
-            route = x.route = match(x)
+        route = x.route = x.route or match(x)
         route.metrics.in_flight += 1
         # 3
         start_deadline(x, route)

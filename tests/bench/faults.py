@@ -1,9 +1,10 @@
-"""What clients see while endpoints fail at load: `python -m tests.bench.faults [dead|failing|refusal|hanging|leavers|slow|back] …`.
+"""What clients see while endpoints fail at load: `python -m tests.bench.faults [SCENARIO] …`.
 
 `dead`: two of three endpoints die, in each way; errors among the clients before, in the first second, and after it.
 `failing`: the only endpoint fails every request: what it still sees, when its breaker opens, and how the gateway recovers when
-a weak endpoint comes back. `refusal`: what a refusal costs meanwhile, beside a proxied request. `hanging`: how many probes an open breaker lets through. `leavers`: clients
-that hang up. `slow`: the share of one slow endpoint. `back`: the share of an endpoint that comes back, second by second.
+a weak endpoint comes back. `refusal`: what a refusal costs meanwhile, beside a proxied request. `hanging`: how many probes an
+open breaker lets through. `leavers`: clients that hang up. `slow`: the share of one slow endpoint. `back`: the share of an
+endpoint that comes back, second by second.
 
 The gateway has core 0; clients and endpoints share core 1.
 """

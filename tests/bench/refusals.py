@@ -1,7 +1,8 @@
 """What a refusal by an open breaker costs, beside a proxied request: `python -m tests.bench.faults refusal`.
 
-Two gateways, alone on core 0 in turns: the upstream of the one answers, that of the other refuses connections, so its breaker is
-open. wrk, 64 connections kept alive. Whole CPU time of the process per request; ratios inside a round, then their median.
+Two gateways, alone on core 0 in turns: the upstream of the one answers, that of the other refuses connections, so that its
+breaker is open. wrk, 64 connections kept alive. Whole CPU time of the process per request; ratios inside a round, then their
+median.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def _row(proxied: Running, refused: Running, seconds: float, log: str, *, varied
     runs = []
     for number in range(ROUNDS + 1):
         pair = [
-            load.wrk(one, path="/users/1", seconds=seconds, connections=CONNECTIONS, varied=varied) for one in (proxied, refused)
+            load.wrk(one, path="/users/1", seconds=seconds, connections=CONNECTIONS, varied=varied)
+            for one in (proxied, refused)
         ]
         if number:  # the first warms up, and opens the breaker
             runs.append(pair)
