@@ -102,8 +102,8 @@ def weights(value: bytes) -> dict[bytes, int]:
         weight = 1000
         for parameter in parameters:
             key, _, text = parameter.strip(b" \t").partition(b"=")
-            if key == b"q":
-                match = _WEIGHT.fullmatch(text)
+            if key.rstrip(b" \t") == b"q":
+                match = _WEIGHT.fullmatch(text) if len(key) == 1 else None
                 weight = -1 if match is None else int(text.replace(b".", b"").ljust(4, b"0"))
         if weight >= 0:
             found[name] = min(weight, found.get(name, 1000))

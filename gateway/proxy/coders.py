@@ -46,7 +46,7 @@ _SPEEDS: Final[dict[str, tuple[float, ...]]] = {
     "gzip": (2.5, 2.5, 4.6, 5, 7.2, 12, 16, 30, 40),
     "isal": (1.0, 1.0),
 }
-"""Microseconds per KiB of JSON, by level from the lowest; measured (tests/bench/coding.py)."""
+"""Microseconds per KiB of JSON, by level from the lowest; measured (tests/bench/compression.py speed)."""
 
 _STREAM_WINDOW: Final = 18
 """log2 of how far back an encoder of a stream looks: 256 KiB. It costs 2 % of size and saves half of the memory."""

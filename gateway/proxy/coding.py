@@ -131,7 +131,7 @@ def prepare(x: Exchange, compression: Compression) -> None:
     """Refuse what no coding can satisfy, if configured; give tags weakened here back to the upstream as it made them."""
     asked = _asked(x, compression)
     if asked.choice.coding < 0 and not asked.choice.plain and compression.settings.refuse:
-        raise Failed(Failure.NOT_ACCEPTABLE, fields=(b"Vary: Accept-Encoding",))
+        raise Failed(Failure.NOT_ACCEPTABLE)
     for name in asked.conditions:
         value = upstream_condition(x.head.fields.values[name], compression.tags)
         x.head.kept = without(x.head.kept, {name}) + b"%b: %b\r\n" % (name.title(), value)

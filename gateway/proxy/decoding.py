@@ -17,6 +17,7 @@ from gateway.proxy.http1 import without
 
 if TYPE_CHECKING:
     from gateway.ports import ContentDecoder
+    from gateway.proxy.body import Body
     from gateway.proxy.exchange import Exchange
 
 _ACCEPT: Final = b"Accept-Encoding: " + b", ".join(name for name in DECODERS if not name.startswith(b"x-"))
@@ -63,12 +64,12 @@ class CodedDecoder:
         return decoded
 
 
-def decompress(x: Exchange, settings: DecompressionSettings) -> None:
-    """From here on the request has a plain body. Raises `Failed`: 415 unknown coding, 413 bomb, 400 not valid."""
+def decompressed(x: Exchange, settings: DecompressionSettings) -> Body | None:
+    """The body of the request, from here on plain. Raises `Failed`: 415 unknown coding, 413 bomb, 400 not valid."""
     head, body = x.head, x.request_body
     codings = [name for name in list_members(head.fields.values.get(b"content-encoding", b"")) if name != b"identity"]
     if body is None or not codings:
-        return
+        return body
     make = DECODERS.get(codings[0])
     if make is None or len(codings) > 1:
         raise Failed(Failure.CODING_NOT_SUPPORTED, fields=(_ACCEPT,))
@@ -82,3 +83,4 @@ def decompress(x: Exchange, settings: DecompressionSettings) -> None:
     fields.length = body.received if body.done else -1
     fields.chunked = not body.done
     head.kept = without(head.kept, _ABOUT_CODED)
+    return body

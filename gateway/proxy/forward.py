@@ -16,6 +16,7 @@ from gateway.errors import Failed, Failure
 from gateway.policies.retry import repeatable
 from gateway.proxy.attempt import connect, dispatch, kept_connection
 from gateway.proxy.breaking import permitted, raise_refusal
+from gateway.proxy.decoding import decompressed
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.heads import rewritten_target
 from gateway.proxy.hedging import Leg, first_answer, may_hedge
@@ -28,7 +29,8 @@ from gateway.snapshot import Route, Upstream
 
 async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConnection:
     """See the module's docstring."""
-    body, retry, hedge = x.request_body, route.retry, route.hedge
+    retry, hedge = route.retry, route.hedge
+    body = x.request_body if route.decompression is None else decompressed(x, route.decompression)
     replay = body is not None and retry is not None and repeatable(retry.settings, x.head.method, x.head.kept)
     target = x.head.target if route.rewrite is None else rewritten_target(x.head.target, route.rewrite)
     upstream.retry_budget.requests += 1

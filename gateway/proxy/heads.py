@@ -220,7 +220,7 @@ def own_answer(
     return b"\r\n".join(parts)
 
 
-def problem_lines(failed: Failed, server_name: str) -> tuple[bytes, ...]:
+def problem_lines(failed: Failed, server_name: str, route: Route | None) -> tuple[bytes, ...]:
     """The field lines of a problem response: `Proxy-Status` (RFC 9209) says who failed and how."""
     status = b"Proxy-Status: %b; error=%b" % (server_name.encode("ascii"), failed.failure.code.encode("ascii"))
     if failed.detail:
@@ -231,6 +231,7 @@ def problem_lines(failed: Failed, server_name: str) -> tuple[bytes, ...]:
         b"X-Content-Type-Options: nosniff",
         status,
         *failed.fields,
+        *((b"Vary: Accept-Encoding",) if route is not None and route.compression is not None else ()),
     )
 
 

@@ -29,7 +29,6 @@ from gateway.proxy.access_entry import access_line
 from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
 from gateway.proxy.breaking import raise_refusal, refusal
 from gateway.proxy.coding import prepare
-from gateway.proxy.decoding import decompress
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import forward
 from gateway.proxy.local import answer_locally, spend_forward
@@ -79,8 +78,6 @@ async def serve(x: Exchange) -> None:
             answer_locally(x, route)
         else:
             # 6
-            if route.decompression is not None and x.request_body is not None:
-                decompress(x, route.decompression)
             connection = await forward(x, route, upstream)
             # 7 – 8
             head = connection.response
@@ -219,7 +216,7 @@ def refuse(x: Exchange, failed: Failed) -> None:
     if failed.ready is not None and answer_again(x, failed, name):
         return
     body = heads.problem_body(failed, name, x.request_id)
-    x.send_own(failure.status, heads.problem_lines(failed, x.snapshot.server.name), body)
+    x.send_own(failure.status, heads.problem_lines(failed, x.snapshot.server.name, x.route), body)
 
 
 # -- 9: finish ---------------------------------------------------------------------------------------------------------

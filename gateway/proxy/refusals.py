@@ -46,7 +46,7 @@ def answer_again(x: Exchange, failed: Failed, route: str | None) -> bool:
 
 
 def _render(x: Exchange, failed: Failed, route: str | None, date: bytes) -> _Ready:
-    lines = problem_lines(failed, x.snapshot.server.name)
+    lines = problem_lines(failed, x.snapshot.server.name, x.route)
     if x.route is not None and x.route.response_edits is not None:
         lines = edited_lines(lines, x.route.response_edits)
     lines = (*lines, x.snapshot.names.request_id_line + _PLACE)

@@ -357,7 +357,7 @@ class DownstreamConnection(ClientConnection):
         self.count_error(failure)
         server = plane.snapshot.server
         body = heads.problem_body(failed, None, b"")
-        lines = heads.problem_lines(failed, server.name)
+        lines = heads.problem_lines(failed, server.name, None)
         self.transport.write(heads.own_answer(failure.status, lines, body, date=plane.date, keep_alive=False))
         settings = plane.snapshot.access_log
         if plane.log is not None and settings is not None:

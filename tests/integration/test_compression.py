@@ -196,6 +196,21 @@ async def test_vary_is_on_every_response_of_the_route(upstream: StartUpstream, g
     assert gate.metrics.compression["all"].skipped == {"size": 1, "type": 2, "status": 1}
 
 
+async def test_what_the_gateway_says_itself_varies_too(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Every response of the route has `Vary`, be it a 405, 429, 502 or a response to HEAD; those of other routes have none."""
+    app = await upstream(answers(plain(text(5000))))
+    limited = await gateway(proxy(app.url, route=ON + ", rate_limit: 1/min"))
+    await app.stop()
+
+    got = [await limited.get("/", "Accept-Encoding: gzip"), await limited.get("/", "Accept-Encoding: gzip")]
+    got.append(await limited.ask(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"))
+    other = await (await gateway(proxy(app.url))).get("/")
+
+    assert [response.status for response in got] == [502, 429, 429]
+    assert [response.values(b"vary") for response in got] == [[b"Accept-Encoding"]] * 3
+    assert (other.status, other.values(b"vary")) == (502, [])
+
+
 @pytest.mark.parametrize(
     "lines, reason",
     [
@@ -540,7 +555,7 @@ async def test_coded_requests_are_decoded(
 async def test_bombs_and_garbage_are_refused(
     upstream: StartUpstream, gateway: StartGateway, body: bytes, coding: bytes, status: int, code: str
 ) -> None:
-    """More than may come out is 413, what is not valid 400, what nobody can decode 415 with what could be (RFC 9110 15.5.16)."""
+    """More than may come out is 413, what is not valid 400, what nobody can decode 415 (RFC 9110 15.5.16)."""
     app = await upstream(echoes_requests)
     gate = await gateway(proxy(app.url, route="decompress_request: {max_size: 128KiB}"))
 

@@ -1,8 +1,9 @@
-"""What compression costs: `python -m tests.bench.coding [speed|peers|stall] …`.
+"""What compression costs: `python -m tests.bench.compression [speed|peers|stall|events|clients] …`.
 
 `speed`: microseconds and bytes by coding, level and size, in this process. `peers`: JSON of 16 KiB through our gateway in each
 coding, and through nginx with gzip level 1, requests per second on one core. `stall`: latencies of small requests while 20
 clients download compressible bodies of 5 MiB, and while they do not. The proxies have core 0; the rest shares core 1.
+`events`: how long events take from upstream to client. `clients`: what real clients make of every coding, framing and size.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.proxy.coders import LEVELS, coder
+from tests.bench import compression_clients
 from tests.bench.configs import _nginx
 from tests.bench.limits import _wait_for, pinned
 from tests.bench.processes import family_cpu_seconds, free_port
@@ -237,7 +239,13 @@ def stall(coding: str = "zstd", clients: int = 20, seconds: float = 4.0) -> None
 
 def main() -> None:
     """Run what is named, or all."""
-    known = {"speed": speed, "peers": peers, "stall": stall}
+    known = {
+        "speed": speed,
+        "peers": peers,
+        "stall": stall,
+        "events": compression_clients.events,
+        "clients": compression_clients.clients,
+    }
     for name in sys.argv[1:] or known:
         known[name]()
 
