@@ -1,4 +1,4 @@
-"""Compare proxies: `python -m tests.bench.compare [small|varied|routes|download|memory|chaos]`. See README.md."""
+"""Compare proxies: `python -m tests.bench.compare [small|varied|armed|routes|download|memory|chaos]`. See README.md."""
 
 from __future__ import annotations
 
@@ -281,6 +281,25 @@ def routes(options: argparse.Namespace) -> int:
     return 0 if runs else 1
 
 
+def armed(options: argparse.Namespace) -> int:
+    """Our gateway with retries, breakers, health, balancing and admission, and without any of it: what they cost."""
+    seconds, connections = options.seconds or 4.0, options.connections or 64
+    python: str = options.gateway_python
+    chosen = [
+        proxies.gateway("plain", python=python, policies=configs.PLAIN),
+        proxies.gateway("armed", python=python, policies=configs.ARMED),
+    ]
+    with proxies.upstream(options.endpoints) as ports:
+        runs = _rounds(
+            [Contender(proxy.name, partial(proxy.start, ports)) for proxy in chosen], options.rounds, seconds, connections
+        )
+    bases = ["plain"] if "plain" in runs else []
+    _print(runs, bases)
+    details = {"settings": _settings(options, seconds, connections), "versions": _versions(chosen)}
+    print(f"\nwritten: {report.save('armed', options.json, {**details, 'proxies': _summary(runs, bases)}).name}")
+    return int(len(runs) < len(chosen))
+
+
 def _seconds_to_start(contender: Contender) -> float:
     before = time.perf_counter()
     with contender.start():
@@ -315,6 +334,7 @@ SCENARIOS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "small": small,
     "varied": varied,
     "routes": routes,
+    "armed": armed,
     "download": download,
     "memory": run_memory,
     "chaos": run_chaos,

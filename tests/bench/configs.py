@@ -48,10 +48,6 @@ class Site:
     """Routes of the gateway; above 1 they are `/r0/{id}/**`, `/r1/{id}/**`, ..."""
     rude_port: int = 0
     """When set, the gateway's `/rude/**` goes to this port."""
-    policies: Json = field(default_factory=dict)
-    """Further blocks for the gateway's `defaults`."""
-    upstream_policies: Json = field(default_factory=dict)
-    """Further blocks for each of the gateway's upstreams."""
 
     @property
     def authorities(self) -> list[str]:
@@ -304,38 +300,72 @@ def envoy(site: Site) -> str:
     )
 
 
-GATEWAY_POLICIES: Final[dict[str, Json]] = {
-    "rate_limit": {"limit": RATE, "per": "1s", "key": "client_ip"},
-    "retry": {"max_retries": 1, "on": ["connect", "reset", 502, 503, 504]},
-}
-"""Blocks of `defaults` that make the gateway do what the peers do; left out while it does not know one."""
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What the gateway's configuration has beyond what routes."""
 
-GATEWAY_UPSTREAM_POLICIES: Final[dict[str, Json]] = {
-    "circuit_breaker": {"failure_rate": "50%", "window": "10s", "min_requests": 20, "open_for": "5s"},
-}
-"""The same for upstreams."""
+    defaults: Json
+    upstream: Json
+    server: Json = field(default_factory=dict)
+    route: Json = field(default_factory=dict)
 
 
-def gateway(site: Site) -> str:
+_BREAKER: Final[Json] = {"failure_rate": "50%", "window": "10s", "min_requests": 20, "open_for": "5s"}
+_RETRY: Final[Json] = {"max_retries": 1, "on": ["connect", "reset", 502, 503, 504]}
+
+LIKE_PEERS: Final = Policies(
+    defaults={"rate_limit": {"limit": RATE, "per": "1s", "key": "client_ip"}, "retry": _RETRY},
+    upstream={"circuit_breaker": _BREAKER, "ejection": {"failures": 5, "base": "5s"}, "load_balancing": "two_choices"},
+)
+"""What the peers are told to do."""
+
+PLAIN: Final = Policies(
+    defaults={"retry": "off"},
+    upstream={"circuit_breaker": "off", "ejection": "off", "slow_start": "0s", "panic": "off", "load_balancing": "round_robin"},
+)
+"""A route that only forwards, within its time."""
+
+ARMED: Final = Policies(
+    defaults={"retry": _RETRY},
+    upstream={
+        "circuit_breaker": {**_BREAKER, "slow_call": "1s", "slow_rate": "50%"},
+        "ejection": {"failures": 5, "base": "5s"},
+        "slow_start": "10s",
+        "health": "/",
+        "retry_budget": "20%",
+        "load_balancing": "two_choices",
+        "max_in_flight": {"limit": 1000, "queue": 100},
+    },
+    server={"max_in_flight": {"limit": 2000, "queue": 100}},
+    route={"max_in_flight": {"limit": 1000, "queue": 100}},
+)
+"""All that keeps failing upstreams away from clients: retries, breakers, health, balancing, admission."""
+
+
+def gateway(site: Site, policies: Policies = LIKE_PEERS) -> str:
     """Our own configuration; JSON is YAML."""
-    upstream = {"endpoints": [f"http://{authority}" for authority in site.authorities], **site.upstream_policies}
+    upstream = {"endpoints": [f"http://{authority}" for authority in site.authorities], **policies.upstream}
     timeout = {"request": f"{site.request_timeout:.0f}s", "attempt": f"{site.attempt_timeout:.0f}s"}
     config: Json = {
         "version": 1,
-        "server": {"listen": [f"{HOST}:{site.port}"], "limits": {"body": "4GiB", "requests_per_connection": 1_000_000_000}},
+        "server": {
+            "listen": [f"{HOST}:{site.port}"],
+            "limits": {"body": "4GiB", "requests_per_connection": 1_000_000_000},
+            **policies.server,
+        },
         "admin": {"listen": f"{HOST}:{site.admin_port}"},
         "access_log": "off",
-        "defaults": {"timeout": timeout, **site.policies},
+        "defaults": {"timeout": timeout, **policies.defaults},
         "upstreams": {"nginx": upstream},
         "routes": [],
     }
     if site.rude_port:
-        config["upstreams"]["rude"] = {"endpoints": [f"http://{HOST}:{site.rude_port}"], **site.upstream_policies}
+        config["upstreams"]["rude"] = {"endpoints": [f"http://{HOST}:{site.rude_port}"], **policies.upstream}
         config["routes"].append({"name": "rude", "match": {"path": "/rude/**"}, "upstream": "rude"})
     if site.routes > 1:
         config["routes"] += [
             {"name": f"r{number}", "match": {"path": f"/r{number}/{{id}}/**"}, "upstream": "nginx"}
             for number in range(site.routes - 1)
         ]
-    config["routes"].append({"name": "all", "match": {"path": "/**"}, "upstream": "nginx"})
+    config["routes"].append({"name": "all", "match": {"path": "/**"}, "upstream": "nginx", **policies.route})
     return json.dumps(config, indent=1)

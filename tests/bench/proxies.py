@@ -13,12 +13,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.bench import configs
-from tests.bench.configs import Json, Site
+from tests.bench.configs import Policies, Site
 from tests.bench.processes import HOST, Process, StartError, free_port, running
 
 PROXY_CORE: Final = 0
@@ -59,7 +59,6 @@ class Proxy:
     """Added to ours; `{directory}` is filled in."""
     directory: Path | None = None
     """Working directory; None: where its configuration lies."""
-    prepare: Callable[[Site], Site] = lambda site: site
 
     def version(self) -> str:
         """What its version option prints, the number only."""
@@ -82,17 +81,15 @@ class Proxy:
         program = self.program()
         with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
             directory = Path(temporary)
-            site = self.prepare(
-                Site(
-                    directory,
-                    free_port(),
-                    free_port(),
-                    upstream_ports,
-                    request_timeout=request_timeout,
-                    attempt_timeout=request_timeout / 3,
-                    routes=routes,
-                    rude_port=rude_port,
-                )
+            site = Site(
+                directory,
+                free_port(),
+                free_port(),
+                upstream_ports,
+                request_timeout=request_timeout,
+                attempt_timeout=request_timeout / 3,
+                routes=routes,
+                rude_port=rude_port,
             )
             path = directory / self.file_name
             path.write_text(self.config(site), "utf-8")
@@ -156,56 +153,24 @@ PEERS: Final = (NGINX, HAPROXY, ENVOY, CADDY)
 
 
 def gateway(
-    name: str = "gateway", *, python: str = sys.executable, tree: Path = PROJECT, environment: Mapping[str, str] | None = None
+    name: str = "gateway",
+    *,
+    python: str = sys.executable,
+    tree: Path = PROJECT,
+    environment: Mapping[str, str] | None = None,
+    policies: Policies = configs.LIKE_PEERS,
 ) -> Proxy:
     """Our gateway, from the source tree `tree`, run by `python` with `environment` added."""
     return Proxy(
         name,
         lambda: python,
         ("-m", "gateway", "run", "{config}"),
-        configs.gateway,
+        functools.partial(configs.gateway, policies=policies),
         version_arguments=("-c", "import gateway; print(gateway.__version__)"),
         file_name="gateway.yaml",
         environment={"PYTHONUNBUFFERED": "1", **(environment or {})},
         directory=tree,
-        prepare=functools.partial(_with_policies, python, tree),
     )
-
-
-def _with_policies(python: str, tree: Path, site: Site) -> Site:
-    policies, upstream_policies = _policies_known(python, tree)
-    return replace(site, policies=policies, upstream_policies=upstream_policies)
-
-
-@functools.cache
-def _policies_known(python: str, tree: Path) -> tuple[Json, Json]:
-    """Which of the policy blocks this gateway's schema accepts, asked with `gateway check`, one block at a time."""
-    site = Site(PROJECT, 18_080, 18_081, (18_082,))
-    if not _accepts(python, tree, site):
-        return {}, {}
-    policies: Json = {
-        key: value
-        for key, value in configs.GATEWAY_POLICIES.items()
-        if _accepts(python, tree, replace(site, policies={key: value}))
-    }
-    upstream_policies: Json = {
-        key: value
-        for key, value in configs.GATEWAY_UPSTREAM_POLICIES.items()
-        if _accepts(python, tree, replace(site, upstream_policies={key: value}))
-    }
-    wanted = configs.GATEWAY_POLICIES.keys() | configs.GATEWAY_UPSTREAM_POLICIES.keys()
-    missing = sorted(wanted - policies.keys() - upstream_policies.keys())
-    if missing:
-        print(f"note: this gateway does not take the policies {', '.join(missing)}; they are left out", flush=True)
-    return policies, upstream_policies
-
-
-def _accepts(python: str, tree: Path, site: Site) -> bool:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(configs.gateway(site))
-        file.flush()
-        done = subprocess.run([python, "-m", "gateway", "check", file.name], cwd=tree, capture_output=True, check=False)
-    return done.returncode == 0
 
 
 @contextlib.contextmanager
