@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, WSMsgType
+from aiohttp import ClientSession, WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from gateway.demo import find_config, orders_app, users_app
+from gateway.demo.load import send_load
 from tests.conftest import StartGateway
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -71,3 +74,52 @@ async def test_streams_and_sockets_flow(demo: str) -> None:
             message = await socket.receive()
             assert message.type is WSMsgType.TEXT
             assert "hello" in message.data
+
+
+async def test_a_service_can_be_broken_and_mended_while_it_runs() -> None:
+    """`/faults` sets what it is told, refuses what it does not know, spares health probes, and ends with DELETE."""
+    service = TestServer(users_app())
+    await service.start_server()
+    async with ClientSession(service.make_url("/")) as client:
+        async with client.put("/faults?errors=100&delay=1") as response:
+            assert (await response.json())["errors"] == 100
+        async with client.get("/users/1") as response:
+            assert response.status == 500
+        async with client.get("/healthz") as response:
+            assert response.status == 200
+        for wrong in ("/faults?erors=1", "/faults?errors=101", "/faults?errors=-1"):
+            async with client.put(wrong) as response:
+                assert response.status == 400
+        async with client.put("/faults?errors=0&unavailable=100&unhealthy=1") as response:
+            assert response.status == 200
+        async with client.get("/users/1") as response:
+            assert response.status == 503
+        async with client.get("/healthz") as response:
+            assert response.status == 503
+        async with client.delete("/faults") as response:
+            assert not any((await response.json()).values())
+        async with client.get("/users/1") as response:
+            assert response.status == 200
+    await service.close()
+
+
+async def test_the_load_is_a_mix() -> None:
+    """Requests of every kind arrive until it is told to stop; a gateway that answers 500 or hangs up does not end it."""
+    seen: set[str] = set()
+
+    async def anything(request: web.Request) -> web.Response:
+        seen.add(f"{request.method} /{request.path.split('/')[1]}")
+        if request.method == "POST" and request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=500)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", anything)
+    service, stop = TestServer(app), asyncio.Event()
+    await service.start_server()
+    load = asyncio.ensure_future(send_load(str(service.make_url("/")), 1000.0, stop))
+    await eventually(lambda: seen >= {"GET /users", "GET /orders", "POST /orders", "GET /nowhere", "GET /reports"})
+    assert not load.done()
+    stop.set()
+    await load
+    await service.close()

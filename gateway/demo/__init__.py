@@ -12,158 +12,23 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-from aiohttp import ClientError, ClientSession, ClientTimeout, WSMsgType, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+from gateway.demo.load import MAX_RATE, send_load
+from gateway.demo.services import APPS, orders_app, users_app
+
+__all__ = ["PORTS", "find_config", "main", "orders_app", "parser", "users_app"]
 
 PORTS: Final = {"users": 9001, "orders": 9002}
 CONFIG: Final = Path("config", "demo.yaml")
 READY_WITHIN: Final = 20.0
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_ADMIN: Final = "127.0.0.1:9900"
-
-_BIG_BLOCK: Final = bytes(64 * 1024)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value) + b"\n", status=status, content_type="application/json")
-
-
-def _number(request: web.Request, name: str, default: int, largest: int) -> int:
-    """A whole number from the query; 400 when it is none, so that a typing error is seen."""
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and int(text) <= largest):
-        raise web.HTTPBadRequest(text=f"{name}: a whole number up to {largest}, please\n")
-    return int(text)
-
-
-async def _healthy(request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
-
-
-# -- users ---------------------------------------------------------------------------------------------------------------
-
-
-async def _user(request: web.Request) -> web.Response:
-    name = request.match_info["id"]
-    return _json({"id": name, "name": f"User {name}", "service": "users"})
-
-
-async def _slow(request: web.Request) -> web.Response:
-    """Answers after `ms` milliseconds: tries time budgets."""
-    milliseconds = _number(request, "ms", 2000, 600_000)
-    await asyncio.sleep(milliseconds / 1000)
-    return _json({"waited_ms": milliseconds, "service": "users"})
-
-
-async def _status(request: web.Request) -> web.Response:
-    """Answers with the status asked for: tries retries and circuit breakers."""
-    code = int(request.match_info["code"])
-    if not 200 <= code <= 599:
-        raise web.HTTPBadRequest(text="a final status code is between 200 and 599\n")
-    return web.Response(status=code) if code in {204, 304} else _json({"status": code, "service": "users"}, code)
-
-
-async def _reset(request: web.Request) -> web.Response:
-    """Breaks the connection without an answer: what a crashing service looks like from outside."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)
-
-
-async def _headers(request: web.Request) -> web.Response:
-    """The request as it arrived here: what the gateway adds, changes and removes."""
-    return _json(
-        {"method": request.method, "target": request.raw_path, "headers": [list(pair) for pair in request.headers.items()]}
-    )
-
-
-async def _websocket(request: web.Request) -> web.WebSocketResponse:
-    """Sends every message back."""
-    socket = web.WebSocketResponse(heartbeat=30.0)
-    await socket.prepare(request)
-    async for message in socket:
-        if message.type is WSMsgType.TEXT:
-            await socket.send_str(message.data)
-        elif message.type is WSMsgType.BINARY:
-            await socket.send_bytes(message.data)
-    return socket
-
-
-def users_app() -> web.Application:
-    """The service `users`."""
-    app = web.Application()
-    app.router.add_get("/healthz", _healthy)
-    app.router.add_get("/users/slow", _slow)
-    app.router.add_route("*", r"/users/status/{code:\d{3}}", _status)
-    app.router.add_get("/users/reset", _reset)
-    app.router.add_route("*", "/users/headers", _headers)
-    app.router.add_get("/users/ws", _websocket)
-    app.router.add_get("/users/{id}", _user)
-    return app
-
-
-# -- orders --------------------------------------------------------------------------------------------------------------
-
-
-async def _order(request: web.Request) -> web.Response:
-    name = request.match_info["id"]
-    return _json({"id": name, "items": [{"sku": "tea", "quantity": 2}], "service": "orders"})
-
-
-async def _new_order(request: web.Request) -> web.Response:
-    """Sends the JSON back that it was sent."""
-    try:
-        received = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
-        return _json({"error": f"not JSON: {error}"}, 400)
-    return _json({"received": received, "service": "orders"}, 201)
-
-
-async def _stream(request: web.Request) -> web.StreamResponse:
-    """Server-sent events, one a second, until `count` or until the client leaves."""
-    count = _number(request, "count", 3600, 86_400)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    await response.prepare(request)
-    try:
-        for number in range(1, count + 1):
-            await response.write(b"id: %d\ndata: %s\n\n" % (number, orjson.dumps({"order": number})))
-            await asyncio.sleep(1.0 if number < count else 0.0)
-    except ConnectionResetError:
-        pass
-    return response
-
-
-async def _big(request: web.Request) -> web.StreamResponse:
-    """A download of `mib` MiB of zero bytes."""
-    size = _number(request, "mib", 10, 1024) * 1024 * 1024
-    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)})
-    await response.prepare(request)
-    try:
-        for _ in range(size // len(_BIG_BLOCK)):
-            await response.write(_BIG_BLOCK)
-    except ConnectionResetError:
-        pass
-    return response
-
-
-def orders_app() -> web.Application:
-    """The service `orders`."""
-    app = web.Application(client_max_size=64 * 1024 * 1024)
-    app.router.add_get("/healthz", _healthy)
-    app.router.add_post("/orders", _new_order)
-    app.router.add_get("/orders/stream", _stream)
-    app.router.add_get("/orders/big", _big)
-    app.router.add_get("/orders/{id}", _order)
-    return app
-
-
-APPS: Final[dict[str, Callable[[], web.Application]]] = {"users": users_app, "orders": orders_app}
-
 
 # -- the command ---------------------------------------------------------------------------------------------------------
 
@@ -172,15 +37,29 @@ class _DemoError(Exception):
     """The demo cannot go on; the message is for the person who started it."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = argparse.ArgumentParser(prog="gateway demo", description="Two demo services, and the gateway in front of them.")
+    options.add_argument("--service", action="append", choices=list(APPS), help="only this service; may be repeated")
+    options.add_argument("--services-only", action="store_true", help="no gateway")
+    options.add_argument("--host", default="127.0.0.1", help="address the services listen on (default: %(default)s)")
+    options.add_argument("--config", type=Path, help=f"configuration of the gateway (default: {CONFIG})")
+    options.add_argument(
+        "--load", metavar="URL", help="neither services nor gateway: send requests to the gateway that is there"
+    )
+    options.add_argument("--rate", type=float, default=40.0, help="with --load: requests per second (default: %(default)s)")
+    return options
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the demo until Ctrl-C or SIGTERM. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="gateway demo", description="Two demo services, and the gateway in front of them.")
-    parser.add_argument("--service", action="append", choices=list(APPS), help="only this service; may be repeated")
-    parser.add_argument("--services-only", action="store_true", help="no gateway")
-    parser.add_argument("--host", default="127.0.0.1", help="address the services listen on (default: %(default)s)")
-    parser.add_argument("--config", type=Path, help=f"configuration of the gateway (default: {CONFIG})")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
+    if not 0 < options.rate <= MAX_RATE:
+        parser().error(f"--rate: above 0, up to {MAX_RATE}")
     try:
+        if options.load is not None:
+            asyncio.run(_load(options.load, options.rate))
+            return 0
         config = None if options.services_only else find_config(options.config)
         return asyncio.run(_demo(options.service or list(APPS), options.host, config))
     except _DemoError as error:
@@ -190,11 +69,17 @@ def main(argv: Sequence[str]) -> int:
 
 def find_config(given: Path | None) -> Path:
     """The configuration to run: the one given, or the demo's in the working directory or beside the source."""
-    candidates = [given] if given is not None else [CONFIG, Path(__file__).resolve().parent.parent / CONFIG]
+    candidates = [given] if given is not None else [CONFIG, Path(__file__).resolve().parent.parent.parent / CONFIG]
     for path in candidates:
         if path.is_file():
             return path
     raise _DemoError(f"there is no {candidates[0]} here; run it in the project's directory, or use --config")
+
+
+async def _load(url: str, rate: float) -> None:
+    with _stop_signals() as stop:
+        print(f"sending {rate:g} requests per second to {url}", flush=True)
+        await send_load(url, rate, stop)
 
 
 async def _demo(services: Sequence[str], host: str, config: Path | None) -> int:
@@ -316,6 +201,11 @@ def _what_to_try(listen: str, admin: str) -> str:
         (f"curl -i http://{listen}/orders -H 'Content-Type: application/json' -d '{{\"tea\": 2}}'", "a request with a body"),
         (f"curl -N 'http://{listen}/orders/stream?count=5'", "a stream, event by event"),
         (f"curl -so /dev/null -w '%{{speed_download}} B/s\\n' 'http://{listen}/orders/big?mib=100'", "a download"),
+        (
+            f"curl -X PUT 'http://127.0.0.1:{PORTS['users']}/faults?errors=30&delay=200'",
+            "a service in trouble; -X DELETE ends it",
+        ),
+        (f"gateway demo --load http://{listen}", "a mix of requests, until Ctrl-C"),
         (f"curl -s http://{admin}/metrics", "what was counted"),
     )
     lines = [f"gateway          http://{listen}   admin http://{admin}", "", "Try, in another terminal:"]
