@@ -139,6 +139,7 @@ class App(Running):
         await self._stopping.wait()
         timeouts = self.plane.snapshot.server.timeouts
         _log.info("draining: %d connections", len(self.plane.connections))
+        self.metrics.draining = True
         await self._wait_at_most(timeouts.drain_delay)
         for door in self.doors:
             door.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from gateway.control.compile import compile_config, dropped_endpoints
 from gateway.control.compression_compile import compression_notes
 from gateway.control.discovery import Discovery
 from gateway.control.load import Loaded
+from gateway.control.metrics_compile import foresee
 from gateway.control.probes import Probes
 from gateway.control.resolver import SystemResolver
 from gateway.control.tls import TlsError
@@ -80,7 +82,7 @@ class Running:
     def __init__(self, loaded: Loaded, resolver: Resolver | None = None, member: Member | None = None) -> None:
         self.loaded = loaded
         self.member = member
-        self.metrics = GatewayMetrics(__version__)
+        self.metrics = GatewayMetrics(__version__, platform.python_version())
         self.plane: DataPlane
         self.doors: list[Door] = []
         self._token: str | None = None
@@ -209,6 +211,7 @@ class Running:
         metrics.store = prepared.store.metrics if prepared.store is not None and outside else None
         plane.apply(snapshot)
         metrics.config_hash = snapshot.config_hash
+        foresee(metrics, snapshot, prepared.loaded.config)
         self._keep_metrics()
         for endpoint in dropped_endpoints(previous, snapshot):
             endpoint.pool.retire()

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
+
+from gateway.metrics.families import CounterFamily, GaugeFamily
 
 STATE_NUMBERS: Final = {"closed": 0, "ramping": 0, "half_open": 1, "open": 2}
 """What the gauge shows. A ramp is closed, with a share below 1."""
+
+EXPECTED_TRANSITIONS: Final = ("open", "half_open", "closed")
+"""Shown before they are first counted, of upstreams that have breakers."""
 
 
 class BreakerMetrics:
     """See the module's docstring."""
 
-    __slots__ = ("rejected", "states", "transitions", "would_reject")
+    __slots__ = ("forced", "rejected", "states", "transitions", "would_reject")
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         """Of each endpoint, by its URL."""
+        self.forced: dict[str, bool] = {}
+        """Whether an operator has overruled it, of each endpoint."""
         self.transitions: dict[str, int] = {}
         """By the state they led to."""
         self.rejected = 0
@@ -33,11 +40,14 @@ class BreakerMetrics:
 
 def breaker_families(upstreams: Iterable[tuple[str, BreakerMetrics]]) -> Iterator[Metric]:
     """What Prometheus reads of them, by the upstream's name."""
-    states = GaugeMetricFamily("gateway_breaker_state", "0 closed, 1 half open, 2 open", labels=["upstream", "endpoint"])
-    transitions = CounterMetricFamily(
+    states = GaugeFamily("gateway_breaker_state", "0 closed, 1 half open, 2 open", labels=["upstream", "endpoint"])
+    forced = GaugeFamily(
+        "gateway_breaker_forced", "1 while an operator has overruled the breaker", labels=["upstream", "endpoint"]
+    )
+    transitions = CounterFamily(
         "gateway_breaker_transitions", "Transitions by the state they led to", labels=["upstream", "to"]
     )
-    rejections = CounterMetricFamily(
+    rejections = CounterFamily(
         "gateway_breaker_rejections",
         "Requests that breakers refused; `shadow`: that they would have refused",
         labels=["upstream", "mode"],
@@ -45,9 +55,12 @@ def breaker_families(upstreams: Iterable[tuple[str, BreakerMetrics]]) -> Iterato
     for name, breakers in upstreams:
         for endpoint, state in list(breakers.states.items()):
             states.add_metric([name, endpoint], STATE_NUMBERS[state])
-        for state, count in list(breakers.transitions.items()):
+        for endpoint, is_forced in list(breakers.forced.items()):
+            forced.add_metric([name, endpoint], is_forced)
+        expected = dict.fromkeys(EXPECTED_TRANSITIONS, 0) if breakers.states else {}
+        for state, count in (expected | breakers.transitions).items():
             transitions.add_metric([name, state], count)
         if breakers.states or breakers.rejected or breakers.would_reject:
             rejections.add_metric([name, "enforce"], breakers.rejected)
             rejections.add_metric([name, "shadow"], breakers.would_reject)
-    return iter((states, transitions, rejections))
+    return iter((states, forced, transitions, rejections))

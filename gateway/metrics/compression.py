@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
+
+from gateway.metrics.families import CounterFamily
 
 
 class CodingMetrics:
@@ -40,13 +42,11 @@ class CompressionMetrics:
 def compression_families(all_routes: Iterable[CompressionMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them."""
     labels = ["route", "coding"]
-    responses = CounterMetricFamily("gateway_compression_responses", "Responses compressed", labels=labels)
-    taken = CounterMetricFamily("gateway_compression_bytes_in", "Body bytes before compression", labels=labels)
-    given = CounterMetricFamily("gateway_compression_bytes_out", "Body bytes after compression", labels=labels)
-    seconds = CounterMetricFamily("gateway_compression_seconds", "Time spent in encoders", labels=labels)
-    skipped = CounterMetricFamily(
-        "gateway_compression_skipped", "Responses not compressed, by reason", labels=["route", "reason"]
-    )
+    responses = CounterFamily("gateway_compression_responses", "Responses compressed", labels=labels)
+    taken = CounterFamily("gateway_compression_input_bytes", "Body bytes before compression", labels=labels)
+    given = CounterFamily("gateway_compression_output_bytes", "Body bytes after compression", labels=labels)
+    seconds = CounterFamily("gateway_compression_seconds", "Time spent in encoders", labels=labels)
+    skipped = CounterFamily("gateway_compression_skipped", "Responses not compressed, by reason", labels=["route", "reason"])
     for route in list(all_routes):
         for name, coding in list(route.codings.items()):
             values = [route.route, name.decode("ascii")]

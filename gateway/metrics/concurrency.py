@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 
+from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, gauge
 from gateway.metrics.instruments import WAIT_BUCKETS, Histogram
+
+EXPECTED_SHED: Final = tuple((reason, "default") for reason in ("concurrency_limit_reached", "queue_full", "queue_timeout"))
+"""Refusals that every limit shows before they are first counted."""
+SHEDDABLE: Final = ("default", "sheddable")
+"""The priorities that are refused while the event loop is late."""
 
 
 class Occupancy(Protocol):
@@ -56,35 +62,36 @@ class LagMetrics:
 def concurrency_families(limits: Iterable[ConcurrencyMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of the limits."""
     labels = ["scope", "name"]
-    in_flight = GaugeMetricFamily("gateway_concurrency_in_flight", "Slots taken", labels=labels)
-    limit = GaugeMetricFamily("gateway_concurrency_limit", "Slots there are; moves where the limit adapts", labels=labels)
-    waiting = GaugeMetricFamily("gateway_queue_length", "Requests that wait for a slot", labels=labels)
-    wait = HistogramMetricFamily("gateway_queue_wait_seconds", "How long those that waited did so", labels=labels)
+    in_flight = GaugeFamily("gateway_concurrency_in_flight", "Slots taken", labels=labels)
+    limit = GaugeFamily("gateway_concurrency_limit", "Slots there are; moves where the limit adapts", labels=labels)
+    waiting = GaugeFamily("gateway_queue_length", "Requests that wait for a slot", labels=labels)
+    wait = HistogramFamily("gateway_queue_wait_seconds", "How long those that waited did so", labels=labels)
     for one in list(limits):
         where = [one.scope, one.name]
         if one.live is not None:
             in_flight.add_metric(where, one.live.in_flight)
             limit.add_metric(where, one.live.limit)
             waiting.add_metric(where, one.live.waiting)
-        wait.add_metric(where, one.wait.cumulative(), one.wait.total)
+        wait.add_histogram(where, one.wait)
     return iter((in_flight, limit, waiting, wait))
 
 
 def shed_families(limits: Iterable[ConcurrencyMetrics], lag: LagMetrics) -> Iterator[Metric]:
     """What Prometheus reads of refusals, and of the event loop."""
-    shed = CounterMetricFamily(
+    shed = CounterFamily(
         "gateway_shed", "Requests refused by admission control", labels=["scope", "name", "reason", "priority"]
     )
     for one in list(limits):
-        for (reason, priority), count in list(one.shed.items()):
+        expected = dict.fromkeys(EXPECTED_SHED, 0) if one.live is not None else {}
+        for (reason, priority), count in (expected | one.shed).items():
             shed.add_metric([one.scope, one.name, reason, priority], count)
-    for priority, count in list(lag.shed.items()):
+    for priority, count in (dict.fromkeys(SHEDDABLE, 0) | lag.shed).items():
         shed.add_metric(["server", "", "overloaded", priority], count)
     yield shed
-    yield GaugeMetricFamily("gateway_event_loop_lag_seconds", "How late the event loop is, smoothed", value=lag.lag)
-    shedding = GaugeMetricFamily(
+    yield gauge("gateway_event_loop_lag_seconds", "How late the event loop is, smoothed", lag.lag)
+    shedding = GaugeFamily(
         "gateway_shedding", "1 while requests of this priority are refused because the loop is late", labels=["priority"]
     )
-    for priority in ("default", "sheddable"):
+    for priority in SHEDDABLE:
         shedding.add_metric([priority], priority in lag.shedding)
     yield shedding

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from gateway.metrics.breakers import breaker_families
 from gateway.metrics.compression import CompressionMetrics, compression_families
 from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics, concurrency_families, shed_families
-from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram, gauge
+from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, counter, gauge
+from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram
 from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.reloads import ReloadMetrics, reload_families
 from gateway.metrics.routes import RouteMetrics, route_families
@@ -19,21 +20,28 @@ from gateway.metrics.upstreams import UpstreamMetrics, health_families, upstream
 UNMATCHED: Final = "_unmatched"
 """The route label of requests that no route took."""
 
+EXPECTED_ERRORS: Final = ("http_request_error", "header_timeout", "headers_too_large", "connection_limit_reached")
+"""Errors of connections that are shown before they are first counted."""
+
 
 class GatewayMetrics:
     """Everything one worker counts, and the registry collector for it."""
 
     __slots__ = (
+        "accepted",
         "access_log_dropped",
         "access_log_lines",
+        "certificates",
         "compression",
         "concurrency",
         "config_hash",
         "connections",
+        "draining",
         "lag",
         "limits",
         "overhead",
         "protocol_errors",
+        "python",
         "reloads",
         "routes",
         "store",
@@ -42,12 +50,18 @@ class GatewayMetrics:
         "version",
     )
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, python: str = "") -> None:
         self.version = version
+        self.python = python
         self.config_hash = ""
         self.reloads: ReloadMetrics | None = None
         """None in a worker of several: their supervisor reloads."""
         self.connections = 0
+        self.accepted = 0
+        """Connections that were ever opened."""
+        self.draining = False
+        self.certificates: dict[str, float] = {}
+        """Path ▸ when the first certificate of the file expires, in Unix time."""
         self.tunnels = 0
         self.protocol_errors: dict[str, int] = {}
         self.access_log_dropped = 0
@@ -99,36 +113,44 @@ class GatewayMetrics:
         yield from upstream_families(self.upstreams.values())
         yield from health_families(self.upstreams.values())
         yield from breaker_families((name, upstream.breaker) for name, upstream in list(self.upstreams.items()))
-        yield from limit_families(self.limits.values())
+        yield from limit_families(self.limits.values(), "local" if self.store is None else "redis")
         yield from compression_families(self.compression.values())
         yield from concurrency_families(self.concurrency.values())
         yield from shed_families(self.concurrency.values(), self.lag)
         if self.store is not None:
             yield from store_families(self.store)
-        overhead = HistogramMetricFamily(
-            "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream"
+        overhead = HistogramFamily(
+            "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream and queues"
         )
-        overhead.add_metric([], self.overhead.cumulative(), self.overhead.total)
+        overhead.add_histogram((), self.overhead)
         yield overhead
         yield gauge("gateway_connections", "Open downstream connections", self.connections)
-        yield gauge("gateway_tunnels", "Open upgraded connections", self.tunnels)
-        dropped = CounterMetricFamily("gateway_access_log_dropped", "Access log lines dropped because the writer fell behind")
-        dropped.add_metric([], self.access_log_dropped)
-        yield dropped
-        lines = CounterMetricFamily("gateway_access_log_lines", "Access log lines written")
-        lines.add_metric([], self.access_log_lines)
-        yield lines
-        errors = CounterMetricFamily(
-            "gateway_protocol_errors", "Connections that failed before a request was complete", labels=["reason"]
+        yield counter("gateway_connections_accepted", "Downstream connections that were opened", self.accepted)
+        yield gauge("gateway_draining", "1 once the shutdown has begun", self.draining)
+        yield GaugeFamily(
+            "gateway_tls_certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file in use expires",
+            ["certificate"],
+            [((path,), at) for path, at in self.certificates.items()],
         )
-        for reason, count in list(self.protocol_errors.items()):
-            errors.add_metric([reason], count)
-        yield errors
-        info = GaugeMetricFamily("gateway_config_info", "The running configuration", labels=["hash"])
-        info.add_metric([self.config_hash], 1)
-        yield info
+        yield gauge("gateway_tunnels", "Open upgraded connections", self.tunnels)
+        yield counter(
+            "gateway_access_log_dropped", "Access log lines dropped because the writer fell behind", self.access_log_dropped
+        )
+        yield counter("gateway_access_log_lines", "Access log lines written", self.access_log_lines)
+        counted = {**dict.fromkeys(EXPECTED_ERRORS, 0), **self.protocol_errors}
+        yield CounterFamily(
+            "gateway_protocol_errors",
+            "Connections that failed before a request was complete",
+            ["reason"],
+            [((reason,), count) for reason, count in counted.items()],
+        )
+        yield GaugeFamily("gateway_config_info", "The running configuration", ["hash"], [((self.config_hash,), 1)])
         if self.reloads is not None:
             yield from reload_families(self.reloads)
-        build = GaugeMetricFamily("gateway_build_info", "The running version", labels=["version"])
-        build.add_metric([self.version], 1)
-        yield build
+        yield GaugeFamily(
+            "gateway_build_info",
+            "The running version, and what runs it",
+            ["version", "python"],
+            [((self.version, self.python), 1)],
+        )

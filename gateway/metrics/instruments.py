@@ -5,8 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily
-
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0)
 """OpenTelemetry's advised buckets and two more, because a top bucket of 10 s hides slow requests. Seconds."""
 
@@ -37,16 +35,3 @@ class Histogram:
         """Count `value` (seconds) into its bucket; the upper bound belongs to the bucket."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """The buckets as Prometheus wants them: each counts everything below its bound."""
-        running, buckets = 0, []
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            running += count
-            buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(running)))
-        return buckets
-
-
-def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    """A gauge without labels."""
-    return GaugeMetricFamily(name, text, value=value)

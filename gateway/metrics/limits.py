@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 
-from gateway.metrics.instruments import BATCH_BUCKETS, OVERHEAD_BUCKETS, Histogram, gauge
+from gateway.metrics.families import CounterFamily, HistogramFamily, Row, gauge
+from gateway.metrics.instruments import BATCH_BUCKETS, OVERHEAD_BUCKETS, Histogram
 
 DECISIONS: Final = (
     "allowed",
@@ -25,6 +26,9 @@ DECISIONS: Final = (
 
 DECIDERS: Final = ("local", "redis", "cache", "fallback", "none")
 """Who decided: the counts in process, Redis, a remembered denial of Redis, the counts in process in its place, nobody."""
+
+EXPECTED_ERRORS: Final = ("timeout", "connection")
+"""Kinds of trouble with the store that are shown before they are first counted."""
 
 
 class LimitMetrics:
@@ -57,26 +61,30 @@ class StoreMetrics:
         self.errors[reason] = self.errors.get(reason, 0) + 1
 
 
-def limit_families(all_limits: Iterable[LimitMetrics]) -> Iterator[Metric]:
-    """What Prometheus reads of the limits."""
-    decisions = CounterMetricFamily(
+def limit_families(all_limits: Iterable[LimitMetrics], store: str) -> Iterator[Metric]:
+    """What Prometheus reads of the limits. `store` is who decides when nothing is wrong: `local` or `redis`."""
+    limits = list(all_limits)
+    expected = {DECISIONS.index(decision) * len(DECIDERS) + DECIDERS.index(store) for decision in ("allowed", "denied")}
+
+    def decisions() -> Iterator[Row]:
+        for limit in limits:
+            for place, count in enumerate(limit.counts.copy()):
+                if count or place in expected:
+                    decision, decider = divmod(place, len(DECIDERS))
+                    yield (limit.route, limit.name, DECISIONS[decision], DECIDERS[decider]), count
+
+    yield CounterFamily(
         "gateway_rate_limit_decisions",
         "Requests by what became of them at a limit, and who decided",
-        labels=["route", "limit", "decision", "store"],
+        ["route", "limit", "decision", "store"],
+        decisions(),
     )
-    near = CounterMetricFamily(
+    yield CounterFamily(
         "gateway_rate_limit_near",
         "Admitted requests that left less than a fifth of the limit",
-        labels=["route", "limit"],
+        ["route", "limit"],
+        (((limit.route, limit.name), limit.near) for limit in limits),
     )
-    for limit in list(all_limits):
-        for place, count in enumerate(limit.counts):
-            if count:
-                decision, decider = divmod(place, len(DECIDERS))
-                decisions.add_metric([limit.route, limit.name, DECISIONS[decision], DECIDERS[decider]], count)
-        near.add_metric([limit.route, limit.name], limit.near)
-    yield decisions
-    yield near
 
 
 def store_families(store: StoreMetrics) -> Iterator[Metric]:
@@ -87,10 +95,10 @@ def store_families(store: StoreMetrics) -> Iterator[Metric]:
         ("gateway_redis_duration_seconds", "One call of the rate limit store", store.duration),
         ("gateway_rate_limit_batch_size", "Checks in one call of the rate limit store", store.batches),
     ):
-        family = HistogramMetricFamily(name, text)
-        family.add_metric([], histogram.cumulative(), histogram.total)
+        family = HistogramFamily(name, text)
+        family.add_histogram([], histogram)
         yield family
-    errors = CounterMetricFamily("gateway_redis_errors", "Failed calls and connects by kind", labels=["kind"])
-    for kind, count in list(store.errors.items()):
+    errors = CounterFamily("gateway_redis_errors", "Failed calls and connects by kind", labels=["kind"])
+    for kind, count in (dict.fromkeys(EXPECTED_ERRORS, 0) | store.errors).items():
         errors.add_metric([kind], count)
     yield errors

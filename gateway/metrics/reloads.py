@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 
-from gateway.metrics.instruments import gauge
+from gateway.metrics.families import CounterFamily, gauge
 
 
 class ReloadMetrics:
@@ -35,7 +35,7 @@ class ReloadMetrics:
 
 def reload_families(reloads: ReloadMetrics) -> Iterator[Metric]:
     """What Prometheus reads of them."""
-    counts = CounterMetricFamily("gateway_config_reloads", "Attempts to reload the configuration", labels=["result"])
+    counts = CounterFamily("gateway_config_reloads", "Attempts to reload the configuration", labels=["result"])
     for result, count in reloads.counts.items():
         counts.add_metric([result], count)
     yield counts

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 
+from gateway.errors import Failure
+from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, Row, reading
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
+
+_SOURCES: Final = {failure.code: failure.source for failure in Failure}
 
 KNOWN_METHODS: Final = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"}
@@ -20,7 +25,17 @@ KNOWN_METHODS: Final = frozenset(
 class RouteMetrics:
     """What is counted per route. One object lives as long as the route's name does, across reloads."""
 
-    __slots__ = ("duration", "in_flight", "name", "rejections", "request_bytes", "requests", "response_bytes")
+    __slots__ = (
+        "duration",
+        "expected_reasons",
+        "expected_requests",
+        "in_flight",
+        "name",
+        "rejections",
+        "request_bytes",
+        "requests",
+        "response_bytes",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,6 +45,16 @@ class RouteMetrics:
         self.request_bytes = 0
         self.response_bytes = 0
         self.rejections: dict[str, int] = {}
+        self.expected_requests: tuple[tuple[bytes, int], ...] = ()
+        """Methods and codes that are shown before they are first counted."""
+        self.expected_reasons: tuple[str, ...] = ()
+        """The same of rejections."""
+
+    def expect(self, methods: Iterable[str], codes: Sequence[int], reasons: Iterable[str]) -> None:
+        """What the configuration lets us foresee of the route."""
+        known = [method.encode("ascii") for method in methods]
+        self.expected_requests = tuple((method, code) for method in known if method in KNOWN_METHODS for code in codes)
+        self.expected_reasons = tuple(reasons)
 
     def finished(self, method: bytes, status: int, seconds: float) -> None:
         """One request is over. `status` is what the client got, 499 when it had gone."""
@@ -46,24 +71,49 @@ class RouteMetrics:
 
 
 def route_families(all_routes: Iterable[RouteMetrics]) -> Iterator[Metric]:
-    """What Prometheus reads of them."""
-    requests = CounterMetricFamily("gateway_requests", "Requests by outcome", labels=["route", "method", "code"])
-    duration = HistogramMetricFamily(
-        "gateway_request_duration_seconds", "From the request head to the last byte of the response", labels=["route"]
+    """What Prometheus reads of them. There may be thousands, so the rows are made while they are read."""
+    routes = list(all_routes)
+    yield CounterFamily(
+        "gateway_requests",
+        "Requests by what the client got",
+        ["route", "method", "code"],
+        _flat(_requests(one) for one in routes),
     )
-    in_flight = GaugeMetricFamily("gateway_requests_in_flight", "Requests being served", labels=["route"])
-    received = CounterMetricFamily("gateway_request_bytes", "Request body bytes received", labels=["route"])
-    sent = CounterMetricFamily("gateway_response_bytes", "Response body bytes sent", labels=["route"])
-    rejections = CounterMetricFamily(
-        "gateway_rejections", "Requests that the gateway refused or failed, by failure code", labels=["route", "reason"]
+    yield HistogramFamily(
+        "gateway_request_duration_seconds",
+        "From the request head to the last byte of the response",
+        ["route"],
+        (((one.name,), reading(one.duration)) for one in routes),
     )
-    for route in list(all_routes):
-        for (method, code), count in list(route.requests.items()):
-            requests.add_metric([route.name, method.decode("ascii"), str(code)], count)
-        duration.add_metric([route.name], route.duration.cumulative(), route.duration.total)
-        in_flight.add_metric([route.name], route.in_flight)
-        received.add_metric([route.name], route.request_bytes)
-        sent.add_metric([route.name], route.response_bytes)
-        for reason, count in list(route.rejections.items()):
-            rejections.add_metric([route.name, reason], count)
-    return iter((requests, duration, in_flight, received, sent, rejections))
+    yield GaugeFamily(
+        "gateway_requests_in_flight", "Requests being served", ["route"], (((one.name,), one.in_flight) for one in routes)
+    )
+    yield CounterFamily(
+        "gateway_request_bytes", "Request body bytes received", ["route"], (((one.name,), one.request_bytes) for one in routes)
+    )
+    yield CounterFamily(
+        "gateway_response_bytes", "Response body bytes sent", ["route"], (((one.name,), one.response_bytes) for one in routes)
+    )
+    yield CounterFamily(
+        "gateway_rejections",
+        "Requests that the gateway refused or failed, by failure code, and whose fault it is: downstream, gateway or upstream",
+        ["route", "reason", "source"],
+        _flat(_rejections(one) for one in routes),
+    )
+
+
+def _flat(rows: Iterable[list[Row]]) -> Iterator[Row]:
+    return chain.from_iterable(rows)
+
+
+def _requests(route: RouteMetrics) -> list[Row]:
+    """What was counted, and zeros for what is to be expected: a series that begins with 1 has no rate for its first event."""
+    name, requests = route.name, route.requests.copy()
+    expected = dict.fromkeys(route.expected_requests, 0)
+    return [((name, method.decode("ascii"), str(code)), count) for (method, code), count in (expected | requests).items()]
+
+
+def _rejections(route: RouteMetrics) -> list[Row]:
+    name, rejections = route.name, route.rejections.copy()
+    expected = dict.fromkeys(route.expected_reasons, 0)
+    return [((name, reason, _SOURCES[reason]), count) for reason, count in (expected | rejections).items()]

@@ -14,13 +14,15 @@ State: TypeAlias = list[list[Any]]
 """The families of one worker."""
 _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 
-LEAST: Final = frozenset({"gateway_redis_up", "gateway_upstream_healthy"})
+LEAST: Final = frozenset({"gateway_redis_up", "gateway_tls_certificate_expiry_timestamp_seconds", "gateway_upstream_healthy"})
 """Gauges of which the least counts: what is in order is so everywhere."""
 MOST: Final = frozenset(
     {
+        "gateway_breaker_forced",
         "gateway_breaker_state",
         "gateway_build_info",
         "gateway_config_info",
+        "gateway_draining",
         "gateway_event_loop_lag_seconds",
         "gateway_rate_limit_fallback_active",
         "gateway_shedding",

@@ -55,9 +55,11 @@ class EndpointBreaker:
             endpoint.group.refresh(monotonic())
             self._note(endpoint.group)
         self._metrics.states.pop(endpoint.label, None)
+        self._metrics.forced.pop(endpoint.label, None)
 
     def _changed(self, transition: Transition | None) -> None:
         breaker, endpoint = self.breaker, self.endpoint
+        self._metrics.forced[endpoint.label] = breaker.forced is not None
         endpoint.guard = breaker if breaker.guarded else None
         endpoint.permit = breaker.permit
         if endpoint.breaker_open is not breaker.blocked:

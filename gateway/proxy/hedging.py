@@ -154,13 +154,14 @@ class Leg:
 class Race:
     """The copies of one request that are still in the running."""
 
-    __slots__ = ("legs", "route", "target", "tries", "upstream", "x")
+    __slots__ = ("first", "legs", "route", "target", "tries", "upstream", "x")
 
     def __init__(self, x: Exchange, route: Route, upstream: Upstream, target: bytes, first: Leg) -> None:
         self.x = x
         self.route = route
         self.upstream = upstream
         self.target = target
+        self.first = first
         self.legs = [first]
         self.tries = x.tries = x.tries or Tries()
 
@@ -212,6 +213,8 @@ class Race:
             if leg is not winner:
                 self.drop(leg, lost or _CANCELLED, "cancelled" if lost is None else lost.failure.code)
         x = self.x
+        if lost is None and winner is not self.first and winner.failed is None:
+            self.upstream.metrics.hedges_won += 1
         x.endpoint = winner.endpoint
         x.dispatched_at = winner.dispatched_at
         if winner.connection is not None:

@@ -243,6 +243,11 @@ def finish(x: Exchange) -> None:
         metrics.rejected(x.failure.code)
         if x.upstream is not None and x.upstream.gate is not None:
             not_answered(x, x.upstream.gate, x.failure)
+    if x.attempts > 1 and x.upstream is not None:
+        if x.failure is None and x.status < 500:
+            x.upstream.metrics.retried_well += 1
+        else:
+            x.upstream.metrics.retried_in_vain += 1
     if x.tunnel is None:
         overhead = seconds - x.upstream_seconds - x.queued
         plane.metrics.overhead.observe(overhead if overhead > 0 else 0.0)

@@ -92,6 +92,7 @@ class DownstreamConnection(ClientConnection):
         plane = self.plane
         plane.connections.add(self)
         plane.metrics.connections += 1
+        plane.metrics.accepted += 1
         if plane.metrics.connections > plane.limits.connections:
             self._refuse_connection(Failed(Failure.CONNECTION_LIMIT, close=True))
             return

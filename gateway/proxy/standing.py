@@ -90,4 +90,5 @@ class Standing:
         return Standings(
             tuple((one.label, one.state.value, one.state in _SERVING, one.requests) for one in group.endpoints),
             group.panic,
+            tuple((one.in_flight, there["open"], there["idle"]) for one in group.endpoints for there in (one.pool.counts(),)),
         )

@@ -79,7 +79,7 @@ class State:
     def __init__(self) -> None:
         self.ready = True
         self.draining = False
-        self.metrics = GatewayMetrics("1.2.3")
+        self.metrics = GatewayMetrics("1.2.3", "3.11")
         self.snapshot = small_snapshot(self.metrics)
         self.effective_config: dict[str, Any] = {"version": 1, "redis": {"url": "***"}}
 
@@ -136,7 +136,7 @@ async def test_metrics_show_the_gateway_the_process_and_the_interpreter(admin: C
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert 'gateway_requests_total{code="200",method="GET",route="users"} 1.0' in text
     assert 'gateway_upstream_attempts_total{outcome="ok",upstream="users"} 1.0' in text
-    assert 'gateway_build_info{version="1.2.3"} 1.0' in text
+    assert 'gateway_build_info{python="3.11",version="1.2.3"} 1.0' in text
     assert "python_info{" in text
     assert "python_gc_collections_total{" in text
 
@@ -151,10 +151,10 @@ async def test_metrics_negotiate_openmetrics(admin: Client) -> None:
 
 async def test_metrics_of_a_replaced_object_are_seen(admin: Client, state: State) -> None:
     """The listener asks for the metrics at each scrape; it holds no copy."""
-    state.metrics = GatewayMetrics("2.0.0")
+    state.metrics = GatewayMetrics("2.0.0", "3.11")
     response = await admin.get("/metrics")
 
-    assert 'gateway_build_info{version="2.0.0"} 1.0' in await response.text()
+    assert 'gateway_build_info{python="3.11",version="2.0.0"} 1.0' in await response.text()
 
 
 async def test_config_is_what_the_state_gives(admin: Client) -> None:

@@ -13,7 +13,7 @@ from gateway.metrics.sums import LEAST, MOST, State, Sums, state_of
 
 def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> State:
     """What a worker with so many requests says, as it comes out of the channel."""
-    metrics = GatewayMetrics("1")
+    metrics = GatewayMetrics("1", "3.11")
     metrics.config_hash = "abc"
     one = metrics.route(route)
     for _ in range(requests):
@@ -52,7 +52,7 @@ def test_what_all_workers_have_is_there_once() -> None:
         sums.add(worker(0))
 
     assert values(sums)["gateway_config_info", (("hash", "abc"),)] == 1
-    assert values(sums)["gateway_build_info", (("version", "1"),)] == 1
+    assert values(sums)["gateway_build_info", (("python", "3.11"), ("version", "1"))] == 1
 
 
 def test_health_is_the_least_and_trouble_the_most() -> None:
