@@ -15,6 +15,7 @@ from gateway.control.admin_breakers import AdminBreakers
 from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
+from gateway.control.breaker_orders import Order, Shown, obey
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
 from gateway.control.pages import LIVE
@@ -63,6 +64,10 @@ class App(Running):
         """See `control.pages`."""
         return LIVE[page](self.plane.snapshot)
 
+    async def breakers(self, order: Order) -> Shown:
+        """See `control.breaker_orders.Obeys`."""
+        return obey(self.plane, order)
+
     @property
     def snapshot(self) -> Snapshot:
         """What new requests live in."""
@@ -95,7 +100,7 @@ class App(Running):
         token = AdminToken(lambda: self._token)
         pages = (
             AdminLimits(lambda: self.plane, token),
-            AdminBreakers(lambda: self.plane, token),
+            AdminBreakers(self, token),
             AdminReload(self.reloader, token),
         )
         self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)

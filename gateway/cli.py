@@ -154,7 +154,7 @@ def _load(path: str) -> Loaded | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from gateway.supervisor import run
+    from gateway.run import run
 
     return run(options.config)
 

@@ -49,7 +49,7 @@ class Counts(Protocol):
     def store_up(self) -> bool | None:
         """Whether the store outside answers; None without one."""
 
-    def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+    async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
         """See `TopKeys.top`."""
 
     def forget_key(self, limit_id: bytes, digest: bytes) -> None:
@@ -94,7 +94,7 @@ class AdminLimits:
                 ],
                 "top": [
                     {"route": route, "limit": limit, "key": digest.hex(), "denied": count, "too_high_by_at_most": error}
-                    for route, limit, digest, count, error in plane.denied_most()
+                    for route, limit, digest, count, error in await plane.denied_most()
                 ],
             }
         )

@@ -7,11 +7,11 @@ when the breaker changes, so that a request on the healthy path looks at two att
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.errors import Failed, Failure
 from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, BreakerSettings, State, Transition
@@ -25,16 +25,40 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway")
 
 _HALF_OPEN: Final = State.HALF_OPEN
+_FOUND_OUT: Final = frozenset(
+    {
+        (State.CLOSED, State.OPEN),
+        (State.RAMPING, State.OPEN),
+        (State.HALF_OPEN, State.OPEN),
+        (State.HALF_OPEN, State.RAMPING),
+        (State.HALF_OPEN, State.CLOSED),
+    }
+)
+"""Transitions that come of results. All others are made by time, in each worker by itself."""
+
+Tell: TypeAlias = "Callable[[EndpointBreaker], None]"
 
 
 class EndpointBreaker:
     """The breaker of one endpoint. It outlives a reload that leaves its settings as they were."""
 
-    __slots__ = ("_metrics", "_shut", "breaker", "endpoint", "upstream")
+    __slots__ = ("_following", "_metrics", "_shut", "breaker", "endpoint", "tell", "upstream", "version")
 
-    def __init__(self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings, shut: set[EndpointGroup]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        endpoint: Endpoint,
+        settings: BreakerSettings,
+        shut: set[EndpointGroup],
+        tell: Tell | None = None,
+    ) -> None:
         self._shut = shut
         self.breaker = Breaker(settings, self._changed)
+        self.tell = tell
+        """Who tells the other workers what this one has found out."""
+        self.version = 0
+        """Of what the workers have agreed upon about the endpoint; 0: nothing yet."""
+        self._following = False
         self.bind(upstream, endpoint)
 
     def bind(self, upstream: Upstream, endpoint: Endpoint) -> None:
@@ -66,7 +90,12 @@ class EndpointBreaker:
             endpoint.breaker_open = breaker.blocked
             endpoint.group.refresh(monotonic())
         self._note(endpoint.group)
-        if transition is not None:
+        if transition is None:
+            return
+        if self._following:
+            # It is counted and logged where it was found out.
+            self._metrics.states[endpoint.label] = transition.after.value
+        else:
             self._metrics.changed(endpoint.label, transition.after.value)
             _log.log(
                 logging.WARNING if transition.after is State.OPEN else logging.INFO,
@@ -79,6 +108,19 @@ class EndpointBreaker:
                 transition.reason,
                 f", for {transition.lasts:.1f} s" if transition.lasts else "",
             )
+            if self.tell is not None and breaker.forced is None and (transition.before, transition.after) in _FOUND_OUT:
+                self.tell(self)
+
+    def follow(self, state: State, until: float, reason: str, trips: int, version: int) -> None:
+        """The workers have agreed upon this: see `Breaker.follow`."""
+        if version <= self.version:
+            return
+        self.version = version
+        self._following = True
+        try:
+            self.breaker.follow(state, until, monotonic(), reason, trips)
+        finally:
+            self._following = False
 
     def _note(self, group: EndpointGroup) -> None:
         _note_times(group)
@@ -107,9 +149,10 @@ def _note_times(group: EndpointGroup) -> None:
 class Breakers:
     """All breakers of a worker, by upstream and endpoint."""
 
-    __slots__ = ("_known", "_seen", "shut")
+    __slots__ = ("_known", "_seen", "_tell", "shut")
 
     def __init__(self) -> None:
+        self._tell: Tell | None = None
         self.shut: set[EndpointGroup] = set()
         """Groups of which no endpoint is available because of breakers. It may be late by a tick: it says where to look."""
         self._known: dict[tuple[str, str], EndpointBreaker] = {}
@@ -118,6 +161,12 @@ class Breakers:
 
     def __iter__(self) -> Iterator[EndpointBreaker]:
         return iter(self._known.values())
+
+    def share(self, tell: Tell) -> None:
+        """From now on, tell what is found out."""
+        self._tell = tell
+        for one in self._known.values():
+            one.tell = tell
 
     def find(self, upstream: str, endpoint: str) -> EndpointBreaker | None:
         """The breaker of an endpoint, by its label."""
@@ -141,7 +190,7 @@ class Breakers:
                 else:
                     if known is not None:
                         before.pop(key).unbind()
-                    known = EndpointBreaker(upstream, endpoint, settings, self.shut)
+                    known = EndpointBreaker(upstream, endpoint, settings, self.shut, self._tell)
                 self._known[key] = known
         for gone in before.values():
             gone.unbind()

@@ -116,7 +116,7 @@ class DataPlane:
         """Whether the store of rate limits outside the process answers; None without one."""
         return self.metrics.store.up if self.metrics.store is not None else None
 
-    def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+    async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
         """The keys that rate limits have denied most; see `TopKeys.top`."""
         return self.top_keys.top()
 

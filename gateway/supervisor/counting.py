@@ -135,8 +135,9 @@ class Counting:
         """Whether the store outside answers; None without one."""
         return self._fleet.store.up if self._fleet.store is not None else None
 
-    def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+    async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
         """See `TopKeys.top`."""
+        await self._fleet.refresh()
         return self._fleet.metrics.denied_most()
 
     def forget_key(self, limit_id: bytes, digest: bytes) -> None:

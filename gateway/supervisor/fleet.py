@@ -19,6 +19,7 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.control.admin import serve_admin
+from gateway.control.admin_breakers import AdminBreakers
 from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
@@ -35,6 +36,7 @@ from gateway.proxy.listening import StartError, bind_for, close_all
 from gateway.proxy.redis_store import RedisStore
 from gateway.proxy.worker_store import LimitServer
 from gateway.snapshot import Snapshot
+from gateway.supervisor.breakers import FleetBreakers
 from gateway.supervisor.channel import ChannelClosedError, RefusedError
 from gateway.supervisor.counting import Counting, FleetMetrics, NoPool
 from gateway.supervisor.slot import KEEP_SOCKETS, Files, Place, Slot, StartFailedError
@@ -61,7 +63,8 @@ class Fleet:
         self._counts = LocalStore(loaded.config.server.limits.rate_limit_keys)
         self._server = LimitServer(self._counts)
         self._serving: set[asyncio.Task[None]] = set()
-        self._slots = [Slot(index, self._count) for index in range(workers)]
+        self._slots = [Slot(index, self._count, self._breaker) for index in range(workers)]
+        self.breakers = FleetBreakers(self._slots)
         self.metrics = FleetMetrics(self._slots, self.reloads)
         self._store: RedisStore | None = None
         self._token: str | None = None
@@ -127,7 +130,7 @@ class Fleet:
         for one in self.snapshot.server.listeners:
             self._give(one.place, bind_for(one, self.workers))
         await self._change_store(self.snapshot)
-        starts = (slot.start(self._content(self.loaded), self._lock) for slot in self._slots)
+        starts = (slot.start(self._content(self.loaded), self._lock, self.breakers.now) for slot in self._slots)
         for result in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise StartError(str(result)) from None
@@ -137,7 +140,11 @@ class Fleet:
         self._tick = loop.create_task(self._ticking())
         token = AdminToken(lambda: self._token)
         counting = Counting(self)
-        pages = (AdminLimits(lambda: counting, token), AdminReload(self.reloader, token))
+        pages = (
+            AdminLimits(lambda: counting, token),
+            AdminBreakers(self.breakers, token),
+            AdminReload(self.reloader, token),
+        )
         self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)
         self._watch = loop.create_task(self.reloader.run())
 
@@ -166,6 +173,9 @@ class Fleet:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
+    def _breaker(self, worker: int, word: dict[str, Any]) -> None:
+        self.breakers.heard(worker, word)
+
     # -- keeping workers ---------------------------------------------------------------------------------------------
 
     async def _keep(self, slot: Slot) -> None:
@@ -189,7 +199,7 @@ class Fleet:
                     return
                 try:
                     self._reopen(slot)
-                    await slot.start(self._content(self.loaded), self._lock)
+                    await slot.start(self._content(self.loaded), self._lock, self.breakers.now)
                     _log.info("worker %d serves again", slot.index)
                 except (StartFailedError, StartError) as error:
                     _log.error("worker %d cannot start: %s", slot.index, error)
@@ -267,6 +277,7 @@ class Fleet:
         opened: dict[Place, list[list[socket.socket]]],
     ) -> None:
         former = self.snapshot
+        self.breakers.changed(former, snapshot)
         self.loaded, self.snapshot, self._token = loaded, snapshot, token
         for place, sockets in opened.items():
             self._give(place, sockets)

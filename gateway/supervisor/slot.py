@@ -32,6 +32,8 @@ SILENCE: Final = 30.0
 
 Place: TypeAlias = tuple[str, int, str]
 Files: TypeAlias = dict[Place, list[socket.socket]]
+Word: TypeAlias = Callable[[int, dict[str, Any]], None]
+"""Worker number so-and-so says this."""
 
 _log = logging.getLogger("gateway")
 
@@ -43,7 +45,7 @@ class StartFailedError(Exception):
 class Slot:
     """See the module's docstring."""
 
-    def __init__(self, index: int, count: Callable[[socket.socket], None]) -> None:
+    def __init__(self, index: int, count: Callable[[socket.socket], None], breaker: Word) -> None:
         self.index = index
         self.sockets: Files = {}
         """Bound, and kept open here, so that what waits in their queues outlives a worker."""
@@ -61,11 +63,15 @@ class Slot:
         self._started_at = 0.0
         self._early = 0
         self._count = count
+        self._breaker = breaker
 
     # -- the process -------------------------------------------------------------------------------------------------
 
-    async def start(self, content: dict[str, Any], lock: int) -> None:
-        """Start a worker on this configuration. Raises StartFailedError; then the process is ending or has ended."""
+    async def start(self, content: dict[str, Any], lock: int, now: Callable[[], dict[str, Any]]) -> None:
+        """Start a worker on this configuration; `now` says what it must know besides, at the moment when it is told.
+
+        Raises StartFailedError; then the process is ending or has ended.
+        """
         ours, theirs = socket.socketpair()
         self._started_at = self._heard_at = monotonic()
         try:
@@ -82,7 +88,7 @@ class Slot:
         self.channel = Channel(ours, self._heard)
         files = [lock, *(sock.fileno() for sockets in self.sockets.values() for sock in sockets)]
         try:
-            await self.channel.ask("start", content | {"listeners": listeners(self.sockets)}, files, within=START)
+            await self.channel.ask("start", content | now() | {"listeners": listeners(self.sockets)}, files, within=START)
         except RefusedError as error:
             raise StartFailedError(str(error)) from None
         except (ChannelClosedError, TimeoutError):
@@ -162,6 +168,8 @@ class Slot:
     async def _heard(self, kind: str, content: dict[str, Any], files: list[int]) -> None:
         if kind == "report":
             self._note(content)
+        elif kind == "breaker":
+            self._breaker(self.index, content)
         elif kind == "count":
             for file in files:
                 self._count(socket.socket(fileno=file))

@@ -23,10 +23,11 @@ from gateway.app import App
 from gateway.control.aside import aside
 from gateway.control.load import Loaded, from_data
 from gateway.control.running import Member, Prepared
+from gateway.loops import loop_factory
 from gateway.metrics.sums import state_of
 from gateway.proxy.listening import StartError, close_all
+from gateway.supervisor.breakers import WorkerBreakers
 from gateway.supervisor.channel import Channel, ChannelClosedError
-from gateway.supervisor.loops import loop_factory
 
 PUSH: Final = 1.0
 """Seconds between two reports: what a worker that is killed can lose of its counts."""
@@ -41,6 +42,7 @@ class Worker:
         self._app: App | None = None
         self._prepared: Prepared | None = None
         self._member: Member
+        self._breakers: WorkerBreakers
         self._reports = itertools.count(1)
         self._ended = asyncio.Event()
         self._started = asyncio.Event()
@@ -52,6 +54,8 @@ class Worker:
             "state": self._state,
             "page": self._page,
             "forget": self._forget,
+            "breaker": self._breaker,
+            "breakers": self._order_breakers,
             "reopen_logs": self._reopen_logs,
             "drain": self._drain,
             "stop": self._stop,
@@ -117,6 +121,8 @@ class Worker:
         except BaseException:
             self._ended.set()
             raise
+        self._breakers = WorkerBreakers(self._app.plane, self._channel)
+        self._breakers.begin(content)
         gc.collect()
         gc.freeze()
         self._started.set()
@@ -177,7 +183,7 @@ class Worker:
             "number": number,
             "metrics": metrics,
             "denied": [
-                [route, name, digest.hex(), count, error] for route, name, digest, count, error in app.plane.denied_most()
+                [route, name, digest.hex(), count, error] for route, name, digest, count, error in app.plane.top_keys.top()
             ],
             "cpu": usage.ru_utime + usage.ru_stime,
             "memory": _resident(),
@@ -190,6 +196,12 @@ class Worker:
     async def _forget(self, content: dict[str, Any], files: list[int]) -> None:
         assert self._app is not None
         self._app.plane.forget_key(content["limit"].encode("ascii"), bytes.fromhex(content["key"]))
+
+    async def _breaker(self, content: dict[str, Any], files: list[int]) -> None:
+        self._breakers.heard(content)
+
+    async def _order_breakers(self, content: dict[str, Any], files: list[int]) -> object:
+        return self._breakers.obey(content)
 
     async def _reopen_logs(self, content: dict[str, Any], files: list[int]) -> None:
         assert self._app is not None

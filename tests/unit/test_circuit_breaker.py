@@ -486,3 +486,62 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestMachine = Machine.TestCase
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+def test_another_ones_opening_is_followed() -> None:
+    """A breaker that hears of an open one opens until the same instant, counts from there, and probes then."""
+    bench = Bench()
+    bench.breaker.follow(State.OPEN, bench.now + 7.0, bench.now, "theirs", 3)
+
+    assert (bench.state, bench.breaker.due, bench.breaker.trips) == ("open", bench.now + 7.0, 3)
+    assert bench.admit() is None
+    assert bench.breaker.blocked
+    assert [(one.after, one.reason) for one in bench.told] == [(State.OPEN, "theirs")]
+    bench.after(7.0)
+    assert bench.state == "half_open"
+    bench.bad()
+    assert bench.breaker.due == bench.now + 30.0  # 5 s, doubled three times, at most 30
+
+
+@pytest.mark.parametrize("ramp,state", [(10.0, "ramping"), (0.0, "closed")])
+@pytest.mark.parametrize("passed", [0.0, 5.0])
+def test_another_ones_closing_is_followed(ramp: float, state: str, passed: float) -> None:
+    """Open or probing, it admits again, as if its own probes had succeeded; what its probes say then does not count."""
+    bench = opened(BreakerSettings(min_requests=4, open_for=5.0, ramp=ramp)).after(passed)
+    probe = bench.admit()
+    bench.breaker.follow(State.RAMPING, 0.0, bench.now, "theirs", 0)
+    assert bench.state == state
+    if probe is not None:
+        bench.breaker.failed(probe, bench.now, 0.0, 0.0)
+    assert bench.state == state
+    bench.good(10)
+    bench.bad(10)
+    assert bench.state == "open"
+
+
+def test_who_is_there_already_stays_as_he_is() -> None:
+    """An open breaker keeps its own time, and a closed one is not sent up the ramp again."""
+    bench = opened()
+    due = bench.breaker.due
+    bench.breaker.follow(State.OPEN, due + 100.0, bench.now, "theirs", 5)
+    assert bench.breaker.due == due
+    closed = Bench()
+    closed.breaker.follow(State.RAMPING, 0.0, closed.now, "theirs", 0)
+    assert closed.state == "closed"
+    assert closed.told == []
+
+
+@pytest.mark.parametrize("held_open", [True, False])
+def test_an_override_follows_nobody(held_open: bool) -> None:
+    """What an operator holds stays, whatever others find out."""
+    bench = Bench()
+    bench.breaker.force(Forced(held_open, bench.now + 60.0, "me", "because"), bench.now)
+    before = bench.state
+    for state in (State.OPEN, State.RAMPING):
+        bench.breaker.follow(state, bench.now + 1.0, bench.now, "theirs", 1)
+
+    assert bench.state == before
+    assert bench.breaker.due == bench.now + 60.0

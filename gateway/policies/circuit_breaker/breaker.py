@@ -230,6 +230,33 @@ class Breaker:
         else:
             self._set(State.CLOSED, NEVER, reason)
 
+    def follow(self, state: State, until: float, now: float, reason: str, trips: int) -> None:
+        """Believe the breaker of another process about the same endpoint: OPEN until an instant, or closed again.
+
+        Whoever is there already stays as he is, and so does what an operator holds.
+        """
+        stopped = self.state is State.OPEN
+        if self.forced is not None or (stopped if state is State.OPEN else not (stopped or self.state is State.HALF_OPEN)):
+            return
+        circuit = self._circuit
+        if state is State.OPEN:
+            circuit.open()
+            self.healthy = _NOBODYS
+            self.opened_at = now
+            self.trips = trips
+        else:
+            circuit.close()
+            self.healthy = circuit.state
+            self._closed_at = now
+        self._changes.made = False
+        self.permit = circuit.state
+        if state is State.OPEN:
+            self._set(state, until, reason, max(0.0, until - now))
+        elif self.settings.ramp:
+            self._set(State.RAMPING, now + self.settings.ramp, reason, self.settings.ramp)
+        else:
+            self._set(State.CLOSED, NEVER, reason)
+
     def _look(self, now: float, chance: float, reason: str) -> None:
         """Follow pybreaker after it may have changed its state."""
         if not self._changes.made:
