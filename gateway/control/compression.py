@@ -95,7 +95,7 @@ class Compression(Model):
 COMPRESSION_OFF: Final = Compression()
 """What `off` stands for: this very object."""
 
-CompressionValue: TypeAlias = Annotated[Compression | None, Switched(), OrOff(COMPRESSION_OFF)]
+CompressionValue: TypeAlias = Annotated[Compression | None, OrOff(COMPRESSION_OFF), Switched()]
 
 
 class Decompression(Model):
@@ -110,4 +110,4 @@ class Decompression(Model):
 DECOMPRESSION_OFF: Final = Decompression()
 """What `off` stands for: this very object."""
 
-DecompressionValue: TypeAlias = Annotated[Decompression | None, Switched(), OrOff(DECOMPRESSION_OFF)]
+DecompressionValue: TypeAlias = Annotated[Decompression | None, OrOff(DECOMPRESSION_OFF), Switched()]

@@ -82,8 +82,13 @@ class ZstdCoder:
         self.name = b"zstd"
         self._level = level
         self.inline = _inline("zstd", level - 1)
+        names = zstd.CompressionParameter
+        options = {names.compression_level: level}
+        if level == 1:
+            # Of 16 KiB of JSON a tenth faster and 1 % smaller; of other text 2 % larger.
+            options |= {names.min_match: 6, names.hash_log: 13}
         # The context is kept: to make one costs as much as to compress some KiB. Only the event loop uses it.
-        self._compress = zstd.ZstdCompressor(level=level).compress
+        self._compress = zstd.ZstdCompressor(options=options).compress
 
     def whole(self, data: bytes) -> bytes:
         """See `ports.Coder`."""

@@ -1,8 +1,9 @@
 """What compression costs: `python -m tests.bench.compression [speed|peers|stall|events|clients] …`.
 
-`speed`: microseconds and bytes by coding, level and size, in this process. `peers`: JSON of 16 KiB through our gateway in each
-coding, and through nginx with gzip level 1, requests per second on one core. `stall`: latencies of small requests while 20
-clients download compressible bodies of 5 MiB, and while they do not. The proxies have core 0; the rest shares core 1.
+`speed`: microseconds and bytes by coding, level and size, in this process. `peers`: two kinds of JSON of 16 KiB through our
+gateway in each coding, and through nginx with gzip level 1, requests per second on one core. `stall`: latencies of small
+requests while 20 clients download compressible bodies of 5 MiB, and while they do not. The proxies have core 0; the rest shares
+core 1.
 `events`: how long events take from upstream to client. `clients`: what real clients make of every coding, framing and size.
 """
 
@@ -29,10 +30,17 @@ from gateway.proxy.coders import LEVELS, coder
 from tests.bench import compression_clients
 from tests.bench.configs import _nginx
 from tests.bench.limits import _wait_for, pinned
-from tests.bench.processes import family_cpu_seconds, free_port
+from tests.bench.load import wait_for_quiet
+from tests.bench.processes import alone, family_cpu_seconds, free_port
+from tests.bench.report import ratios, spread_text
 
 CODINGS: Final = ("zstd", "br", "gzip")
 _PLAIN: Final = "identity"
+_WORDS: Final = ("lorem", "ipsum", "dolor", "sit", "amet", "elit", "sed", "do", "tempor", "magna", "aliqua")
+_DISTURBED: Final = 0.1
+"""The share of a core that others may take when a run begins."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for that."""
 
 
 def records(size: int, seed: int = 1) -> bytes:
@@ -51,6 +59,18 @@ def records(size: int, seed: int = 1) -> bytes:
         found.append(json.dumps(record).encode("ascii"))
     text = b", ".join(found)
     return (b"[" + text * (size // len(text) + 1))[:size]
+
+
+def orders(size: int, seed: int = 1) -> bytes:
+    """JSON that is mostly keys, numbers and times: it compresses half as well."""
+    chance = random.Random(seed)
+    found: list[dict[str, object]] = []
+    while len(text := json.dumps(found)) < size:
+        moment = f"2026-11-{chance.randint(1, 28):02}T{chance.randint(0, 23):02}:{chance.randint(0, 59):02}:00Z"
+        words = " ".join(chance.choices(_WORDS, k=6))
+        price = round(chance.random() * 1000, 2)
+        found.append({"id": f"{chance.getrandbits(128):032x}", "title": words, "price": price, "created": moment})
+    return text.encode("ascii")[:size]
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------
@@ -134,8 +154,9 @@ def world() -> Iterator[tuple[int, int, dict[int, int]]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chmod(folder, 0o755)  # noqa: PTH101 - nginx's worker reads the bodies
-        for size in (16_384, 5 << 20):
-            (folder / f"{size}.json").write_bytes(records(size))
+        (folder / "records.json").write_bytes(records(16_384))
+        (folder / "orders.json").write_bytes(orders(16_384))
+        (folder / "large.json").write_bytes(records(5 << 20))
         origin, ours, peer = free_port(), free_port(), free_port()
         (folder / "origin.conf").write_text(_upstream(origin, folder), encoding="utf-8")
         (folder / "peer").mkdir()
@@ -154,10 +175,10 @@ def world() -> Iterator[tuple[int, int, dict[int, int]]]:
                 process.wait()
 
 
-def _wrk(port: int, coding: str, seconds: float) -> float:
+def _wrk(port: int, file: str, coding: str, seconds: float) -> float:
     options = ["-t1", "-c64", f"-d{seconds:.0f}s", "-H", f"Accept-Encoding: {coding}"]
     done = subprocess.run(
-        ["taskset", "-c", "1", "wrk", *options, f"http://127.0.0.1:{port}/16384.json"],
+        ["taskset", "-c", "1", "wrk", *options, f"http://127.0.0.1:{port}/{file}"],
         capture_output=True,
         text=True,
         check=True,
@@ -168,8 +189,8 @@ def _wrk(port: int, coding: str, seconds: float) -> float:
     return float(found[1])
 
 
-def _size(port: int, coding: str) -> int:
-    command = ["curl", "-s", "-H", f"Accept-Encoding: {coding}", f"http://127.0.0.1:{port}/16384.json"]
+def _size(port: int, file: str, coding: str) -> int:
+    command = ["curl", "-s", "-H", f"Accept-Encoding: {coding}", f"http://127.0.0.1:{port}/{file}"]
     return len(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
@@ -177,18 +198,23 @@ def peers(rounds: int = 5, seconds: float = 2.0) -> None:
     """Requests per second and CPU microseconds per request; ratios to nginx are taken inside a round."""
     with world() as (ours, peer, pids):
         runs = [("nginx gzip", peer, "gzip"), *((f"gateway {name}", ours, name) for name in (*CODINGS, _PLAIN))]
-        rates: dict[str, list[float]] = {name: [] for name, _, _ in runs}
-        spent: dict[str, list[float]] = {name: [] for name, _, _ in runs}
-        for _ in range(rounds):
+        for file in ("records.json", "orders.json"):
+            rates: dict[str, list[float]] = {name: [] for name, _, _ in runs}
+            spent: dict[str, list[float]] = {name: [] for name, _, _ in runs}
+            for _ in range(rounds):
+                for name, port, coding in runs:
+                    wait_for_quiet(_DISTURBED, _PATIENCE)
+                    _wrk(port, file, coding, 1)
+                    before = family_cpu_seconds(pids[port])
+                    rates[name].append(_wrk(port, file, coding, seconds))
+                    spent[name].append((family_cpu_seconds(pids[port]) - before) / (rates[name][-1] * seconds) * 1e6)
+            print(f"{file}, 16 KiB, {rounds} rounds: requests per second, x nginx (smallest..largest), CPU x nginx, bytes")
             for name, port, coding in runs:
-                _wrk(port, coding, 1)
-                before = family_cpu_seconds(pids[port])
-                rates[name].append(_wrk(port, coding, seconds))
-                spent[name].append((family_cpu_seconds(pids[port]) - before) / (rates[name][-1] * seconds) * 1e6)
-        for name, port, coding in runs:
-            ratio = statistics.median(one / base for one, base in zip(rates[name], rates["nginx gzip"], strict=True))
-            rate, cpu = statistics.median(rates[name]), statistics.median(spent[name])
-            print(f"{name:<18} {rate:8.0f}/s  {ratio:5.2f} x nginx  {cpu:6.1f} us  {_size(port, coding):6} bytes")
+                by_rate = spread_text(ratios(rates[name], rates["nginx gzip"]))
+                by_cpu = spread_text(ratios(spent[name], spent["nginx gzip"]))
+                rate, cpu = statistics.median(rates[name]), statistics.median(spent[name])
+                size = _size(port, file, coding)
+                print(f"{name:<18} {rate:8.0f}/s {by_rate:>20}  {cpu:6.1f} us {by_cpu:>20}  {size:6} bytes", flush=True)
 
 
 async def _small(port: int, until: float, out: list[float]) -> None:
@@ -222,7 +248,7 @@ def stall(coding: str = "zstd", clients: int = 20, seconds: float = 4.0) -> None
             asyncio.run(run())
             return sorted(out)
 
-        url = f"http://127.0.0.1:{ours}/{5 << 20}.json"
+        url = f"http://127.0.0.1:{ours}/large.json"
         for what in ("alone", coding) * 3:
             downloads = []
             if what != "alone":
@@ -246,8 +272,9 @@ def main() -> None:
         "events": compression_clients.events,
         "clients": compression_clients.clients,
     }
-    for name in sys.argv[1:] or known:
-        known[name]()
+    with alone():
+        for name in sys.argv[1:] or known:
+            known[name]()
 
 
 if __name__ == "__main__":

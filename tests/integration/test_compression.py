@@ -260,6 +260,21 @@ async def test_the_switch_against_breach(upstream: StartUpstream, gateway: Start
     assert (await gate.get("/", "Accept-Encoding: gzip")).value(b"content-encoding") == b"gzip"
 
 
+async def test_several_lines_are_one_list(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """`Accept-Encoding` in several field lines, in any case and some of them empty, is one list (RFC 9110 5.3)."""
+    gate = await gateway(proxy((await upstream(answers(plain(text(5000))))).url, route=ON))
+
+    async def coding(*lines: str) -> bytes | None:
+        response = await gate.get("/", *lines)
+        assert decoded(response) == text(5000)
+        return response.value(b"content-encoding")
+
+    assert await coding("Accept-Encoding: gzip;q=0.5", "accept-encoding: br;q=0.9", "ACCEPT-ENCODING: *;q=0") == b"br"
+    assert await coding("Accept-Encoding:", "Accept-Encoding: gzip") == b"gzip"
+    assert await coding("Accept-Encoding: gzip, zstd", "Accept-Encoding: zstd;q=0") == b"gzip"
+    assert await coding("Accept-Encoding:", "Accept-Encoding: ,") is None
+
+
 async def test_406_only_when_configured(upstream: StartUpstream, gateway: StartGateway) -> None:
     """A client that refuses everything gets the response as it is, or 406 without a request to the upstream."""
     app = await upstream(answers(plain(text(5000))))
