@@ -1,6 +1,7 @@
 # make run     try it: demo services and the gateway in front of them
 # make test    everything: format, lint, types, import contracts, all tests with coverage
 # make check   the same without the slower tests: seconds
+# make docs    write docs/metrics.md anew from the code
 # make bench   measure, against the other proxies that are installed
 # make clean   forget the environment and everything generated
 #
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest
 CHECKED := gateway tests
 
 .DELETE_ON_ERROR:
-.PHONY: run test check lint bench clean
+.PHONY: run test check lint docs bench clean
 .DEFAULT_GOAL := check
 
 run: $(VENV)/.installed-run
@@ -34,6 +35,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m gateway.control.metrics_reference > docs/metrics.md
 
 # BENCH=scenario and its options, see tests/bench/README.md. Needs wrk, and the proxies it is to compare with.
 bench: $(VENV)/.installed-test

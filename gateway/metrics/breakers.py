@@ -39,28 +39,37 @@ class BreakerMetrics:
 
 
 def breaker_families(upstreams: Iterable[tuple[str, BreakerMetrics]]) -> Iterator[Metric]:
-    """What Prometheus reads of them, by the upstream's name."""
-    states = GaugeFamily("gateway_breaker_state", "0 closed, 1 half open, 2 open", labels=["upstream", "endpoint"])
-    forced = GaugeFamily(
-        "gateway_breaker_forced", "1 while an operator has overruled the breaker", labels=["upstream", "endpoint"]
+    """What Prometheus reads of them, by the upstream's name. Of upstreams without breakers there is nothing."""
+    counted = [(name, one) for name, one in upstreams if one.states or one.transitions or one.rejected or one.would_reject]
+    yield GaugeFamily(
+        "gateway_breaker_state",
+        "0 closed, 1 half open, 2 open",
+        ["upstream", "endpoint"],
+        (((name, endpoint), STATE_NUMBERS[state]) for name, one in counted for endpoint, state in one.states.copy().items()),
     )
-    transitions = CounterFamily(
-        "gateway_breaker_transitions", "Transitions by the state they led to", labels=["upstream", "to"]
+    yield GaugeFamily(
+        "gateway_breaker_forced",
+        "1 while an operator has overruled the breaker",
+        ["upstream", "endpoint"],
+        (((name, endpoint), forced) for name, one in counted for endpoint, forced in one.forced.copy().items()),
     )
-    rejections = CounterFamily(
+    yield CounterFamily(
+        "gateway_breaker_transitions",
+        "Transitions by the state they led to",
+        ["upstream", "to"],
+        (
+            ((name, state), count)
+            for name, one in counted
+            for state, count in (dict.fromkeys(EXPECTED_TRANSITIONS, 0) | one.transitions).items()
+        ),
+    )
+    yield CounterFamily(
         "gateway_breaker_rejections",
         "Requests that breakers refused; `shadow`: that they would have refused",
-        labels=["upstream", "mode"],
+        ["upstream", "mode"],
+        (
+            ((name, mode), count)
+            for name, one in counted
+            for mode, count in (("enforce", one.rejected), ("shadow", one.would_reject))
+        ),
     )
-    for name, breakers in upstreams:
-        for endpoint, state in list(breakers.states.items()):
-            states.add_metric([name, endpoint], STATE_NUMBERS[state])
-        for endpoint, is_forced in list(breakers.forced.items()):
-            forced.add_metric([name, endpoint], is_forced)
-        expected = dict.fromkeys(EXPECTED_TRANSITIONS, 0) if breakers.states else {}
-        for state, count in (expected | breakers.transitions).items():
-            transitions.add_metric([name, state], count)
-        if breakers.states or breakers.rejected or breakers.would_reject:
-            rejections.add_metric([name, "enforce"], breakers.rejected)
-            rejections.add_metric([name, "shadow"], breakers.would_reject)
-    return iter((states, forced, transitions, rejections))

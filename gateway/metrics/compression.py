@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.core import Metric
 
@@ -41,19 +41,23 @@ class CompressionMetrics:
 
 def compression_families(all_routes: Iterable[CompressionMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them."""
-    labels = ["route", "coding"]
-    responses = CounterFamily("gateway_compression_responses", "Responses compressed", labels=labels)
-    taken = CounterFamily("gateway_compression_input_bytes", "Body bytes before compression", labels=labels)
-    given = CounterFamily("gateway_compression_output_bytes", "Body bytes after compression", labels=labels)
-    seconds = CounterFamily("gateway_compression_seconds", "Time spent in encoders", labels=labels)
-    skipped = CounterFamily("gateway_compression_skipped", "Responses not compressed, by reason", labels=["route", "reason"])
-    for route in list(all_routes):
-        for name, coding in list(route.codings.items()):
-            values = [route.route, name.decode("ascii")]
-            responses.add_metric(values, coding.responses)
-            taken.add_metric(values, coding.bytes_in)
-            given.add_metric(values, coding.bytes_out)
-            seconds.add_metric(values, coding.seconds)
-        for reason, count in list(route.skipped.items()):
-            skipped.add_metric([route.route, reason], count)
-    return iter((responses, taken, given, seconds, skipped))
+    routes = list(all_routes)
+
+    def counted(name: str, text: str, value: Callable[[CodingMetrics], float]) -> Metric:
+        rows = (
+            ((one.route, coding.decode("ascii")), value(counts))
+            for one in routes
+            for coding, counts in one.codings.copy().items()
+        )
+        return CounterFamily(name, text, ["route", "coding"], rows)
+
+    yield counted("gateway_compression_responses", "Responses compressed", lambda coding: coding.responses)
+    yield counted("gateway_compression_input_bytes", "Body bytes before compression", lambda coding: coding.bytes_in)
+    yield counted("gateway_compression_output_bytes", "Body bytes after compression", lambda coding: coding.bytes_out)
+    yield counted("gateway_compression_seconds", "Time spent in encoders", lambda coding: coding.seconds)
+    yield CounterFamily(
+        "gateway_compression_skipped",
+        "Responses not compressed, by reason",
+        ["route", "reason"],
+        (((one.route, reason), count) for one in routes for reason, count in one.skipped.copy().items()),
+    )

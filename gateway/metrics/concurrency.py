@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, gauge
+from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, Row, gauge, reading
 from gateway.metrics.instruments import WAIT_BUCKETS, Histogram
 
 EXPECTED_SHED: Final = tuple((reason, "default") for reason in ("concurrency_limit_reached", "queue_full", "queue_timeout"))
@@ -61,37 +61,45 @@ class LagMetrics:
 
 def concurrency_families(limits: Iterable[ConcurrencyMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of the limits."""
-    labels = ["scope", "name"]
-    in_flight = GaugeFamily("gateway_concurrency_in_flight", "Slots taken", labels=labels)
-    limit = GaugeFamily("gateway_concurrency_limit", "Slots there are; moves where the limit adapts", labels=labels)
-    waiting = GaugeFamily("gateway_queue_length", "Requests that wait for a slot", labels=labels)
-    wait = HistogramFamily("gateway_queue_wait_seconds", "How long those that waited did so", labels=labels)
-    for one in list(limits):
-        where = [one.scope, one.name]
-        if one.live is not None:
-            in_flight.add_metric(where, one.live.in_flight)
-            limit.add_metric(where, one.live.limit)
-            waiting.add_metric(where, one.live.waiting)
-        wait.add_histogram(where, one.wait)
-    return iter((in_flight, limit, waiting, wait))
+    labels, known = ["scope", "name"], list(limits)
+
+    def shown(name: str, text: str, value: Callable[[Occupancy], int]) -> Metric:
+        return GaugeFamily(
+            name, text, labels, (((one.scope, one.name), value(one.live)) for one in known if one.live is not None)
+        )
+
+    yield shown("gateway_concurrency_in_flight", "Slots taken", lambda live: live.in_flight)
+    yield shown("gateway_concurrency_limit", "Slots there are; moves where the limit adapts", lambda live: live.limit)
+    yield shown("gateway_queue_length", "Requests that wait for a slot", lambda live: live.waiting)
+    yield HistogramFamily(
+        "gateway_queue_wait_seconds",
+        "How long those that waited did so",
+        labels,
+        (((one.scope, one.name), reading(one.wait)) for one in known),
+    )
 
 
 def shed_families(limits: Iterable[ConcurrencyMetrics], lag: LagMetrics) -> Iterator[Metric]:
     """What Prometheus reads of refusals, and of the event loop."""
-    shed = CounterFamily(
-        "gateway_shed", "Requests refused by admission control", labels=["scope", "name", "reason", "priority"]
+    yield CounterFamily(
+        "gateway_shed",
+        "Requests refused by admission control",
+        ["scope", "name", "reason", "priority"],
+        _shed(list(limits), lag),
     )
-    for one in list(limits):
+    yield gauge("gateway_event_loop_lag_seconds", "How late the event loop is, smoothed", lag.lag)
+    yield GaugeFamily(
+        "gateway_shedding",
+        "1 while requests of this priority are refused because the loop is late",
+        ["priority"],
+        [((priority,), priority in lag.shedding) for priority in SHEDDABLE],
+    )
+
+
+def _shed(limits: list[ConcurrencyMetrics], lag: LagMetrics) -> Iterator[Row]:
+    for one in limits:
         expected = dict.fromkeys(EXPECTED_SHED, 0) if one.live is not None else {}
         for (reason, priority), count in (expected | one.shed).items():
-            shed.add_metric([one.scope, one.name, reason, priority], count)
+            yield (one.scope, one.name, reason, priority), count
     for priority, count in (dict.fromkeys(SHEDDABLE, 0) | lag.shed).items():
-        shed.add_metric(["server", "", "overloaded", priority], count)
-    yield shed
-    yield gauge("gateway_event_loop_lag_seconds", "How late the event loop is, smoothed", lag.lag)
-    shedding = GaugeFamily(
-        "gateway_shedding", "1 while requests of this priority are refused because the loop is late", labels=["priority"]
-    )
-    for priority in SHEDDABLE:
-        shedding.add_metric([priority], priority in lag.shedding)
-    yield shedding
+        yield ("server", "", "overloaded", priority), count

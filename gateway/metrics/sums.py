@@ -1,6 +1,7 @@
 """What several workers count, as one: counters and histograms are added, gauges by what they mean.
 
-A worker's metrics travel as plain lists: `[name, text, type, [[sample, labels, value], …]]` per family.
+A worker's metrics travel as plain lists, in pieces of a few rows: `[name, text, type, labels, bounds, [[values, value], …]]`.
+The value of a histogram is `[counts, sum]`, and `bounds` are its upper bounds; of others they are null.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from typing import Any, Final, TypeAlias
 
 from prometheus_client.core import Metric
 
+from gateway.metrics.families import ROWS_AT_ONCE, CounterFamily, Family, GaugeFamily, HistogramFamily, Row
+
 State: TypeAlias = list[list[Any]]
-"""The families of one worker."""
-_Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+"""The pieces of one worker."""
+_Rows: TypeAlias = dict[tuple[str, ...], Any]
+_Head: TypeAlias = tuple[str, str, tuple[str, ...], tuple[float, ...] | None]
+"""Text, type, labels and bounds of a family."""
 
 LEAST: Final = frozenset({"gateway_redis_up", "gateway_tls_certificate_expiry_timestamp_seconds", "gateway_upstream_healthy"})
 """Gauges of which the least counts: what is in order is so everywhere."""
@@ -33,57 +38,114 @@ MOST: Final = frozenset(
 """Gauges of which the most counts: trouble anywhere is trouble, and what all have is there once. All other gauges are added."""
 
 
-def state_of(families: Iterable[Metric]) -> State:
-    """A worker's metrics, ready to travel."""
-    return [
-        [family.name, family.documentation, family.type, [[one.name, one.labels, one.value] for one in family.samples]]
-        for family in families
-    ]
+def pieces(families: Iterable[Metric]) -> Iterator[list[Any]]:
+    """A worker's metrics, ready to travel, in pieces of bounded work."""
+    for family in families:
+        assert isinstance(family, Family), family.name
+        labels, rows, bounds = list(family.labels), [], None
+        for values, value in family.rows():
+            if isinstance(family, HistogramFamily):
+                bounds, counts, total = value
+                rows.append([values, [counts, total]])
+            else:
+                rows.append([values, value])
+            if len(rows) >= ROWS_AT_ONCE:
+                yield [family.name, family.documentation, family.kind, labels, bounds, rows]
+                rows = []
+        yield [family.name, family.documentation, family.kind, labels, bounds, rows]
+
+
+def label_values(state: State, *names: str) -> Iterator[tuple[str, ...]]:
+    """The values that these labels have together somewhere in a state."""
+    for _, _, _, labels, _, rows in state:
+        if set(names) <= set(labels):
+            places = [labels.index(name) for name in names]
+            for values, _ in rows:
+                yield tuple(values[place] for place in places)
+
+
+def merged(states: Iterable[State]) -> Iterator[Metric]:
+    """The families of all workers as one. The rows are added while they are read."""
+    heads: dict[str, _Head] = {}
+    tables: dict[str, list[_Rows]] = {}
+    for state in states:
+        own: dict[str, _Rows] = {}
+        for name, text, kind, labels, bounds, rows in state:
+            if name not in own:
+                own[name] = {}
+                tables.setdefault(name, []).append(own[name])
+            _know(heads, name, text, kind, labels, bounds)
+            own[name].update((tuple(values), value) for values, value in rows)
+    for name, head in heads.items():
+        yield _family(name, head, _added(name, head, tables[name]))
+
+
+def _know(heads: dict[str, _Head], name: str, text: str, kind: str, labels: list[str], bounds: list[float] | None) -> None:
+    """A family without rows does not know its bounds."""
+    if name not in heads or heads[name][3] is None:
+        heads[name] = text, kind, tuple(labels), tuple(bounds) if bounds is not None else None
+
+
+def _added(name: str, head: _Head, tables: list[_Rows]) -> Iterator[Row]:
+    join, bounds = _join(name, head[1]), head[3]
+    keys = tables[0] if len(tables) == 1 else dict.fromkeys(key for table in tables for key in table)
+    for key in keys:
+        found = [table[key] for table in tables if key in table]
+        value = found[0]
+        for other in found[1:]:
+            value = join(value, other)
+        yield key, value if bounds is None else (bounds, *value)
+
+
+def _family(name: str, head: _Head, rows: Iterable[Row]) -> Family:
+    text, kind, labels, _ = head
+    made = {"counter": CounterFamily, "gauge": GaugeFamily, "histogram": HistogramFamily}[kind]
+    return made(name, text, labels, rows)
 
 
 class Sums:
-    """Sums of states. What is not to be seen any more is left out by `keep`."""
+    """Sums of what workers have counted that have ended. What is not to be seen any more is left out by `keep`."""
 
     def __init__(self) -> None:
-        self._families: dict[str, tuple[str, str]] = {}
-        self._values: dict[str, dict[_Key, float]] = {}
+        self._heads: dict[str, _Head] = {}
+        self._rows: dict[str, _Rows] = {}
 
     def add(self, state: State, *, gauges: bool = True) -> None:
         """One more worker. `gauges=False`: it has ended, only what it has counted still holds."""
-        for name, text, kind, samples in state:
+        for name, text, kind, labels, bounds, rows in state:
             if kind == "gauge" and not gauges:
                 continue
-            self._families.setdefault(name, (text, kind))
-            values = self._values.setdefault(name, {})
-            join = self._join(name) if kind == "gauge" else _plus
-            for sample, labels, value in samples:
-                key = (sample, tuple(labels.items()))
-                values[key] = join(values[key], value) if key in values else value
-
-    @staticmethod
-    def _join(name: str) -> Callable[[float, float], float]:
-        return min if name in LEAST else max if name in MOST else _plus
+            _know(self._heads, name, text, kind, labels, bounds)
+            known, join = self._rows.setdefault(name, {}), _join(name, kind)
+            for values, value in rows:
+                key = tuple(values)
+                known[key] = join(known[key], value) if key in known else value
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Forget the samples whose labels are not wanted."""
-        for name, values in self._values.items():
-            self._values[name] = {key: value for key, value in values.items() if wanted(dict(key[1]))}
+        """Forget the series whose labels are not wanted."""
+        for name, (_, _, labels, _) in self._heads.items():
+            rows = self._rows[name]
+            self._rows[name] = {key: rows[key] for key in rows if wanted(dict(zip(labels, key, strict=True)))}
 
     def state(self) -> State:
         """The sums as a state, to be added elsewhere."""
         return [
-            [name, text, kind, [[sample, dict(labels), value] for (sample, labels), value in self._values[name].items()]]
-            for name, (text, kind) in self._families.items()
+            [name, text, kind, labels, bounds, list(self._rows[name].items())]
+            for name, (text, kind, labels, bounds) in self._heads.items()
         ]
 
-    def families(self) -> Iterator[Metric]:
-        """What Prometheus reads of them."""
-        for name, (text, kind) in self._families.items():
-            family = Metric(name, text, kind)
-            for (sample, labels), value in self._values[name].items():
-                family.add_sample(sample, dict(labels), value)
-            yield family
+
+def _join(name: str, kind: str) -> Callable[[Any, Any], Any]:
+    if kind == "histogram":
+        return _plus_histogram
+    if kind == "counter":
+        return _plus
+    return min if name in LEAST else max if name in MOST else _plus
 
 
 def _plus(one: float, other: float) -> float:
     return one + other
+
+
+def _plus_histogram(one: list[Any], other: list[Any]) -> list[Any]:
+    return [[left + right for left, right in zip(one[0], other[0], strict=True)], one[1] + other[1]]

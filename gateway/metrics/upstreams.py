@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from gateway.metrics.breakers import BreakerMetrics
-from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily
+from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, Row, reading
 from gateway.metrics.instruments import PROBE_BUCKETS, REQUEST_BUCKETS, Histogram
 
 EXPECTED_OUTCOMES: Final = (
@@ -109,115 +109,136 @@ class UpstreamMetrics:
 
 def upstream_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them."""
-    attempts = CounterFamily(
+    upstreams = list(all_upstreams)
+
+    def counted(name: str, text: str, value: Callable[[UpstreamMetrics], int]) -> Metric:
+        return CounterFamily(name, text, ["upstream"], (((one.name,), value(one)) for one in upstreams))
+
+    yield CounterFamily(
         "gateway_upstream_attempts",
         "Attempts by outcome: ok, http_5xx, cancelled or a failure code",
-        labels=["upstream", "outcome"],
+        ["upstream", "outcome"],
+        _by_name(upstreams, EXPECTED_OUTCOMES, lambda one: one.attempts),
     )
-    duration = HistogramFamily(
-        "gateway_upstream_duration_seconds", "One attempt, from dispatch to the response head", labels=["upstream"]
+    yield HistogramFamily(
+        "gateway_upstream_duration_seconds",
+        "One attempt, from dispatch to the response head",
+        ["upstream"],
+        (((one.name,), reading(one.duration)) for one in upstreams),
     )
-    connects = CounterFamily("gateway_upstream_connects", "Connections opened", labels=["upstream"])
-    retries = CounterFamily(
+    yield counted("gateway_upstream_connects", "Connections opened", lambda one: one.connects)
+    yield GaugeFamily(
+        "gateway_upstream_connections",
+        "Open connections: `active` ones carry a request",
+        ["upstream", "state"],
+        (row for one in upstreams for row in _connections(one)),
+    )
+    yield CounterFamily(
         "gateway_retries",
         "Attempts beyond the first of a request, by what led to them: connect, stale, reset, timeout, invalid, a status, hedge",
-        labels=["upstream", "reason"],
+        ["upstream", "reason"],
+        _by_name(upstreams, EXPECTED_RETRIES, lambda one: one.retries),
     )
-    denials = CounterFamily(
-        "gateway_retries_denied",
-        "Retries that were not made: method, body, limit, deadline, endpoint, budget",
-        labels=["upstream", "reason"],
-    )
-    exhausted = CounterFamily(
-        "gateway_retry_budget_exhausted",
-        "Retries and hedges that the budget of the upstream did not pay for",
-        labels=["upstream"],
-    )
-    requests = CounterFamily(
-        "gateway_endpoint_requests", "Requests sent, by endpoint: one per attempt", labels=["upstream", "endpoint"]
-    )
-    retried = CounterFamily(
+    yield CounterFamily(
         "gateway_retried_requests",
         "Requests of more than one attempt: `ok` when they were answered below 500 after all",
-        labels=["upstream", "result"],
+        ["upstream", "result"],
+        _by_name(upstreams, (), lambda one: {"ok": one.retried_well, "failed": one.retried_in_vain}),
     )
-    hedges = CounterFamily("gateway_hedges_won", "Hedges that answered before the first attempt did", labels=["upstream"])
-    in_flight = GaugeFamily("gateway_endpoint_in_flight", "Requests in flight, by endpoint", labels=["upstream", "endpoint"])
-    connections = GaugeFamily(
-        "gateway_upstream_connections", "Open connections: `active` ones carry a request", labels=["upstream", "state"]
+    yield CounterFamily(
+        "gateway_retries_denied",
+        "Retries that were not made: method, body, limit, deadline, endpoint, budget",
+        ["upstream", "reason"],
+        _by_name(upstreams, EXPECTED_DENIALS, lambda one: one.denials),
     )
-    fallbacks = CounterFamily(
-        "gateway_upstream_fallbacks", "Requests that went to the fallback of this upstream", labels=["upstream"]
+    yield counted(
+        "gateway_retry_budget_exhausted",
+        "Retries and hedges that the budget of the upstream did not pay for",
+        lambda one: one.denials.get("budget", 0),
     )
-    for upstream in list(all_upstreams):
-        for outcome, count in (dict.fromkeys(EXPECTED_OUTCOMES, 0) | upstream.attempts).items():
-            attempts.add_metric([upstream.name, outcome], count)
-        duration.add_histogram([upstream.name], upstream.duration)
-        connects.add_metric([upstream.name], upstream.connects)
-        for reason, count in (dict.fromkeys(EXPECTED_RETRIES, 0) | upstream.retries).items():
-            retries.add_metric([upstream.name, reason], count)
-        for reason, count in (dict.fromkeys(EXPECTED_DENIALS, 0) | upstream.denials).items():
-            denials.add_metric([upstream.name, reason], count)
-        exhausted.add_metric([upstream.name], upstream.denials.get("budget", 0))
-        fallbacks.add_metric([upstream.name], upstream.fallbacks)
-        retried.add_metric([upstream.name, "ok"], upstream.retried_well)
-        retried.add_metric([upstream.name, "failed"], upstream.retried_in_vain)
-        hedges.add_metric([upstream.name], upstream.hedges_won)
-        standings = upstream.standings()
-        for label, _, _, sent in standings.endpoints:
-            requests.add_metric([upstream.name, label], sent)
-        for (label, _, _, _), (busy, _, _) in zip(standings.endpoints, standings.loads, strict=False):
-            in_flight.add_metric([upstream.name, label], busy)
-        idle = sum(resting for _, _, resting in standings.loads)
-        connections.add_metric([upstream.name, "idle"], idle)
-        connections.add_metric([upstream.name, "active"], sum(there for _, there, _ in standings.loads) - idle)
-    return iter(
-        (
-            attempts,
-            duration,
-            connects,
-            connections,
-            retries,
-            retried,
-            denials,
-            exhausted,
-            hedges,
-            requests,
-            in_flight,
-            fallbacks,
-        )
+    yield counted("gateway_hedges_won", "Hedges that answered before the first attempt did", lambda one: one.hedges_won)
+    yield CounterFamily(
+        "gateway_endpoint_requests",
+        "Requests sent, by endpoint: one per attempt",
+        ["upstream", "endpoint"],
+        (((one.name, label), sent) for one in upstreams for label, _, _, sent in one.standings().endpoints),
     )
+    yield GaugeFamily(
+        "gateway_endpoint_in_flight",
+        "Requests in flight, by endpoint",
+        ["upstream", "endpoint"],
+        (row for one in upstreams for row in _in_flight(one)),
+    )
+    yield counted(
+        "gateway_upstream_fallbacks", "Requests that went to the fallback of this upstream", lambda one: one.fallbacks
+    )
+
+
+def _connections(upstream: UpstreamMetrics) -> Iterator[Row]:
+    loads = upstream.standings().loads
+    idle = sum(resting for _, _, resting in loads)
+    yield (upstream.name, "idle"), idle
+    yield (upstream.name, "active"), sum(there for _, there, _ in loads) - idle
+
+
+def _in_flight(upstream: UpstreamMetrics) -> Iterator[Row]:
+    standings = upstream.standings()
+    for (label, _, _, _), (busy, _, _) in zip(standings.endpoints, standings.loads, strict=False):
+        yield (upstream.name, label), busy
 
 
 def health_families(all_upstreams: Iterable[UpstreamMetrics]) -> Iterator[Metric]:
     """The health of endpoints. Only endpoints that are there are listed, so series end with them."""
-    healthy = GaugeFamily(
-        "gateway_upstream_healthy", "1: the endpoint is fit to take requests", labels=["upstream", "endpoint"]
+    upstreams = list(all_upstreams)
+    yield GaugeFamily(
+        "gateway_upstream_healthy",
+        "1: the endpoint is fit to take requests",
+        ["upstream", "endpoint"],
+        (((one.name, label), healthy) for one in upstreams for label, _, healthy, _ in one.standings().endpoints),
     )
-    states = GaugeFamily("gateway_upstream_endpoints", "Endpoints by state", labels=["upstream", "state"])
-    panic = GaugeFamily("gateway_upstream_panic", "1: too few endpoints are healthy, so health is ignored", labels=["upstream"])
-    ejections = CounterFamily(
-        "gateway_upstream_ejections", "Endpoints ejected, by what failed last", labels=["upstream", "reason"]
+    yield GaugeFamily(
+        "gateway_upstream_endpoints",
+        "Endpoints by state",
+        ["upstream", "state"],
+        _by_name(upstreams, STATES, lambda one: Counter(state for _, state, _, _ in one.standings().endpoints)),
     )
-    probes = CounterFamily("gateway_health_probes", "Active probes by result", labels=["upstream", "result"])
-    lookups = CounterFamily("gateway_dns_lookups", "Lookups of endpoints' names", labels=["upstream", "result"])
-    duration = HistogramFamily("gateway_health_probe_duration_seconds", "One active probe", labels=["upstream"])
-    for upstream in list(all_upstreams):
-        name, standings = upstream.name, upstream.standings()
-        counts = Counter(state for _, state, _, _ in standings.endpoints)
-        for label, _, is_healthy, _ in standings.endpoints:
-            healthy.add_metric([name, label], is_healthy)
-        for state in STATES:
-            states.add_metric([name, state], counts[state])
-        panic.add_metric([name], standings.panic)
-        for reason, count in (dict.fromkeys(EXPECTED_EJECTIONS, 0) | upstream.ejections).items():
-            ejections.add_metric([name, reason], count)
-        if upstream.probes:
-            for result, count in (dict.fromkeys(EXPECTED_PROBES, 0) | upstream.probes).items():
-                probes.add_metric([name, result], count)
-        if upstream.lookups:
-            for result, count in (dict.fromkeys(EXPECTED_LOOKUPS, 0) | upstream.lookups).items():
-                lookups.add_metric([name, result], count)
-        if upstream.probes:
-            duration.add_histogram([name], upstream.probe_duration)
-    return iter((healthy, states, panic, ejections, probes, duration, lookups))
+    yield GaugeFamily(
+        "gateway_upstream_panic",
+        "1: too few endpoints are healthy, so health is ignored",
+        ["upstream"],
+        (((one.name,), one.standings().panic) for one in upstreams),
+    )
+    yield CounterFamily(
+        "gateway_upstream_ejections",
+        "Endpoints ejected, by what failed last",
+        ["upstream", "reason"],
+        _by_name(upstreams, EXPECTED_EJECTIONS, lambda one: one.ejections),
+    )
+    probed = [one for one in upstreams if one.probes]
+    yield CounterFamily(
+        "gateway_health_probes",
+        "Active probes by result",
+        ["upstream", "result"],
+        _by_name(probed, EXPECTED_PROBES, lambda one: one.probes),
+    )
+    yield HistogramFamily(
+        "gateway_health_probe_duration_seconds",
+        "One active probe",
+        ["upstream"],
+        (((one.name,), reading(one.probe_duration)) for one in probed),
+    )
+    yield CounterFamily(
+        "gateway_dns_lookups",
+        "Lookups of endpoints' names",
+        ["upstream", "result"],
+        _by_name((one for one in upstreams if one.lookups), EXPECTED_LOOKUPS, lambda one: one.lookups),
+    )
+
+
+def _by_name(
+    upstreams: Iterable[UpstreamMetrics], expected: Iterable[str], counts: Callable[[UpstreamMetrics], dict[str, int]]
+) -> Iterator[Row]:
+    """What each upstream counts by a word, and zeros for the words that are to be expected."""
+    for one in upstreams:
+        for word, count in (dict.fromkeys(expected, 0) | counts(one)).items():
+            yield (one.name, word), count

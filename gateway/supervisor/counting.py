@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from gateway.endpoints import Endpoint
 from gateway.metrics import UNMATCHED, ReloadMetrics, StoreMetrics, UpstreamMetrics
 from gateway.metrics.reloads import reload_families
-from gateway.metrics.sums import Sums
+from gateway.metrics.sums import label_values, merged
+from gateway.metrics.workers import Worker, worker_families
 from gateway.ports import LimitStore
 from gateway.proxy.limit_store import LocalStore
 from gateway.snapshot import Snapshot, UpstreamSettings
@@ -52,11 +53,7 @@ class FleetMetrics:
         limits = {(route.name, limit.name) for route in snapshot.routes for limit in route.rate_limit or ()}
         upstreams = {upstream.name for upstream in snapshot.upstreams}
         endpoints = {
-            (sample[1]["upstream"], sample[1]["endpoint"])
-            for slot in self._slots
-            for family in slot.report.get("metrics", [])
-            for sample in family[3]
-            if "endpoint" in sample[1]
+            found for slot in self._slots for found in label_values(slot.report.get("metrics", []), "upstream", "endpoint")
         }
         # A worker that has not reported yet may know others.
         complete = all(slot.report.get("metrics") for slot in self._slots)
@@ -76,27 +73,20 @@ class FleetMetrics:
             slot.before.keep(wanted)
 
     def collect(self) -> Iterator[Metric]:
-        """The collector protocol of prometheus_client. Called in a thread."""
-        sums = Sums()
-        for slot in self._slots:
-            sums.add(slot.before.state())
-            sums.add(slot.report.get("metrics", []))
-        yield from sums.families()
+        """The collector protocol of prometheus_client."""
+        states = [state for slot in self._slots for state in (slot.before.state(), slot.report.get("metrics", []))]
+        yield from merged(states)
         yield from reload_families(self._reloads)
-        yield from self._workers()
-
-    def _workers(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("gateway_worker_up", "1 while the worker serves", labels=["worker"])
-        restarts = CounterMetricFamily("gateway_worker_restarts", "Workers that had to be replaced", labels=["worker"])
-        cpu = CounterMetricFamily("gateway_worker_cpu_seconds", "Processor time, user and system", labels=["worker"])
-        memory = GaugeMetricFamily("gateway_worker_resident_memory_bytes", "Memory in use", labels=["worker"])
-        for slot in self._slots:
-            name = [str(slot.index)]
-            up.add_metric(name, slot.up)
-            restarts.add_metric(name, slot.restarts)
-            cpu.add_metric(name, slot.cpu_before + slot.report.get("cpu", 0.0))
-            memory.add_metric(name, slot.report.get("memory", 0))
-        return iter((up, restarts, cpu, memory))
+        yield from worker_families(
+            Worker(
+                str(slot.index),
+                slot.up,
+                slot.restarts,
+                slot.cpu_before + slot.report.get("cpu", 0.0),
+                slot.report.get("memory", 0),
+            )
+            for slot in self._slots
+        )
 
     def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
         """The keys that rate limits have denied most, over all workers."""

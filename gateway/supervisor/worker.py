@@ -24,7 +24,7 @@ from gateway.control.aside import aside
 from gateway.control.load import Loaded, from_data
 from gateway.control.running import Member, Prepared
 from gateway.loops import loop_factory
-from gateway.metrics.sums import state_of
+from gateway.metrics.sums import pieces
 from gateway.proxy.listening import StartError, close_all
 from gateway.supervisor.breakers import WorkerBreakers
 from gateway.supervisor.channel import Channel, ChannelClosedError
@@ -176,8 +176,10 @@ class Worker:
         app, number = self._app, next(self._reports)
         if app is None or not hasattr(app, "plane"):
             return {"number": number, "metrics": [], "denied": [], "cpu": 0.0, "memory": 0}
-        # Thousands of samples: in a thread, so that no request waits for them.
-        metrics = await aside(lambda: state_of(app.metrics.collect()))
+        metrics = []
+        for piece in pieces(app.metrics.collect()):
+            metrics.append(piece)
+            await asyncio.sleep(0)  # requests first: there may be thousands of routes
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "number": number,
