@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-ONE_LOOP = ("test_process.py", "test_admin.py", "test_workers.py")
+ONE_LOOP = ("test_process.py", "test_admin.py", "test_prometheus.py", "test_workers.py")
 
 
 @pytest.hookimpl(optionalhook=True)
