@@ -39,8 +39,8 @@ def _parse_share(text: str) -> float:
 
 def _parse_window(text: str) -> float:
     seconds = units.parse_duration(text)
-    if not 1 <= seconds <= 60:
-        raise units.UnitError("must be between `1s` and `60s`")
+    if not 0.1 <= seconds <= 60:
+        raise units.UnitError("must be between `100ms` and `60s`")
     return seconds
 
 
@@ -61,7 +61,7 @@ Replay: TypeAlias = Annotated[
     int, *text_value("a size such as `64KiB`, or `off`", _parse_replay, pattern=rf"^off$|{units.SIZE_PATTERN}")
 ]
 Share: TypeAlias = Annotated[float, *text_value("a percentage such as `20%`", _parse_share, pattern=units.PERCENT_PATTERN)]
-Window: TypeAlias = Annotated[float, *text_value("a duration such as `10s`", _parse_window, pattern=units.DURATION_PATTERN)]
+Window: TypeAlias = Annotated[float, *text_value("a duration such as `1s`", _parse_window, pattern=units.DURATION_PATTERN)]
 Pause: TypeAlias = Annotated[float, *text_value("a duration such as `25ms`", _parse_pause, pattern=units.DURATION_PATTERN)]
 
 
@@ -151,6 +151,6 @@ class RetryBudget(Model):
 
     short_form = ("ratio", {"type": "string", "pattern": units.PERCENT_PATTERN})
 
-    ratio: Share = setting("20%", "Retries, as a share of the requests in the window.")
+    ratio: Share = setting("20%", "Retries, as a share of the requests.")
     min_per_second: float = setting(10.0, "Retries per second that are allowed beyond that.", ge=0, le=10_000)
-    window: Window = setting("10s", "How far back requests count, `1s` to `60s`.")
+    window: Window = setting("100ms", "For how long the share of requests is saved up, `100ms` to `60s`.")

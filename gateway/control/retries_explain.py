@@ -37,7 +37,7 @@ def retry_rows(loaded: Loaded, found: Value[Retries | None], upstream: str, meth
         ("retry.idempotency_key", str(retries.idempotency_key.value).lower(), _place(loaded, retries.idempotency_key)),
         (
             "retry_budget",
-            f"{cost}% of the requests in {format_duration(budget.window)} + {budget.min_per_second:g}/s",
+            f"{cost}% of the requests + {budget.min_per_second:g}/s, saved up for {format_duration(budget.window)}",
             str(written or "default"),
         ),
     ]

@@ -171,7 +171,8 @@ def retry_after(fields: bytes, wall: float) -> float | None:
 
 # -- the budget --------------------------------------------------------------------------------------------------------
 
-SLOTS: Final = 10
+_ONE: Final = 1 - 1e-9
+"""A hair less than one, so that 0.2 of 5 requests is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,70 +180,62 @@ class BudgetSettings:
     """The resolved `retry_budget:` of an upstream."""
 
     ratio: float = 0.2
-    """Retries per request, over the window."""
+    """Retries per request."""
     min_per_second: float = 10.0
-    """Retries per second that are always allowed; of these at most a second's worth is saved up."""
-    window: float = 10.0
+    """Retries per second that are allowed beyond that."""
+    window: float = 0.1
+    """Seconds of requests whose share may be saved up."""
 
 
 class RetryBudget:
-    """What retries and hedges of one upstream may cost: a share of its requests in a sliding window, and a floor.
+    """What retries and hedges of one upstream may cost: a share of its requests, and so many per second.
 
-    A request pays in by `budget.requests += 1`, nothing more; slots are rolled when somebody withdraws, and on a tick.
+    Over any time at most `ratio` x requests + `min_per_second` x time, and what was saved up before: the share of a `window`, or
+    the floor of a second, whichever is more. Little is saved up, because an upstream that has been well for long is not helped
+    by twice the load in its first bad seconds; enough for what is in flight at a moment and may fail at once.
+
+    A request pays in by `budget.requests += 1`, nothing more; it is added up when somebody withdraws, and on a tick.
     """
 
-    __slots__ = ("_floor", "_floor_at", "_paid_in", "_slot", "_spent", "requests", "settings")
+    __slots__ = ("_at", "_left", "_least", "_rate", "_second", "_seen", "requests", "settings")
 
     def __init__(self, settings: BudgetSettings, now: float) -> None:
         self.settings = settings
         self.requests = 0
-        """Requests since slots were last rolled."""
-        self._paid_in = [0.0] * SLOTS
-        self._spent = [0] * SLOTS
-        self._slot = self._slot_of(now)
-        self._floor = max(1.0, settings.min_per_second) if settings.min_per_second else 0.0
-        self._floor_at = now
+        """Requests that are not added up yet."""
+        self._least = max(1.0, settings.min_per_second)
+        """What may be saved up however few requests there are; a whole one, or nothing would ever come together."""
+        self._left = self._least if settings.min_per_second else 0.0
+        self._at = now
+        self._rate = 0.0
+        """Requests per second in the last whole second."""
+        self._second = now
+        self._seen = 0
+        """Requests since then."""
 
     def roll(self, now: float) -> None:
-        """Forget what is older than the window. Requests since the last call are spread evenly over the time since.
-
-        A payment never counts for longer than what it paid for: so retries stay below their share over any time.
-        """
-        slot, last = self._slot_of(now), self._slot
+        """Add up what has come in since the last call."""
+        settings = self.settings
         requests, self.requests = self.requests, 0
-        if slot <= last:
-            self._paid_in[last % SLOTS] += requests
-            return
-        share = requests / (slot - last)
-        self._paid_in[last % SLOTS] += share
-        for passed in range(max(last + 1, slot - SLOTS + 1), slot + 1):
-            self._paid_in[passed % SLOTS] = share if passed < slot else 0.0
-            self._spent[passed % SLOTS] = 0
-        self._slot = slot
+        self._seen += requests
+        elapsed = now - self._second
+        if elapsed >= 1:
+            self._rate = self._seen / elapsed
+            self._second, self._seen = now, 0
+        most = max(self._least, settings.ratio * max(self._rate, self._seen) * settings.window)
+        left = self._left + settings.ratio * requests + settings.min_per_second * (now - self._at)
+        self._left = min(left, most)
+        self._at = now
 
     def withdraw(self, now: float) -> bool:
         """Pay for one retry; False when the budget is spent."""
-        if self.share_left(now) >= 1:
-            self._spent[self._slot % SLOTS] += 1
-            return True
-        if self._floor >= 1:
-            self._floor -= 1
-            return True
-        return False
+        self.roll(now)
+        if self._left < _ONE:
+            return False
+        self._left -= 1
+        return True
 
     def left(self, now: float) -> int:
         """Retries that could be paid for now."""
-        return int(max(0.0, self.share_left(now))) + int(self._floor)
-
-    def share_left(self, now: float) -> float:
-        """What requests have paid in and retries have not taken out, without the floor."""
         self.roll(now)
-        rate = self.settings.min_per_second
-        if rate:
-            self._floor = min(max(1.0, rate), self._floor + (now - self._floor_at) * rate)
-        self._floor_at = now
-        # A hair more than exact, so that 0.2 of 5 requests is one.
-        return sum(self._paid_in) * self.settings.ratio - sum(self._spent) + 1e-9
-
-    def _slot_of(self, now: float) -> int:
-        return int(now * SLOTS / self.settings.window)
+        return int(self._left + 1 - _ONE)

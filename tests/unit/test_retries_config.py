@@ -214,7 +214,7 @@ def test_an_inherited_mistake_is_told_once(config: Config) -> None:
     [
         ("retry_budget: 0.2", "0.2", "did you mean `0.2%`?"),
         ("retry_budget: {ratio: 120%}", "120%", "more than `100%`"),
-        ("retry_budget: {window: 5m}", "5m", "between `1s` and `60s`"),
+        ("retry_budget: {window: 5m}", "5m", "between `100ms` and `60s`"),
         ("retry_budget: {min_per_second: -1}", "-1", "0"),
     ],
 )
@@ -253,7 +253,7 @@ def test_explain(config: Config) -> None:
     assert get["retry of this method"] == "yes"
     assert post["retry of this method"] == "only if nothing was sent, or with an `Idempotency-Key`"
     assert get["retry back-off in all"] == "at most 175ms"
-    assert get["retry_budget"] == f"12.5% of the requests in 10s + 10/s {config.path}:3"
+    assert get["retry_budget"] == f"12.5% of the requests + 10/s, saved up for 100ms {config.path}:3"
     assert get["hedge"].startswith("one more copy after p95, from the retry budget; needs a second endpoint")
     assert post["hedge"].startswith("not for this method")
 

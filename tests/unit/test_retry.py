@@ -168,12 +168,25 @@ def taken(wallet: RetryBudget, now: float) -> int:
 
 def test_a_share_of_the_requests_and_a_floor() -> None:
     """20 % of the requests, and ten more in a second."""
-    wallet = budget()
+    wallet = budget(window=1.0)
+    assert taken(wallet, 100.0) == 10
     wallet.requests = 1000
+    assert wallet.left(100.0) == 200
+    assert taken(wallet, 100.0) == 200
+    assert taken(wallet, 100.5) == 5
 
-    assert wallet.left(100.0) == 210
-    assert taken(wallet, 100.0) == 210
-    assert wallet.left(100.0) == 0
+    assert wallet.left(100.5) == 0
+
+
+def test_every_fifth_request_however_few_there_are() -> None:
+    """Shares of a retry are saved up until they are a whole one."""
+    wallet = budget(min_per_second=0.0)
+    counts = []
+    for second in range(10):
+        wallet.requests += 1
+        counts.append(taken(wallet, 100.0 + second))
+
+    assert counts == [0, 0, 0, 0, 1] * 2
 
 
 def test_the_floor_fills_at_its_rate() -> None:
@@ -200,42 +213,68 @@ def test_nothing_at_all() -> None:
     assert not wallet.withdraw(150.0)
 
 
-def test_requests_are_forgotten_behind_the_window() -> None:
-    """What was paid in eleven seconds ago is gone, and so is what was taken out then."""
-    wallet = budget(min_per_second=0.0)
-    wallet.requests = 100
-    assert taken(wallet, 100.0) == 20
-    wallet.roll(101.0)
-    assert taken(wallet, 109.9) == 0
-    wallet.requests = 50
-    assert taken(wallet, 111.5) == 10
-    wallet.requests = 50
-    assert taken(wallet, 112.5) == 10
+@pytest.mark.parametrize(("window", "saved"), [(0.1, 20), (1.0, 200), (10.0, 2000)])
+def test_little_is_saved_up(window: float, saved: int) -> None:
+    """A minute in which all went well leaves the share of a window, or a second's floor."""
+    wallet = budget(window=window)
+    for second in range(61):
+        wallet.requests += 1000
+        wallet.roll(100.0 + second)
+    assert taken(wallet, 160.0) == saved
+    for second in range(61, 70):
+        wallet.roll(100.0 + second)
 
-    assert taken(wallet, 200.0) == 0
+    assert taken(wallet, 169.0) == 10
 
 
 def test_a_long_silence_leaves_nothing_to_spend() -> None:
-    """Requests that nobody rolled for a minute are not taken for recent ones."""
-    wallet = budget(min_per_second=0.0)
+    """Requests that nobody added up for a minute are not taken for recent ones."""
+    wallet = budget(min_per_second=0.0, window=1.0)
     wallet.requests = 600
 
-    assert taken(wallet, 160.0) == 18  # of the 10 a second on average, those of the nine full seconds of the window
+    assert taken(wallet, 160.0) == 2  # of the 10 a second on average
 
 
+@given(st.integers(20, 20_000), st.integers(0, 90), st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
+def test_an_upstream_that_begins_to_fail_gets_little_more(rate: int, before: int, each: int) -> None:
+    """However long it was well before: at most 1.2 x the requests and 10/s, but for the little that is saved up."""
+    wallet = budget()
+    for second in range(before):
+        wallet.requests += rate
+        wallet.roll(100.0 + second)
+    start = now = 100.0 + before
+    requests = retries = 0
+    while now < start + 4:
+        now += each / rate
+        wallet.requests += each
+        requests += each
+        retries += sum(wallet.withdraw(now) for _ in range(each))
+        assert retries <= 0.2 * requests + 10 * (now - start) + max(10.0, 0.02 * rate * 1.2) + 1e-6
+
+
+@settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 200)), min_size=1, max_size=60),
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 200), st.booleans()), min_size=1, max_size=40),
     st.floats(0.0, 1.0),
     st.floats(0.0, 20.0),
+    st.floats(0.1, 10.0),
 )
-def test_retries_never_exceed_the_budget(steps: list[tuple[float, int]], ratio: float, floor: float) -> None:
-    """Over any time: at most the share of all requests, the floor times the time, and one second's worth saved up."""
-    wallet = budget(ratio=ratio, min_per_second=floor)
-    now, requests, retries = 100.0, 0, 0
-    for pause, count in steps:
+def test_retries_never_exceed_the_budget(
+    steps: list[tuple[float, int, bool]], ratio: float, floor: float, window: float
+) -> None:
+    """Between any two moments: at most the share of the requests then, the floor times the time, and what may be saved up."""
+    wallet = budget(ratio=ratio, min_per_second=floor, window=window)
+    now, moments = 100.0, [(100.0, 0, 0)]
+    for pause, count, failing in steps:
         now += pause
         wallet.requests += count
-        requests += count
-        retries += taken(wallet, now)
-        assert retries <= ratio * requests + floor * (now - 100.0) + max(1.0, floor) + 1e-6
+        spent = taken(wallet, now) if failing else 0
+        _, requests, retries = moments[-1]
+        moments.append((now, requests + count, retries + spent))
+    pairs = [(early, late) for at, early in enumerate(moments) for late in moments[at + 1 :]]
+    busiest = max(late[1] - early[1] for early, late in pairs if late[0] - early[0] <= 4)
+    saved = max(1.0, floor, ratio * window * busiest)
+    for (since, requests, retries), (until, later_requests, later_retries) in pairs:
+        allowed = ratio * (later_requests - requests) + floor * (until - since) + saved
+        assert later_retries - retries <= allowed + 1e-6
