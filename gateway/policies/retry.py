@@ -190,9 +190,9 @@ class BudgetSettings:
 class RetryBudget:
     """What retries and hedges of one upstream may cost: a share of its requests, and so many per second.
 
-    Over any time at most `ratio` x requests + `min_per_second` x time, and what was saved up before: the share of a `window`, or
-    the floor of a second, whichever is more. Little is saved up, because an upstream that has been well for long is not helped
-    by twice the load in its first bad seconds; enough for what is in flight at a moment and may fail at once.
+    Over any time at most `ratio` x requests + `min_per_second` x time, and what was saved up before: the share of a `window`,
+    or the floor of a second, whichever is more. Little is saved up, because an upstream that has been well for long is not
+    helped by twice the load in its first bad seconds; enough for what is in flight at a moment and may fail at once.
 
     A request pays in by `budget.requests += 1`, nothing more; it is added up when somebody withdraws, and on a tick.
     """
