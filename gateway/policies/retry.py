@@ -197,7 +197,7 @@ class RetryBudget:
     A request pays in by `budget.requests += 1`, nothing more; it is added up when somebody withdraws, and on a tick.
     """
 
-    __slots__ = ("_at", "_left", "_least", "_rate", "_second", "_seen", "requests", "settings")
+    __slots__ = ("_at", "_least", "_left", "_rate", "_second", "_seen", "requests", "settings")
 
     def __init__(self, settings: BudgetSettings, now: float) -> None:
         self.settings = settings
