@@ -115,7 +115,11 @@ class Prometheus:
 
     async def values(self, expression: str) -> list[float]:
         """What an expression gives now."""
+        return [value for _, value in await self.samples(expression)]
+
+    async def samples(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The same with its labels."""
         async with self._client.post("/api/v1/query", data={"query": expression}) as response:
             answer = await response.json()
         assert answer["status"] == "success", (expression, answer)
-        return [float(sample["value"][1]) for sample in answer["data"]["result"]]
+        return [(sample["metric"], float(sample["value"][1])) for sample in answer["data"]["result"]]

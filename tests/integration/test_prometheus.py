@@ -77,6 +77,22 @@ EXPECTED: Final[dict[str, set[tuple[str, str, str]]]] = {
     "gateway-differs": {("GatewayConfigDiffers", "ticket", "")},
 }
 
+BLAMED: Final[dict[str, dict[str, set[str]]]] = {
+    "gateway-healthy": {},
+    "gateway-stack": {
+        "users-slow": {"Too slow/s"},
+        "reports": {"Client refused/s"},
+        "_unmatched": {"Client refused/s"},
+    },
+    "gateway-faults": {
+        "down": {"Upstream broke/s"},
+        "failing": {"Upstream 5xx/s", "Gateway refused/s"},
+        "exhausted": {"Upstream 5xx/s"},
+        "busy": {"Gateway refused/s"},
+    },
+}
+"""What the table of the board says of each route with failures: who made them. It says nothing of the others."""
+
 HEAD: Final = """
 version: 1
 server: {{listen: ["127.0.0.1:{port}"], {server}}}
@@ -375,6 +391,7 @@ async def test_every_alert_fires_for_its_trouble_alone_and_every_panel_shows_som
             ask_for_ever(faults.url, "/down", "/failing", "/exhausted", "/forced", every=0.2),
             ask_for_ever(faults.url, "/users/slow?ms=300", every=0.2, at_once=2),
             ask_for_ever(slow.url, "/"),
+            ask_for_ever(whole.url, "/reports/1"),
             stop_and_go(poor),
             fill_the_log(poor),
             crowd(neglected),
@@ -393,6 +410,9 @@ async def test_every_alert_fires_for_its_trouble_alone_and_every_panel_shows_som
             }
             empty = [title async for title in empty_panels(prometheus)]
 
+            blamed = {job: await blame(prometheus, job) for job in BLAMED}
+
+    assert blamed == BLAMED
     assert missing == {}
     assert too_many == {}
     assert empty == []
@@ -421,7 +441,25 @@ async def empty_panels(prometheus: Prometheus) -> AsyncIterator[str]:
     for panel in panels():
         job = "gateway-neglected" if panel["title"] == "Certificates" else "gateway-stack"
         for target in panel["targets"]:
-            expression = target["expr"].replace("$__rate_interval", "12s").replace("30d:5m", "10m:2s").replace("$job", job)
-            expression = re.sub(r"\$(instance|route|upstream)\b", ".*", expression)
+            expression = filled(target["expr"], job)
             if not [value for value in await prometheus.values(expression) if not math.isnan(value)]:
                 yield f"{panel['title']}: {expression}"
+
+
+def filled(expression: str, job: str, interval: str = "12s") -> str:
+    """An expression of the board with the variables in it, and the month of the error budget made short."""
+    expression = expression.replace("$__rate_interval", interval).replace("30d:5m", "10m:2s").replace("$job", job)
+    return re.sub(r"\$(instance|route|upstream)\b", ".*", expression)
+
+
+async def blame(prometheus: Prometheus, job: str) -> dict[str, set[str]]:
+    """Route ▸ the columns of the first table that are not zero."""
+    (table,) = (panel for panel in panels() if panel["title"] == "Routes: what fails, and who made it")
+    (columns,) = (one["options"]["renameByName"] for one in table["transformations"] if one["id"] == "organize")
+    found: dict[str, set[str]] = {}
+    for target in table["targets"]:
+        column = columns[f"Value #{target['refId']}"]
+        for labels, value in await prometheus.samples(filled(target["expr"], job, "30s")):
+            if value > 0.01 and column not in {"Requests/s", "Failed", "p99"}:
+                found.setdefault(labels["route"], set()).add(column)
+    return found
