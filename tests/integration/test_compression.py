@@ -554,6 +554,60 @@ async def test_coded_requests_are_decoded(
     assert (await client.ask(post(b"plain", b"identity"))).body == b"plain"
 
 
+async def test_a_coded_request_that_trickles_is_decoded_as_it_comes(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """What has arrived goes on at once, chunked, without the digests of the coded bytes; the client may wait for 100."""
+
+    async def behave(peer: Peer) -> None:
+        request = await peer.head()
+        await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await peer.body(request)
+        await peer.send(plain(request.body))
+
+    app = await upstream(behave)
+    gate = await gateway(proxy(app.url, route="decompress_request: on"))
+    client = await gate.client()
+    body = text(3000)
+    coded = zlib.compress(body, 6, 31)
+
+    await client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: X-GZIP\r\nContent-Digest: sha-256=:abc=:\r\nExpect: 100-continue\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(coded)
+    )
+    assert (await client.head()).start == b"HTTP/1.1 100 Continue"
+    for at in range(0, len(coded), 100):
+        await client.send(coded[at : at + 100])
+        await asyncio.sleep(0)
+    response = await client.response()
+
+    assert response.body == body
+    request = app.requests[0]
+    assert request.value(b"transfer-encoding") == b"chunked"
+    for name in (b"content-encoding", b"content-digest", b"content-length"):
+        assert request.value(name) is None
+
+
+async def test_a_bomb_behind_the_first_bytes_is_refused_too(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """The upstream has part of the body by then: it never sees the end of it, and the client is told 413."""
+    app = await upstream(echoes_requests)
+    gate = await gateway(proxy(app.url, route="decompress_request: on"))
+    client = await gate.client()
+    encoder = zlib.compressobj(9, zlib.DEFLATED, 31)
+    first = encoder.compress(b"some text") + encoder.flush(zlib.Z_SYNC_FLUSH)
+    bomb = encoder.compress(bytes(64 << 20)) + encoder.flush()
+
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await client.send(b"%x\r\n%b\r\n" % (len(first), first))
+    await eventually(lambda: app.requests)
+    await client.send(b"%x\r\n%b\r\n" % (len(bomb), bomb))
+    response = await client.response()
+
+    assert (response.status, response.code) == (413, "content_too_large")
+    await eventually(lambda: not app.peers)
+    assert not any(request.complete for request in app.requests)
+    client.reset()
+    await eventually(lambda: gate.busy() == [])
+
+
 @pytest.mark.parametrize(
     "body, coding, status, code",
     [
