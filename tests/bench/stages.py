@@ -66,6 +66,10 @@ class Transport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """There is no buffer."""
 
+    def get_write_buffer_size(self) -> int:
+        """There is no buffer."""
+        return 0
+
     def pause_reading(self) -> None:
         """Nothing is read."""
 
