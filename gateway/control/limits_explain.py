@@ -38,9 +38,16 @@ def limit_rows(loaded: Loaded, index: int, request: Request, parameters: tuple[t
             )
         if limit.candidate is not None:
             rows.append((f"{name}.candidate", f"{in_words(candidate_settings(limit, limit.candidate))}, only counted", ""))
-    where = str(loaded.config.redis.url) or "in process"
-    rows.append(("rate_limit counts", where, str(loaded.positions.written(("redis", "url")) or "default")))
+    rows.append(_where(loaded))
     return rows
+
+
+def _where(loaded: Loaded) -> tuple[str, str, str]:
+    """Who counts."""
+    config, written = loaded.config, loaded.positions.written
+    if config.redis.url.scheme or config.server.workers == 1:
+        return "rate_limit counts", str(config.redis.url) or "in process", str(written(("redis", "url")) or "default")
+    return "rate_limit counts", "in the supervisor, for all workers", str(written(("server", "workers")) or "default")
 
 
 def _key(loaded: Loaded, index: int, limit: RateLimit, request: Request, parameters: dict[str, bytes]) -> str:

@@ -64,20 +64,42 @@ def label_values(state: State, *names: str) -> Iterator[tuple[str, ...]]:
                 yield tuple(values[place] for place in places)
 
 
+class Joined:
+    """The states of all workers as one, taken in piece by piece. The rows are added up while they are read."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, _Head] = {}
+        self._tables: dict[str, list[_Rows]] = {}
+        self._own: dict[str, _Rows] = {}
+
+    def begin(self) -> None:
+        """What comes now is of another worker."""
+        self._own = {}
+
+    def add(self, piece: list[Any]) -> None:
+        """One piece of a state."""
+        name, text, kind, labels, bounds, rows = piece
+        own = self._own
+        if name not in own:
+            own[name] = {}
+            self._tables.setdefault(name, []).append(own[name])
+        _know(self._heads, name, text, kind, labels, bounds)
+        own[name].update((tuple(values), value) for values, value in rows)
+
+    def families(self) -> Iterator[Metric]:
+        """What Prometheus reads of them."""
+        for name, head in self._heads.items():
+            yield _family(name, head, _added(name, head, self._tables[name]))
+
+
 def merged(states: Iterable[State]) -> Iterator[Metric]:
-    """The families of all workers as one. The rows are added while they are read."""
-    heads: dict[str, _Head] = {}
-    tables: dict[str, list[_Rows]] = {}
+    """The families of these states as one."""
+    joined = Joined()
     for state in states:
-        own: dict[str, _Rows] = {}
-        for name, text, kind, labels, bounds, rows in state:
-            if name not in own:
-                own[name] = {}
-                tables.setdefault(name, []).append(own[name])
-            _know(heads, name, text, kind, labels, bounds)
-            own[name].update((tuple(values), value) for values, value in rows)
-    for name, head in heads.items():
-        yield _family(name, head, _added(name, head, tables[name]))
+        joined.begin()
+        for piece in state:
+            joined.add(piece)
+    return joined.families()
 
 
 def _know(heads: dict[str, _Head], name: str, text: str, kind: str, labels: list[str], bounds: list[float] | None) -> None:

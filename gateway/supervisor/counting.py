@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from socket import socket
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
@@ -10,15 +12,17 @@ from prometheus_client.core import Metric
 from gateway.endpoints import Endpoint
 from gateway.metrics import UNMATCHED, ReloadMetrics, StoreMetrics, UpstreamMetrics
 from gateway.metrics.reloads import reload_families
-from gateway.metrics.sums import label_values, merged
+from gateway.metrics.sums import Joined, label_values
 from gateway.metrics.workers import Worker, worker_families
 from gateway.ports import LimitStore
 from gateway.proxy.limit_store import LocalStore
+from gateway.proxy.redis_store import RedisStore
+from gateway.proxy.worker_store import LimitServer
 from gateway.snapshot import Snapshot, UpstreamSettings
+from gateway.supervisor.slot import Slot, parts
 
 if TYPE_CHECKING:
     from gateway.supervisor.fleet import Fleet
-    from gateway.supervisor.slot import Slot
 
 
 class NoPool:
@@ -44,19 +48,21 @@ class FleetMetrics:
     def __init__(self, slots: Sequence[Slot], reloads: ReloadMetrics) -> None:
         self._slots = slots
         self._reloads = reloads
-        self.store = StoreMetrics()
-        """Of the supervisor's own questions; not shown."""
+        self._joined = Joined()
 
-    def keep(self, snapshot: Snapshot) -> None:
+    async def keep(self, snapshot: Snapshot) -> None:
         """Of workers that have ended, forget what is not configured any more, and endpoints that no worker knows any more."""
         routes = {route.name for route in snapshot.routes} | {UNMATCHED}
         limits = {(route.name, limit.name) for route in snapshot.routes for limit in route.rate_limit or ()}
         upstreams = {upstream.name for upstream in snapshot.upstreams}
-        endpoints = {
-            found for slot in self._slots for found in label_values(slot.report.get("metrics", []), "upstream", "endpoint")
-        }
         # A worker that has not reported yet may know others.
         complete = all(slot.report.get("metrics") for slot in self._slots)
+        endpoints = {
+            found
+            for slot in self._slots
+            async for part in parts(slot.report)
+            for found in label_values(part, "upstream", "endpoint")
+        }
         scoped = {"route": routes, "upstream": upstreams}
 
         def wanted(labels: dict[str, str]) -> bool:
@@ -72,10 +78,24 @@ class FleetMetrics:
         for slot in self._slots:
             slot.before.keep(wanted)
 
+    async def look(self) -> None:
+        """Read what the workers have reported."""
+        joined = Joined()
+        for slot in self._slots:
+            # Both at once: when a worker ends, its report becomes a part of what was before.
+            before, report = slot.before.state(), slot.report
+            joined.begin()
+            for piece in before:
+                joined.add(piece)
+            joined.begin()
+            async for part in parts(report):
+                for piece in part:
+                    joined.add(piece)
+        self._joined = joined
+
     def collect(self) -> Iterator[Metric]:
-        """The collector protocol of prometheus_client."""
-        states = [state for slot in self._slots for state in (slot.before.state(), slot.report.get("metrics", []))]
-        yield from merged(states)
+        """The collector protocol of prometheus_client: what `look` has found."""
+        yield from self._joined.families()
         yield from reload_families(self._reloads)
         yield from worker_families(
             Worker(
@@ -101,10 +121,38 @@ class FleetMetrics:
 
 
 class Counting:
-    """See `control.admin_limits.Counts`."""
+    """Counts for all workers; see `control.admin_limits.Counts`."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, keys: int) -> None:
         self._fleet = fleet
+        self.local_counts = LocalStore(keys)
+        """The counts of all workers."""
+        self._server = LimitServer(self.local_counts)
+        self._serving: set[asyncio.Task[None]] = set()
+        self._store: RedisStore | None = None
+
+    def serve(self, sock: socket) -> None:
+        """A worker wants to have its requests counted through this socket."""
+        sock.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._server.serve(sock))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def change_store(self, snapshot: Snapshot) -> None:
+        """As a configuration says. The supervisor asks Redis only for `gateway limits`."""
+        self.local_counts.resize(snapshot.server.limits.rate_limit_keys)
+        if self._store is not None and self._store.settings != snapshot.redis:
+            await self._store.stop()
+            self._store = None
+        if self._store is None and snapshot.redis is not None:
+            self._store = RedisStore(snapshot.redis, StoreMetrics())
+            await self._store.start()
+
+    async def stop(self) -> None:
+        """Hang up on all."""
+        self._server.stop()
+        if self._store is not None:
+            await self._store.stop()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -112,25 +160,20 @@ class Counting:
         return self._fleet.snapshot
 
     @property
-    def local_counts(self) -> LocalStore:
-        """The counts of all workers."""
-        return self._fleet.counts
-
-    @property
     def limit_store(self) -> LimitStore:
         """Who is asked."""
-        return self._fleet.store or self._fleet.counts
+        return self._store or self.local_counts
 
     def store_up(self) -> bool | None:
         """Whether the store outside answers; None without one."""
-        return self._fleet.store.up if self._fleet.store is not None else None
+        return self._store.up if self._store is not None else None
 
     async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
         """See `TopKeys.top`."""
-        await self._fleet.refresh()
+        await self._fleet.reports()
         return self._fleet.metrics.denied_most()
 
     def forget_key(self, limit_id: bytes, digest: bytes) -> None:
         """In the counts, and in what the workers remember."""
-        self._fleet.counts.reset(limit_id, digest)
+        self.local_counts.reset(limit_id, digest)
         self._fleet.tell_all("forget", {"limit": limit_id.decode("ascii"), "key": digest.hex()})

@@ -31,20 +31,19 @@ from gateway.control.pages import merged
 from gateway.control.reload import Reloader, ReloadError
 from gateway.control.tls import TlsError
 from gateway.metrics import GatewayMetrics, ReloadMetrics
-from gateway.proxy.limit_store import LocalStore
 from gateway.proxy.listening import StartError, bind_for, close_all
-from gateway.proxy.redis_store import RedisStore
-from gateway.proxy.worker_store import LimitServer
 from gateway.snapshot import Snapshot
 from gateway.supervisor.breakers import FleetBreakers
 from gateway.supervisor.channel import ChannelClosedError, RefusedError
 from gateway.supervisor.counting import Counting, FleetMetrics, NoPool
 from gateway.supervisor.slot import KEEP_SOCKETS, Files, Place, Slot, StartFailedError
-from gateway.supervisor.system import another, cause, lock_file, reap, unlink
+from gateway.supervisor.system import another, cause, lock_file, reap, unlink, wait_for
 
 PREPARE: Final = 60.0
 COMMIT: Final = 10.0
 """Seconds that a worker may take. Who cannot commit what it has prepared is killed: its successor begins with it."""
+ALONE: Final = 1.0
+"""Seconds to wait at most for a start while no other worker serves."""
 GRACE: Final = 5.0
 """Seconds beyond the drain limit after which workers are killed."""
 
@@ -60,13 +59,10 @@ class Fleet:
         self.snapshot: Snapshot
         self.reloads = ReloadMetrics(time.time())
         self.reloader = Reloader(self, self.reloads)
-        self._counts = LocalStore(loaded.config.server.limits.rate_limit_keys)
-        self._server = LimitServer(self._counts)
-        self._serving: set[asyncio.Task[None]] = set()
-        self._slots = [Slot(index, self._count, self._breaker) for index in range(workers)]
+        self._counting = Counting(self, loaded.config.server.limits.rate_limit_keys)
+        self._slots = [Slot(index, self._counting.serve, self._breaker) for index in range(workers)]
         self.breakers = FleetBreakers(self._slots)
         self.metrics = FleetMetrics(self._slots, self.reloads)
-        self._store: RedisStore | None = None
         self._token: str | None = None
         self._lock = lock_file()
         """Locked while a worker writes to the access log."""
@@ -98,6 +94,11 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Ask every worker for what it has counted until now."""
+        await self.reports()
+        await self.metrics.look()
+
+    async def reports(self) -> None:
+        """Have every worker say what it has counted."""
         await asyncio.gather(*(slot.refresh() for slot in self._slots))
 
     async def live(self, page: str) -> object:
@@ -129,9 +130,8 @@ class Fleet:
         self.snapshot, self._token = await aside(functools.partial(self._compiled, self.loaded, None))
         for one in self.snapshot.server.listeners:
             self._give(one.place, bind_for(one, self.workers))
-        await self._change_store(self.snapshot)
-        starts = (slot.start(self._content(self.loaded), self._lock, self.breakers.now) for slot in self._slots)
-        for result in await asyncio.gather(*starts, return_exceptions=True):
+        await self._counting.change_store(self.snapshot)
+        for result in await asyncio.gather(*map(self._start_worker, self._slots), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise StartError(str(result)) from None
         self._keepers = [loop.create_task(self._keep(slot)) for slot in self._slots]
@@ -139,14 +139,20 @@ class Fleet:
             _log.info("listening on %s, with %d workers", one, self.workers)
         self._tick = loop.create_task(self._ticking())
         token = AdminToken(lambda: self._token)
-        counting = Counting(self)
         pages = (
-            AdminLimits(lambda: counting, token),
+            AdminLimits(lambda: self._counting, token),
             AdminBreakers(self.breakers, token),
             AdminReload(self.reloader, token),
         )
         self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)
         self._watch = loop.create_task(self.reloader.run())
+
+    async def _start_worker(self, slot: Slot) -> None:
+        await slot.spawn()
+        await self._begin(slot)
+
+    async def _begin(self, slot: Slot) -> None:
+        await slot.begin(self._content(self.loaded), self._lock, self.breakers.now)
 
     def _give(self, place: Place, sockets: list[list[socket.socket]]) -> None:
         for slot, found in zip(self._slots, sockets, strict=True):
@@ -166,13 +172,6 @@ class Fleet:
         data = loaded.data | {"server": (server or {}) | {"name": loaded.config.server.name or process_name()}}
         return {"data": data, "path": str(loaded.path), "hash": loaded.hash, "workers": self.workers}
 
-    def _count(self, sock: socket.socket) -> None:
-        """A worker wants to have its requests counted through this socket."""
-        sock.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._server.serve(sock))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-
     def _breaker(self, worker: int, word: dict[str, Any]) -> None:
         self.breakers.heard(worker, word)
 
@@ -182,28 +181,39 @@ class Fleet:
         """As long as the gateway runs, this place has a worker."""
         while True:
             code = await slot.ended()
-            self.metrics.keep(self.snapshot)
+            await self.metrics.keep(self.snapshot)
             if self._stopping.is_set():
                 return
             slot.restarts += 1
             delay = slot.delay()
             _log.error("worker %d has ended (%s): another one starts in %.1f s", slot.index, cause(code), delay)
-            if delay > KEEP_SOCKETS and any(other.up for other in self._slots):
+            if delay > KEEP_SOCKETS and self.ready:
                 slot.close_sockets()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay * (0.75 + 0.5 * random())):
-                    await self._stopping.wait()
-                    return
-            async with self._changing:
-                if self._stopping.is_set():
-                    return
-                try:
+            await self._wait(delay * (0.75 + 0.5 * random()))
+            if self._stopping.is_set():
+                return
+            try:
+                await slot.spawn()
+                async with self._changing:
+                    if self._stopping.is_set():
+                        slot.kill()
+                        continue
                     self._reopen(slot)
-                    await slot.start(self._content(self.loaded), self._lock, self.breakers.now)
-                    _log.info("worker %d serves again", slot.index)
-                except (StartFailedError, StartError) as error:
-                    _log.error("worker %d cannot start: %s", slot.index, error)
-                    slot.kill()
+                    await self._begin(slot)
+                _log.info("worker %d serves again", slot.index)
+                await self.refresh()
+                await self.metrics.keep(self.snapshot)
+            except (StartFailedError, StartError) as error:
+                _log.error("worker %d cannot start: %s", slot.index, error)
+                slot.kill()
+
+    async def _wait(self, seconds: float) -> None:
+        """So long, but not much longer than a second while nobody serves."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._stopping.is_set():
+            await wait_for(self._stopping, min(left, ALONE))
+            if not self.ready:
+                return
 
     def _reopen(self, slot: Slot) -> None:
         """Sockets that were closed while the place was empty."""
@@ -216,7 +226,7 @@ class Fleet:
         own = os.getpid() == 1
         while True:
             await asyncio.sleep(1.0)
-            self._counts.sweep()
+            self._counting.local_counts.sweep()
             for slot in self._slots:
                 slot.look()
             if own:
@@ -298,29 +308,9 @@ class Fleet:
                 for slot in self._slots:
                     close_all(slot.sockets.pop(one.place, []))
                 unlink(one.place)
-        self._counts.resize(snapshot.server.limits.rate_limit_keys)
-        await self._change_store(snapshot)
+        await self._counting.change_store(snapshot)
         await self.refresh()
-        self.metrics.keep(snapshot)
-
-    async def _change_store(self, snapshot: Snapshot) -> None:
-        """The supervisor asks Redis only for `gateway limits`."""
-        if self._store is not None and self._store.settings != snapshot.redis:
-            await self._store.stop()
-            self._store = None
-        if self._store is None and snapshot.redis is not None:
-            self._store = RedisStore(snapshot.redis, self.metrics.store)
-            await self._store.start()
-
-    @property
-    def counts(self) -> LocalStore:
-        """The counts of all workers."""
-        return self._counts
-
-    @property
-    def store(self) -> RedisStore | None:
-        """The store outside, as the supervisor sees it."""
-        return self._store
+        await self.metrics.keep(snapshot)
 
     # -- end ---------------------------------------------------------------------------------------------------------
 
@@ -370,9 +360,7 @@ class Fleet:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._admin is not None:
             await self._admin.cleanup()
-        self._server.stop()
-        if self._store is not None:
-            await self._store.stop()
+        await self._counting.stop()
         for slot in self._slots:
             slot.close_sockets()
         if hasattr(self, "snapshot"):

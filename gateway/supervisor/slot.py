@@ -9,11 +9,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from gateway.metrics.sums import Sums
+import orjson
+
+from gateway.metrics.sums import State, Sums
 from gateway.proxy.listening import close_all
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
 
@@ -22,7 +24,7 @@ STEADY: Final = 10.0
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
 """Seconds before a worker is started again: doubled each time it ends early."""
-KEEP_SOCKETS: Final = 2.0
+KEEP_SOCKETS: Final = 0.5
 """Seconds of delay up to which the sockets of a worker stay open: who connects meanwhile waits for the next one. With longer
 delays they are closed, and the kernel sends everybody to the other workers."""
 START: Final = 60.0
@@ -67,11 +69,9 @@ class Slot:
 
     # -- the process -------------------------------------------------------------------------------------------------
 
-    async def start(self, content: dict[str, Any], lock: int, now: Callable[[], dict[str, Any]]) -> None:
-        """Start a worker on this configuration; `now` says what it must know besides, at the moment when it is told.
-
-        Raises StartFailedError; then the process is ending or has ended.
-        """
+    async def spawn(self) -> None:
+        """Start a process that waits for its configuration. Raises StartFailedError, as `begin` does; then the process is
+        ending or has ended."""
         ours, theirs = socket.socketpair()
         self._started_at = self._heard_at = monotonic()
         try:
@@ -86,16 +86,25 @@ class Slot:
         finally:
             theirs.close()
         self.channel = Channel(ours, self._heard)
+        await self._ask_to_start("hello", {}, ())
+
+    async def begin(self, content: dict[str, Any], lock: int, now: Callable[[], dict[str, Any]]) -> None:
+        """Let it serve this configuration; `now` says what it must know besides, at the moment when it is told."""
         files = [lock, *(sock.fileno() for sockets in self.sockets.values() for sock in sockets)]
+        await self._ask_to_start("start", content | now() | {"listeners": listeners(self.sockets)}, files)
+        self._heard_at = monotonic()
+        self.up = True
+
+    async def _ask_to_start(self, kind: str, content: dict[str, Any], files: Sequence[int]) -> None:
         try:
-            await self.channel.ask("start", content | now() | {"listeners": listeners(self.sockets)}, files, within=START)
+            if self.channel is None:
+                raise ChannelClosedError
+            await self.channel.ask(kind, content, files, within=START)
         except RefusedError as error:
             raise StartFailedError(str(error)) from None
         except (ChannelClosedError, TimeoutError):
             self.kill()
             raise StartFailedError("it ended, or did not get ready in time") from None
-        self._heard_at = monotonic()
-        self.up = True
 
     async def ended(self) -> int:
         """Wait for the end of the process; its exit code, negative for a signal."""
@@ -110,7 +119,8 @@ class Slot:
             await self.channel.close()
             self.channel = None
         self.process = None
-        self.before.add(self.report.get("metrics", []), gauges=False)
+        last = [piece async for part in parts(self.report) for piece in part]
+        self.before.add(last, gauges=False)
         self.cpu_before += self.report.get("cpu", 0.0)
         self.report = {}
         return code
@@ -182,6 +192,13 @@ class Slot:
         # A report that was made before one that was asked for may arrive behind it.
         if report["number"] > self.report.get("number", 0):
             self.report = report
+
+
+async def parts(report: dict[str, Any]) -> AsyncIterator[State]:
+    """The metrics of a report, read in parts: there may be thousands of routes, and rate limits wait meanwhile."""
+    for text in report.get("metrics", ()):
+        yield orjson.loads(text)
+        await asyncio.sleep(0)
 
 
 def listeners(sockets: Files) -> list[list[Any]]:

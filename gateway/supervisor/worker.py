@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from gateway.app import App
 from gateway.control.aside import aside
 from gateway.control.load import Loaded, from_data
@@ -31,6 +33,8 @@ from gateway.supervisor.channel import Channel, ChannelClosedError
 
 PUSH: Final = 1.0
 """Seconds between two reports: what a worker that is killed can lose of its counts."""
+AT_ONCE: Final = 8
+"""Pieces of metrics that travel as one text: the supervisor reads it only when somebody wants to know."""
 
 _log = logging.getLogger("gateway")
 
@@ -47,6 +51,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._started = asyncio.Event()
         self._orders: dict[str, Callable[[dict[str, Any], list[int]], Awaitable[object]]] = {
+            "hello": self._hello,
             "start": self._start,
             "prepare": self._prepare,
             "commit": self._commit,
@@ -110,6 +115,9 @@ class Worker:
 
     async def _obey(self, kind: str, content: dict[str, Any], files: list[int]) -> object:
         return await self._orders[kind](content, files)
+
+    async def _hello(self, content: dict[str, Any], files: list[int]) -> None:
+        """Whoever answers has loaded the program: all that takes long of a start."""
 
     async def _start(self, content: dict[str, Any], files: list[int]) -> None:
         lock, *sockets = files
@@ -176,10 +184,15 @@ class Worker:
         app, number = self._app, next(self._reports)
         if app is None or not hasattr(app, "plane"):
             return {"number": number, "metrics": [], "denied": [], "cpu": 0.0, "memory": 0}
-        metrics = []
+        metrics: list[str] = []
+        batch: list[list[Any]] = []
         for piece in pieces(app.metrics.collect()):
-            metrics.append(piece)
+            batch.append(piece)
+            if len(batch) == AT_ONCE:
+                metrics.append(orjson.dumps(batch).decode())
+                batch = []
             await asyncio.sleep(0)  # requests first: there may be thousands of routes
+        metrics.append(orjson.dumps(batch).decode())
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "number": number,

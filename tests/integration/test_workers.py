@@ -21,6 +21,7 @@ from gateway.supervisor.fleet import Fleet as Supervisor
 from tests.conftest import StartUpstream
 from tests.fleets import ROOT, Fleet, connections_of, counters, until
 from tests.integration.test_tunnel import UPGRADE, switches
+from tests.redis_server import Server
 from tests.support import GET, OK, PATIENCE, Client, answers, drips, eventually, refusing_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -99,6 +100,24 @@ async def test_limits_hold_across_workers(upstream: StartUpstream, fleet: StartF
     assert (await gate.page(f"/limits/key?{key}"))["remaining"] == 0
     assert (await gate.page(f"/limits/reset?{key}", post=True))["remaining"] == 40
     assert await admitted() == 40
+
+
+async def test_limits_in_redis_are_looked_at_and_reset_too(upstream: StartUpstream, fleet: StartFleet, tmp_path: Path) -> None:
+    """With Redis every worker asks it; what the supervisor shows and resets of a key is what they count."""
+    origin = await upstream(answers(OK))
+    server = Server(tmp_path)
+    try:
+        text = config(origin.url, route="rate_limit: {limit: 10, per: 1h, key: 'constant:all', algorithm: sliding_log}")
+        gate = await fleet(text + f'redis: {{url: "{server.url}"}}\n')
+        statuses = [(await gate.get()).status for _ in range(14)]
+        key = "route=all&key="
+        shown = await gate.page(f"/limits/key?{key}")
+        assert (statuses, shown["remaining"], shown["counted_by"]) == ([200] * 10 + [429] * 4, 0, "redis")
+        assert (await gate.page(f"/limits/reset?{key}", post=True))["remaining"] == 10
+        # Workers remember a denial for a moment; a reset makes them forget it.
+        assert (await gate.get()).status == 200
+    finally:
+        server.kill()
 
 
 async def test_a_unix_socket_is_shared(upstream: StartUpstream, fleet: StartFleet, tmp_path: Path) -> None:

@@ -137,3 +137,21 @@ def test_the_table_of_routes(loaded: Loaded) -> None:
     rows = [row.split()[0] for row in route_table(loaded).splitlines()]
 
     assert rows == ["NAME", "new", "user", "moved", "rest"]
+
+
+@pytest.mark.parametrize(
+    "more,where",
+    [
+        ("", "in process"),
+        ("server: {workers: 3}\n", "in the supervisor, for all workers"),
+        ("server: {workers: auto}\n", "in the supervisor, for all workers"),
+        ("server: {workers: 3}\nredis: {url: redis://127.0.0.1}\n", "redis://127.0.0.1"),
+    ],
+)
+def test_who_counts_rate_limits(tmp_path: Path, more: str, where: str) -> None:
+    """One process itself, several in their supervisor, or Redis."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text("version: 1\nroutes: [{name: all, match: {}, respond: 204, rate_limit: 1/s}]\n" + more, encoding="utf-8")
+    (line,) = [line for line in explain(load(path), "GET", "http://x/", []).splitlines() if "rate_limit counts" in line]
+
+    assert line.split("rate_limit counts")[1].strip().startswith(where)
