@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -131,6 +132,11 @@ class Load:
     def between(self, start: float, end: float) -> Counter[int]:
         """Statuses of what was answered in that time."""
         return Counter(status for when, status, _, _ in self.results if start <= when < end)
+
+    def longest_silence(self, since: float) -> tuple[float, float]:
+        """Between two answers, and when it began. The gateway's refusals are answers: it is the machine that has paused."""
+        times = [when for when, _, _, _ in self.results if when >= since]
+        return max(((later - earlier, earlier) for earlier, later in itertools.pairwise(times)), default=(0.0, since))
 
 
 class World:
@@ -261,8 +267,10 @@ async def failing() -> None:
             back = time.perf_counter()
             await asyncio.sleep(25)
             seconds = [load.between(back + at, back + at + 1) for at in range(25)]
+            gap, when = load.longest_silence(back)
             print(f"        200s per second after it is back: {[counts[200] for counts in seconds]}")
             print(f"        other answers:                    {[sum(counts.values()) - counts[200] for counts in seconds]}")
+            print(f"        longest time without any answer: {gap:.2f} s, at {when - back:.1f} s")
             print("        " + "\n        ".join(w.log()))
 
 

@@ -79,7 +79,7 @@ async def test_the_connection_stays(upstream: StartUpstream, gateway: StartGatew
     assert not any(response.interim for response in responses)
     if not wire.startswith(b"HEAD"):
         assert {response.code for response in responses} == {"circuit_open"}
-    assert {response.value(b"retry-after") for response in responses} <= {b"3599", b"3600"}
+    assert all(3000 < int(response.value(b"retry-after") or 0) <= 3600 for response in responses)
     ids = [response.value(b"x-request-id") for response in responses]
     assert len(set(ids)) == 3
     assert last.status == 200
