@@ -213,7 +213,7 @@ def test_nothing_at_all() -> None:
     assert not wallet.withdraw(150.0)
 
 
-@pytest.mark.parametrize(("window", "saved"), [(0.1, 20), (1.0, 200), (10.0, 2000)])
+@pytest.mark.parametrize("window,saved", [(0.1, 20), (1.0, 200), (10.0, 2000)])
 def test_little_is_saved_up(window: float, saved: int) -> None:
     """A minute in which all went well leaves the share of a window, or a second's floor."""
     wallet = budget(window=window)
