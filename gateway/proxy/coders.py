@@ -1,7 +1,7 @@
 """Encoders and decoders of content codings, from libraries: Zstandard and Brotli when they are installed, gzip always.
 
 A coding is encoded in blocks that end where a decoder can show everything so far, so that no byte waits inside an encoder.
-Windows are bounded (RFC 9659: at most 8 MiB; here far less), so that a response costs less than a MiB whatever its size.
+Windows are bounded (RFC 9659: at most 8 MiB; here far less), so that a response costs a few MiB at most whatever its size.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class _ZstdEncoder:
     def __init__(self, level: int) -> None:
         names = zstd.CompressionParameter
         options = {names.compression_level: level, names.window_log: _STREAM_WINDOW}
-        if level <= 4:
-            options |= {names.hash_log: 15, names.chain_log: 15}
+        # Unasked, the tables would be as large as a body without end deserves: 10 MiB from level 9 on.
+        tables = 15 if level <= 4 else 17
+        options |= {names.hash_log: tables, names.chain_log: tables}
         self._compress = zstd.ZstdCompressor(options=options).compress
 
     def block(self, data: bytes) -> bytes:
@@ -103,7 +104,8 @@ class _BrotliEncoder:
     __slots__ = ("_compressor",)
 
     def __init__(self, level: int) -> None:
-        self._compressor = brotli.Compressor(quality=level, lgwin=_STREAM_WINDOW)
+        # From 7 to 9 the tables are 8 to 32 MiB, unless the window is 64 KiB.
+        self._compressor = brotli.Compressor(quality=level, lgwin=16 if 7 <= level <= 9 else _STREAM_WINDOW)
 
     def block(self, data: bytes) -> bytes:
         return cast(bytes, self._compressor.process(data) + self._compressor.flush())
