@@ -541,13 +541,18 @@ async def test_coded_requests_are_decoded(
     upstream: StartUpstream, gateway: StartGateway, coding: bytes, chunked: bool, size: int
 ) -> None:
     """With it the upstream gets the plain body, in a framing that is right, and the connection goes on."""
-    encode = {b"gzip": lambda data: zlib.compress(data, 6, 31), b"br": brotli.compress, b"zstd": zstd.compress}[coding]
+    encode: Callable[[bytes], bytes] = {
+        b"gzip": lambda data: zlib.compress(data, 6, 31),
+        b"br": lambda data: brotli.compress(data, quality=4),
+        b"zstd": zstd.compress,
+    }[coding]
+    coded = encode(text(size))
     app = await upstream(echoes_requests)
     gate = await gateway(proxy(app.url, route="decompress_request: on"))
     client = await gate.client()
 
     for _ in range(2):
-        response = await client.ask(post(encode(text(size)), coding, chunked=chunked))
+        response = await client.ask(post(coded, coding, chunked=chunked))
         assert response.body == text(size)
 
     assert all(request.value(b"content-encoding") is None for request in app.requests)
@@ -612,7 +617,7 @@ async def test_a_bomb_behind_the_first_bytes_is_refused_too(upstream: StartUpstr
     "body, coding, status, code",
     [
         (zlib.compress(bytes(20 << 20), 9, 31), b"gzip", 413, "content_too_large"),
-        (brotli.compress(bytes(1 << 20)), b"br", 413, "content_too_large"),
+        (brotli.compress(bytes(1 << 20), quality=4), b"br", 413, "content_too_large"),
         (zlib.compress(os.urandom(200_000), 1, 31), b"gzip", 413, "content_too_large"),
         (b"this is not gzip", b"gzip", 400, "http_request_error"),
         (zlib.compress(b"half", 9, 31)[:-1], b"gzip", 400, "http_request_error"),
