@@ -12,7 +12,7 @@ from gateway.control.limits import Candidate, RateLimit, Redis
 from gateway.control.schema import Config
 from gateway.control.units import format_duration
 from gateway.headers import Networks
-from gateway.metrics import GatewayMetrics
+from gateway.metrics import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES, GatewayMetrics
 from gateway.policies.rate_limit import (
     Algorithm,
     CostSettings,
@@ -167,6 +167,7 @@ def _limit(
     exempt_keys = frozenset(digest.many(key_value(limit, written)) for written in limit.exempt.keys)
     plain = not (overrides or field or exempt_keys or limit.exempt.cidrs)
     cost = limit.cost
+    outcomes = CANDIDATE_OUTCOMES if candidate else OUTCOMES if enforce else SHADOW_OUTCOMES
     return Limit(
         name=name,
         id=limit_id(scope, name, settings),
@@ -187,7 +188,7 @@ def _limit(
         headers=Headers(limit.headers) if enforce else Headers.NONE,
         item=b'"%b"' % name.encode("ascii"),
         reached=f"the limit `{name}` ({in_words(settings)}) is reached",
-        metrics=metrics.limit(route, name),
+        metrics=metrics.limit(route, name, outcomes),
     )
 
 

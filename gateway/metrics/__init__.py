@@ -9,16 +9,27 @@ from gateway.metrics.compression import CodingMetrics, CompressionMetrics
 from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
-from gateway.metrics.limits import DECIDERS, DECISIONS, LimitMetrics, StoreMetrics
+from gateway.metrics.limits import (
+    CANDIDATE_OUTCOMES,
+    DECIDERS,
+    DECISIONS,
+    OUTCOMES,
+    SHADOW_OUTCOMES,
+    LimitMetrics,
+    StoreMetrics,
+)
 from gateway.metrics.reloads import ReloadMetrics
 from gateway.metrics.routes import KNOWN_METHODS, RouteMetrics
 from gateway.metrics.upstreams import Standings, UpstreamMetrics
 
 __all__ = [
+    "CANDIDATE_OUTCOMES",
     "DECIDERS",
     "DECISIONS",
     "KNOWN_METHODS",
+    "OUTCOMES",
     "REQUEST_BUCKETS",
+    "SHADOW_OUTCOMES",
     "UNMATCHED",
     "CodingMetrics",
     "CompressionMetrics",

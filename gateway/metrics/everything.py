@@ -12,7 +12,7 @@ from gateway.metrics.compression import CompressionMetrics, compression_families
 from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics, concurrency_families, shed_families
 from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, counter, gauge
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram
-from gateway.metrics.limits import LimitMetrics, StoreMetrics, limit_families, store_families
+from gateway.metrics.limits import OUTCOMES, LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.reloads import ReloadMetrics, reload_families
 from gateway.metrics.routes import RouteMetrics, route_families
 from gateway.metrics.upstreams import UpstreamMetrics, health_families, upstream_families
@@ -76,9 +76,11 @@ class GatewayMetrics:
         self.store: StoreMetrics | None = None
         """None without a store outside the process."""
 
-    def limit(self, route: str, name: str) -> LimitMetrics:
-        """The counters of a limit on a route, kept by name."""
-        return self.limits.setdefault((route, name), LimitMetrics(route, name))
+    def limit(self, route: str, name: str, outcomes: tuple[str, str] = OUTCOMES) -> LimitMetrics:
+        """The counters of a limit on a route, kept by name, and which decisions are shown before they are first counted."""
+        kept = self.limits.setdefault((route, name), LimitMetrics(route, name))
+        kept.outcomes = outcomes
+        return kept
 
     def route(self, name: str) -> RouteMetrics:
         """The counters of the route, kept by name so that they survive a reload."""

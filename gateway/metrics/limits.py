@@ -24,6 +24,11 @@ DECISIONS: Final = (
 )
 """What became of a request at one limit. `skipped`: without the key. `error_…`: decided by `on_store_error` alone."""
 
+OUTCOMES: Final = ("allowed", "denied")
+SHADOW_OUTCOMES: Final = ("allowed", "shadow_denied")
+CANDIDATE_OUTCOMES: Final = ("candidate_allowed", "candidate_denied")
+"""Decisions of a limit that are shown before they are first counted."""
+
 DECIDERS: Final = ("local", "redis", "cache", "fallback", "none")
 """Who decided: the counts in process, Redis, a remembered denial of Redis, the counts in process in its place, nobody."""
 
@@ -34,7 +39,7 @@ EXPECTED_ERRORS: Final = ("timeout", "connection")
 class LimitMetrics:
     """What is counted per route and limit: `counts[decision * len(DECIDERS) + decider]`."""
 
-    __slots__ = ("counts", "name", "near", "route")
+    __slots__ = ("counts", "name", "near", "outcomes", "route")
 
     def __init__(self, route: str, name: str) -> None:
         self.route = route
@@ -42,6 +47,7 @@ class LimitMetrics:
         self.counts = [0] * (len(DECISIONS) * len(DECIDERS))
         self.near = 0
         """Admitted requests that left less than a fifth of the limit."""
+        self.outcomes = OUTCOMES
 
 
 class StoreMetrics:
@@ -64,13 +70,13 @@ class StoreMetrics:
 def limit_families(all_limits: Iterable[LimitMetrics], store: str) -> Iterator[Metric]:
     """What Prometheus reads of the limits. `store` is who decides when nothing is wrong: `local` or `redis`."""
     limits = list(all_limits)
-    expected = {DECISIONS.index(decision) * len(DECIDERS) + DECIDERS.index(store) for decision in ("allowed", "denied")}
+    usual = DECIDERS.index(store)
 
     def decisions() -> Iterator[Row]:
         for limit in limits:
             for place, count in enumerate(limit.counts.copy()):
-                if count or place in expected:
-                    decision, decider = divmod(place, len(DECIDERS))
+                decision, decider = divmod(place, len(DECIDERS))
+                if count or (decider == usual and DECISIONS[decision] in limit.outcomes):
                     yield (limit.route, limit.name, DECISIONS[decision], DECIDERS[decider]), count
 
     yield CounterFamily(
