@@ -71,7 +71,7 @@ MakePool: TypeAlias = Callable[[Endpoint, UpstreamSettings, UpstreamMetrics], Po
 def compile_config(
     loaded: Loaded, metrics: GatewayMetrics, make_pool: MakePool, previous: Snapshot | None = None, *, workers: int = 1
 ) -> Snapshot:
-    """The snapshot of a configuration that `load` has accepted. `workers` is how many processes share the rate limits.
+    """The snapshot of a configuration that `load` has accepted; `workers` share its rate limits and retry budgets.
 
     Raises `tls.TlsError` or OSError when a certificate file has changed since; then nothing has been changed. `previous` is
     left as it is: see `dropped_endpoints` for what to retire once the new snapshot is in place. New routes and upstreams are
@@ -94,6 +94,7 @@ def compile_config(
             known.get(name),
             gates.get("upstream", name),
             upstreams[written.fallback] if written.fallback is not None else None,
+            workers,
         )
     routes = tuple(
         _route(config, index, upstreams, metrics, gates, workers, loaded.hash) for index in range(len(config.routes))
@@ -218,6 +219,7 @@ def _upstream(
     previous: Upstream | None,
     gate: Gate | None,
     fallback: Upstream | None,
+    workers: int,
 ) -> Upstream:
     same = previous is not None and previous.settings is settings
     known = _by_url(previous) if previous is not None and same else {}
@@ -245,7 +247,7 @@ def _upstream(
         names=tuple(names),
         dns_interval=upstream.dns.interval if upstream.dns is not None else 0.0,
         circuit_breaker=breaker_settings(upstream.circuit_breaker),
-        retry_budget=retry_budget(upstream.retry_budget, previous),
+        retry_budget=retry_budget(upstream.retry_budget, previous, workers),
         gate=gate,
     )
 

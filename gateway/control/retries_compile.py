@@ -47,9 +47,9 @@ def longest_back_off(retries: Retries) -> float:
     return float(sum(min(most, base * 2**number) for number in range(retries.max_retries.value)))
 
 
-def retry_budget(written: RetryBudget, previous: Upstream | None) -> LiveBudget:
-    """The budget of an upstream; the one it had, as long as its settings are the same."""
-    settings = BudgetSettings(written.ratio, written.min_per_second, written.window)
+def retry_budget(written: RetryBudget, previous: Upstream | None, workers: int) -> LiveBudget:
+    """A worker's part of the budget of an upstream; the one it had, as long as its settings are the same."""
+    settings = BudgetSettings(written.ratio, written.min_per_second / workers, written.window)
     if previous is not None and previous.retry_budget.settings == settings:
         return previous.retry_budget
     return LiveBudget(settings, monotonic())

@@ -166,6 +166,17 @@ def test_budget(config: Config, written: str, expected: BudgetSettings) -> None:
     assert config.snapshot(upstream=written).upstreams[0].retry_budget.settings == expected
 
 
+def test_workers_share_what_is_beyond_the_ratio(config: Config) -> None:
+    """However many workers there are, an upstream sees `min_per_second` retries beyond the share of its requests."""
+
+    def no_pool(*facts: object) -> object:
+        return facts
+
+    snapshot = compile_config(config.load(), GatewayMetrics("0"), no_pool, workers=4)  # type: ignore[arg-type]
+
+    assert snapshot.upstreams[0].retry_budget.settings == BudgetSettings(0.2, 2.5, 0.1)
+
+
 def test_the_budget_survives_a_reload(config: Config) -> None:
     """What is spent is spent, as long as the settings are the same."""
     first = config.snapshot()
