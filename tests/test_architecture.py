@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -97,3 +98,19 @@ def test_no_file_uses_the_undocumented_parsers(path: Path) -> None:
     parsers = [found for found in imported(tree(path)) if found.startswith(("aiohttp.http_parser", "aiohttp._http_parser"))]
 
     assert parsers == []
+
+
+def patterns(module: ast.Module) -> Iterator[str]:
+    """The parts of every regular expression, each class of characters written as a dot."""
+    for call in ast.walk(module):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("re."):
+            for node in ast.walk(call):
+                if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+                    text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+                    yield re.sub(r"\[(?:\\.|[^\]\\])+\]", ".", text)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_no_pattern_has_possessive_groups(path: Path) -> None:
+    """Python before 3.11.5 matches possessive and atomic groups wrongly (cpython#106052); a possessive class is right."""
+    assert [text for text in patterns(tree(path)) if re.search(r"\)(?:[*+?]|\{[\d,]+\})\+|\(\?>", text)] == []
