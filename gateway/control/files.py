@@ -43,14 +43,20 @@ def matching(path: Path) -> list[Path] | None:
     """The files that an `include` stands for; None when it names a file or folder that is not there."""
     if glob.has_magic(str(path)):
         # Not Path.glob: it takes no absolute patterns and cannot fail quietly on unreadable folders.
-        names = glob.glob(str(path))  # noqa: PTH207
-        return [Path(name) for name in names if Path(name).is_file()]
+        return [path for path in map(Path, glob.glob(str(path))) if _is_file(path)]  # noqa: PTH207
     try:
         if path.is_dir():
             return [file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")]
         return [path] if path.is_file() else None
     except OSError:
         return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # below a folder that may not be searched; an endless chain of links
+        return False
 
 
 def digest(content: bytes) -> bytes:

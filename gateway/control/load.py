@@ -155,9 +155,8 @@ class _Loader:
         if len(found) > MAX_INCLUDES:
             self._report(root.items["include"][0], f"more than {MAX_INCLUDES} included files")
             return
-        main = self.path.resolve()
         for path in sorted(found, key=lambda file: (file.name, str(file))):
-            if path.resolve() == main:
+            if self._is_main(path):
                 continue
             self.files.append(path)
             tree = self._parse(path)
@@ -165,6 +164,12 @@ class _Loader:
                 self._merge(root, tree)
             elif tree is not None:
                 self._report(tree.position, "expected a mapping with `routes:` and `upstreams:`")
+
+    def _is_main(self, path: Path) -> bool:
+        try:
+            return path.samefile(self.path)
+        except (OSError, ValueError):  # one of them is a chain of links without an end, for example
+            return False
 
     def _patterns(self, root: Mapping) -> list[Scalar]:
         node = root.items["include"][1] if "include" in root.items else None
@@ -232,13 +237,15 @@ class _Loader:
             return Config.model_validate(data, context={"base": self.base}), []
         except ValidationError as error:
             faults = []
+            known = set(self.problems)
             for one in error.errors(include_url=False):
                 kind, loc = str(one["type"]), tuple(one["loc"])
                 faults.append((kind, loc[:-1] if loc and loc[-1] == "[key]" else loc))
                 if salvaged and kind in ("missing", "too_short"):
                     continue  # it was there, and has just been taken out
                 problem = _explained(dict(one), positions)
-                if problem is not None and problem not in self.problems:
+                if problem is not None and problem not in known:
+                    known.add(problem)
                     self.problems.append(problem)
             return None, faults
 
@@ -249,8 +256,8 @@ class _Loader:
             positions = Positions(root, self.lines)
             config, faults = self._validate(to_data(root), positions, salvaged=True)
             if config is not None:
-                found = checks.check(config, positions)
-                self.problems += [problem for problem in found if problem not in self.problems]
+                known = set(self.problems)
+                self.problems += [problem for problem in checks.check(config, positions) if problem not in known]
                 return
 
 

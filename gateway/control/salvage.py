@@ -24,10 +24,11 @@ def salvage(root: Mapping, faults: Iterable[tuple[str, Loc]]) -> Mapping:
     positions = Positions(tree, {})
     doomed: set[int] = set()
     listed = list(faults)
+    outer = {loc[:length] for _, loc in listed for length in range(len(loc))}
     for kind, loc in listed:
         if kind == "missing":
             _add_missing(positions, loc, doomed)
-        elif not any(len(other) > len(loc) and other[: len(loc)] == loc for _, other in listed):
+        elif loc not in outer:
             # (A list without a valid entry is called too short besides; its entries are what is wrong.)
             _take_out(positions, positions.written_part(loc), doomed)
     _sweep(tree, doomed)

@@ -92,6 +92,28 @@ def test_an_include_is_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
     assert matching(tmp_path / "none") is None
 
 
+def test_a_pattern_leaves_out_what_cannot_be_looked_at(tmp_path: Path) -> None:
+    """What matches a pattern but cannot be asked what it is (a link to an impossible name, to itself) is no file."""
+    (tmp_path / "a.yaml").touch()
+    (tmp_path / "long.yaml").symlink_to("x" * 300)
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+
+    assert matching(tmp_path / "*.yaml") == [tmp_path / "a.yaml"]
+
+
+def test_a_link_to_itself_in_an_included_folder_is_a_problem(tmp_path: Path) -> None:
+    """It is reported as a file that cannot be read, as any other."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "loop.yaml").symlink_to("loop.yaml")
+    main = tmp_path / "gateway.yaml"
+    main.write_text(SMALL + "include: more\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(main, {})
+
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.message[:20]) == (str(tmp_path / "more" / "loop.yaml"), "cannot read the file")
+
+
 def test_sources_are_all_that_was_read(tmp_path: Path) -> None:
     """The main file, included ones, secrets and the files that fields name; a new file in an included folder is one more."""
     (tmp_path / "token").write_text("t", encoding="utf-8")
