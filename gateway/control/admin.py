@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.control.addresses import Address
 from gateway.control.metrics_page import Collected, metrics_page
@@ -58,6 +59,7 @@ class AdminState(Protocol):
 
 
 _log = logging.getLogger("gateway")
+_admin_log = logging.getLogger("gateway.admin")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -101,9 +103,18 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
     return app
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """What is not HTTP has its answer, 400. A traceback of each is nothing for operators, and port scanners send many."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_admin_log.addFilter(_is_ours)
+
+
 def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), more: Iterable[Pages] = ()) -> web.AppRunner:
     """The application, ready to be set up and bound: no access log, no signal handlers, a short farewell."""
-    return web.AppRunner(make_admin_app(state, hosts, more), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    app = make_admin_app(state, hosts, more)
+    return web.AppRunner(app, access_log=None, logger=_admin_log, handle_signals=False, shutdown_timeout=1.0)
 
 
 async def serve_admin(state: AdminState, address: Address | None, more: Iterable[Pages]) -> web.AppRunner | None:

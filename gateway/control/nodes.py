@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from gateway.control.problems import Problem, hide_secrets
+from gateway.control.problems import Problem, shown
 
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 200_000
@@ -265,7 +265,7 @@ class TreeParser:
 
 def problem_at(position: Position, lines: list[str], message: str, hint: str = "") -> Problem:
     """A problem at a place, with its source line."""
-    source = hide_secrets(lines[position.line - 1]) if 0 < position.line <= len(lines) else ""
+    source = shown(lines[position.line - 1]) if 0 < position.line <= len(lines) else ""
     return Problem(position.file, position.line, position.column, message, hint, source, position.length)
 
 

@@ -16,6 +16,8 @@ _SECRETS: Final = re.compile(
 )
 _RED, _BOLD, _BLUE, _RESET = "\033[31m", "\033[1m", "\033[34m", "\033[0m"
 _LONGEST_LINE: Final = 160
+_LOOKED_AT: Final = 4096
+"""Characters of a line in which secrets are looked for, so that many problems in a long line (JSON) cost little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Problem:
     message: str
     hint: str = ""
     source: str = ""
-    """The line of the file, without secrets."""
+    """The beginning of the line of the file, without secrets."""
     length: int = 1
     """How many characters the marker underlines."""
 
@@ -68,6 +70,12 @@ def hide_secrets(line: str) -> str:
     return _SECRETS.sub(cover, line)
 
 
+def shown(line: str) -> str:
+    """As much of a source line as is shown, without its secrets."""
+    # Of a URL that is cut, all may be credentials: an `@` at the end has them covered.
+    return hide_secrets(line if len(line) <= _LOOKED_AT else line[:_LOOKED_AT] + "@")[:_LONGEST_LINE]
+
+
 def render_text(problems: Iterable[Problem], *, colour: bool = False) -> str:
     """`file:line:column: error: message`, the source line and a marker under the place."""
     red, bold, blue, reset = (_RED, _BOLD, _BLUE, _RESET) if colour else ("", "", "", "")
@@ -76,7 +84,7 @@ def render_text(problems: Iterable[Problem], *, colour: bool = False) -> str:
         place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
         block = f"{bold}{printable(place)}:{reset} {red}error:{reset} {printable(problem.text)}"
         if problem.source.strip() and problem.column <= _LONGEST_LINE:
-            source = printable(problem.source)[:_LONGEST_LINE]
+            source = printable(problem.source)
             gutter = f"{problem.line:>6}"
             length = max(1, min(problem.length, len(source) - problem.column + 1))
             block += f"\n{blue}{gutter} |{reset} {source}"

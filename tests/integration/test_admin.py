@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
-from aiohttp.web import Application, Request
+from aiohttp.web import Application, Request, TCPSite
 
-from gateway.control.admin import PAGES, make_admin_app
+from gateway.control.admin import PAGES, make_admin_app, make_admin_runner
 from gateway.control.pages import LIVE
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
@@ -291,3 +292,34 @@ async def test_scrapes_do_not_disturb_one_another(admin: Client, state: State) -
 
     async with ClientSession() as session:
         assert set(await asyncio.gather(*(scrape(session) for _ in range(10)))) == {200}
+
+
+async def test_what_is_not_http_is_answered_but_not_logged(state: State, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever scans ports gets 400 and fills no log with tracebacks; a mistake of ours is logged with its own."""
+
+    async def broken(page: str) -> object:
+        raise ArithmeticError(page)
+
+    state.live = broken  # type: ignore[method-assign]
+    runner = make_admin_runner(state)
+    await runner.setup()
+    try:
+        await TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        answers = []
+        for line in (
+            b"GET / HTTP/9.9",
+            b"GET http://[::1 HTTP/1.1",
+            b"GET /%s HTTP/1.1" % (b"a" * 9000),
+            b"GET /routes HTTP/1.0",
+        ):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(line + b"\r\nConnection: close\r\n\r\n")
+            answers.append((await reader.read())[9:12])
+            writer.close()
+    finally:
+        await runner.cleanup()
+
+    assert answers == [b"400", b"400", b"400", b"500"]
+    logged = [record.exc_info and record.exc_info[0] for record in caplog.records if record.levelno >= logging.WARNING]
+    assert logged == [ArithmeticError]

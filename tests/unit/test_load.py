@@ -445,6 +445,22 @@ def test_source_lines_do_not_show_secrets(write: Write, line: str) -> None:
     assert "hunter2" not in render_text(problems(write(BASE + ROUTE + line + "\n")))
 
 
+def test_of_a_long_line_the_beginning_is_shown(write: Write) -> None:
+    """A file in one line (JSON) with many mistakes is shown in part each time, and credentials that are cut are covered."""
+    line = (
+        "{version: 1, routes: 1, unknown: http://"
+        + "s3cret" * 2000
+        + "@host, "
+        + ", ".join(f"a{i}: 1" for i in range(500))
+        + "}"
+    )
+    found = problems(write(line))
+
+    assert len(found) >= 500
+    assert max(len(problem.source) for problem in found) <= 160
+    assert {problem.source for problem in found} == {"{version: 1, routes: 1, unknown: http://" + "*" * 120}
+
+
 # -- includes --------------------------------------------------------------------------------------------------------
 
 INCLUDED = "routes:\n  - {name: %s, match: {path: /%s}, upstream: users}\n"
