@@ -221,6 +221,9 @@ class Race:
             x.upstream_connection = winner.connection
             if winner.connection.exchange is not None:
                 winner.connection.exchange = x
+        else:
+            # What is still connecting would go on, and send a request that nobody waits for.
+            winner.end()
 
 
 def may_hedge(x: Exchange, upstream: Upstream) -> bool:

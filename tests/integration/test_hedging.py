@@ -183,6 +183,23 @@ async def test_a_client_that_leaves_ends_all_copies(upstream: StartUpstream, gat
     assert running.upstream.attempts == {"ok": 0, "cancelled": 2}
 
 
+async def test_a_copy_that_is_still_connecting_ends_with_its_request(
+    upstream: StartUpstream, gateway: StartGateway, backlog: int
+) -> None:
+    """When the time of a request is up, its last copy does not go on to open a connection and to send what nobody waits for."""
+    hanging = await upstream(accepts_and_hangs)
+    running = await gateway(
+        config(hanging.url, f"http://127.0.0.1:{backlog}", route="hedge: 20ms, retry: 0, timeout: {request: 150ms}")
+    )
+    # They are taken in turn: one of the two requests, if not both, begins where a copy can follow.
+    assert [(await running.get()).status for _ in range(2)] == [504, 504]
+
+    assert running.upstream.retries["hedge"] >= 1
+    group = running.app.snapshot.upstreams[0].group
+    assert [endpoint.in_flight for endpoint in group.endpoints] == [0, 0]
+    await eventually(lambda: running.pools() == {"open": 0, "idle": 0} and not hanging.peers)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
