@@ -47,6 +47,12 @@ def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: 
             else:
                 data = encode_whole(x, coding, data)
                 length = len(data)
+        elif head.status == 304:
+            fields = head.fields.coding
+            assert fields is not None
+            if lines is not fields.plain:
+                # The same for what a 304 confirms (RFC 9110 8.6).
+                length = -1
     message = heads.client_head(x, route, head, length, chunked=False, lines=lines)
     x.status = head.status
     x.committed = True

@@ -356,6 +356,20 @@ async def test_what_a_client_holds_is_still_fresh(
     assert app.requests[1].value(b"if-none-match") == tag
 
 
+@pytest.mark.parametrize("accept, length", [("gzip", None), ("identity", b"5000")])
+async def test_a_304_for_what_is_coded_here_tells_no_length(
+    upstream: StartUpstream, gateway: StartGateway, accept: str, length: bytes | None
+) -> None:
+    """The length in a 304 is that of the 200 that the client would get (RFC 9110 8.6): of what is coded nobody knows it."""
+    app = await upstream(answers(b'HTTP/1.1 304 Not Modified\r\nETag: "v1"\r\nContent-Length: 5000\r\n\r\n'))
+    gate = await gateway(proxy(app.url, route=ON))
+
+    again = await gate.get("/", f"Accept-Encoding: {accept}", "If-None-Match: *")
+
+    assert again.status == 304
+    assert again.value(b"content-length") == length
+
+
 @pytest.mark.parametrize("tag", [b'"v1"', b'W/"v1"'])
 async def test_a_gateway_that_knows_nothing_yet_asks_for_both(
     upstream: StartUpstream, gateway: StartGateway, tag: bytes
