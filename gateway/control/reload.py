@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gateway.control.aside import aside
-from gateway.control.diff import Change, diff, render
+from gateway.control.diff import MOST, Change, diff, render
 from gateway.control.files import Look, Settling, Sources, Stamps, digests_of, stamps_of
 from gateway.control.load import Loaded, load
 from gateway.control.nodes import Loc
@@ -130,9 +130,10 @@ class Reloader:
     def _failed(self, cause: str, problems: tuple[Problem, ...], *, dry_run: bool) -> Outcome:
         if not dry_run:
             self._metrics.failed()
-            _log.error(
-                "reload failed (%s), configuration %s goes on:\n%s", cause, self._target.loaded.hash, render_text(problems)
-            )
+            text = render_text(problems[:MOST])
+            if len(problems) > MOST:
+                text += f"\n… and {len(problems) - MOST} more problems"
+            _log.error("reload failed (%s), configuration %s goes on:\n%s", cause, self._target.loaded.hash, text)
         return Outcome(False, self._target.loaded.hash, [], problems, dry_run)
 
     def request(self, cause: str) -> None:

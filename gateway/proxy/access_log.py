@@ -29,8 +29,11 @@ _log = logging.getLogger("gateway")
 
 
 def open_log(path: str) -> int:
-    """A descriptor that appends to the file. Raises OSError."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    """A descriptor that appends to the file. Raises OSError, also for a named pipe that nobody reads."""
+    # To open such a pipe would else take until somebody does: forever, and the loop with it.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    os.set_blocking(fd, True)
+    return fd
 
 
 class AccessLog:
@@ -150,7 +153,9 @@ class AccessLog:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:
                 # Somebody made the descriptor non-blocking: terminals are shared between processes.
-                select.select((), (self._fd,), (), self._interval)
+                writable = select.poll()
+                writable.register(self._fd, select.POLLOUT)
+                writable.poll(self._interval * 1000)
                 if self._give_up.is_set():
                     self._drop(len(lines))
                     return

@@ -198,6 +198,20 @@ async def test_a_broken_file_changes_nothing(
     assert metrics.successful
 
 
+async def test_of_thousands_of_mistakes_the_log_holds_the_first(
+    upstream: StartUpstream, gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file of another kind by mistake: the answer has all that is wrong, the log 200 and how many more there are."""
+    running = await gateway(proxy((await upstream(answers(OK))).url))
+    async with failing(caplog) as errors:
+        outcome = await reloaded(running, "version: 1\n" + "".join(f"unknown{number}: 1\n" for number in range(1000)))
+
+    assert len(outcome.problems) == 1001
+    assert errors[0].count(": error: ") == 200
+    assert errors[0].endswith("\n… and 801 more problems")
+    assert (await running.get()).status == 200
+
+
 async def test_what_cannot_be_applied_changes_nothing(
     upstream: StartUpstream, gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -244,6 +244,24 @@ def test_a_file_that_cannot_be_opened_anew_is_kept(tmp_path: Path, caplog: pytes
     os.close(kept)
 
 
+def test_a_named_pipe_needs_a_reader(tmp_path: Path) -> None:
+    """Nobody waits for the reader of a named pipe: without one it cannot be opened, with one writes may wait as ever."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device or address"):
+        open_log(str(path))
+
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = open_log(str(path))
+    try:
+        assert os.get_blocking(fd)
+        assert os.write(fd, b"line") == 4
+        assert os.read(reader, 10) == b"line"
+    finally:
+        os.close(fd)
+        os.close(reader)
+
+
 def test_standard_output_is_not_opened_anew(pipe: tuple[int, int]) -> None:
     """Without a file there is nothing to rotate."""
     log = AccessLog(pipe[1], interval=0.001)
