@@ -259,13 +259,14 @@ class Fleet:
 
     async def _prepare(self, slots: list[Slot], loaded: Loaded, opened: dict[Place, list[list[socket.socket]]]) -> None:
         content = self._content(loaded)
+        died: list[Slot] = []
 
         async def prepare(slot: Slot) -> None:
             files: Files = {place: found[slot.index] for place, found in opened.items()}
             try:
                 await slot.ask("prepare", content, within=PREPARE, sockets=files)
             except ChannelClosedError:
-                return  # it has died; its successor starts with whatever holds then
+                died.append(slot)  # its successor starts with whatever holds then
             except RefusedError as error:
                 raise ReloadError(str(error)) from None
             except TimeoutError:
@@ -277,6 +278,9 @@ class Fleet:
             for slot in slots:
                 slot.tell("abandon")
             raise errors[0]
+        if slots and len(died) == len(slots):
+            # It may be the configuration that they died of, and their successors would too.
+            raise ReloadError("every worker ended while it prepared the configuration")
 
     async def _commit(
         self,

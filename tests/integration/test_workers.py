@@ -406,6 +406,36 @@ async def test_a_worker_that_cannot_prepare_stops_all(
         await supervisor.stop()
 
 
+async def test_what_no_worker_survives_is_not_applied(upstream: StartUpstream, tmp_path: Path) -> None:
+    """When all workers die while they prepare, their successors begin with the configuration that was."""
+    origin, other = await upstream(answers(OK)), await upstream(answers(OK))
+    port = refusing_port()
+    path = tmp_path / "gateway.yaml"
+    text = config(origin.url).replace("PORT", str(port)).replace("ADMIN", "0").replace("WORKERS", "2")
+    path.write_text(text, encoding="utf-8")
+    supervisor = Supervisor(load(path), 2)
+    await supervisor.start()
+    try:
+        pids = [slot.process.pid for slot in supervisor._slots if slot.process is not None]
+        path.write_text(text.replace(origin.url, other.url), encoding="utf-8")
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        change = asyncio.create_task(supervisor.change_to(load(path)))
+        channels = [slot.channel for slot in supervisor._slots]
+        await eventually(lambda: all(channel is not None and channel._asked for channel in channels))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ReloadError, match="every worker ended"):
+            await change
+        await eventually(lambda: supervisor.ready, within=30.0)
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        assert (await client.ask(GET)).status == 200
+        client.close()
+        assert (origin.requests != [], other.requests) == (True, [])
+    finally:
+        await supervisor.stop()
+
+
 # -- circuit breakers --------------------------------------------------------------------------------------------------
 
 BREAKER = "circuit_breaker: {min_requests: 4, open_for: 60s, ramp: 0s}, ejection: off"
