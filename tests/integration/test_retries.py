@@ -315,8 +315,8 @@ async def test_a_refused_connection_is_not_waited_for(upstream: StartUpstream, g
 # -- bodies ------------------------------------------------------------------------------------------------------------
 
 
-async def test_an_upload_goes_on_while_it_is_retried(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """What came before the failure is sent again, what comes during the back-off and after it follows."""
+def refuses_early_once() -> Behaviour:
+    """Answers 503 after 1,000 bytes of the first request's body; reads and answers those that follow."""
     attempt = 0
 
     async def early_refusal(peer: Peer) -> None:
@@ -331,7 +331,12 @@ async def test_an_upload_goes_on_while_it_is_retried(upstream: StartUpstream, ga
             await peer.request()
             await peer.send(OK)
 
-    origin = await upstream(early_refusal)
+    return early_refusal
+
+
+async def test_an_upload_goes_on_while_it_is_retried(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """What came before the failure is sent again, what comes during the back-off and after it follows."""
+    origin = await upstream(refuses_early_once())
     app = await running(gateway, origin)
     client = await app.client()
     body = bytes(index % 251 for index in range(30_000))
@@ -347,21 +352,7 @@ async def test_an_upload_goes_on_while_it_is_retried(upstream: StartUpstream, ga
 
 async def test_an_upload_larger_than_the_buffer_waits_in_the_back_off(upstream: StartUpstream, gateway: StartGateway) -> None:
     """During the back-off no more is read than is held anyway, and nothing is lost."""
-    attempt = 0
-
-    async def early_refusal(peer: Peer) -> None:
-        nonlocal attempt
-        attempt += 1
-        if attempt == 1:
-            await peer.head()
-            await peer.reader.readexactly(1000)
-            await peer.send(busy(b"Retry-After: 1\r\n"))
-            await peer.gone()
-        else:
-            await peer.request()
-            await peer.send(OK)
-
-    origin = await upstream(early_refusal)
+    origin = await upstream(refuses_early_once())
     app = await running(gateway, origin)
     client = await app.client()
     body = bytes(index % 251 for index in range(3_000_000))

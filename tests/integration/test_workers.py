@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -370,21 +370,35 @@ async def test_an_address_that_is_taken_changes_nothing(upstream: StartUpstream,
         await asyncio.open_connection("127.0.0.1", port)
 
 
+@asynccontextmanager
+async def two_workers(folder: Path, origin: str) -> AsyncIterator[tuple[Supervisor, Path, int]]:
+    """A supervisor in this process with two workers in front of `origin`, its file, and the port they listen on."""
+    port = refusing_port()
+    path = folder / "gateway.yaml"
+    text = config(origin).replace("PORT", str(port)).replace("ADMIN", "0").replace("WORKERS", "2")
+    path.write_text(text, encoding="utf-8")
+    supervisor = Supervisor(load(path), 2)
+    await supervisor.start()
+    try:
+        yield supervisor, path, port
+    finally:
+        await supervisor.stop()
+
+
+def pids_of(supervisor: Supervisor) -> list[int]:
+    """The processes of its workers."""
+    return [slot.process.pid for slot in supervisor._slots if slot.process is not None]
+
+
 async def test_a_worker_that_cannot_prepare_stops_all(
     upstream: StartUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When one worker does not answer, the others take back what they have prepared, and all go on with what was."""
     origin, other = await upstream(answers(OK)), await upstream(answers(OK))
     monkeypatch.setattr(fleet_module, "PREPARE", 1.0)
-    port = refusing_port()
-    path = tmp_path / "gateway.yaml"
-    text = config(origin.url).replace("PORT", str(port)).replace("ADMIN", "0").replace("WORKERS", "2")
-    path.write_text(text, encoding="utf-8")
-    supervisor = Supervisor(load(path), 2)
-    await supervisor.start()
-    try:
-        pids = [slot.process.pid for slot in supervisor._slots if slot.process is not None]
-        path.write_text(text.replace(origin.url, other.url), encoding="utf-8")
+    async with two_workers(tmp_path, origin.url) as (supervisor, path, port):
+        pids = pids_of(supervisor)
+        path.write_text(path.read_text(encoding="utf-8").replace(origin.url, other.url), encoding="utf-8")
         os.kill(pids[1], signal.SIGSTOP)
         with pytest.raises(ReloadError, match="worker 1 does not answer"):
             await supervisor.change_to(load(path))
@@ -401,23 +415,15 @@ async def test_a_worker_that_cannot_prepare_stops_all(
             assert (await client.ask(GET)).status == 200
             client.close()
         assert len(other.requests) == 12
-        assert [slot.process.pid for slot in supervisor._slots if slot.process is not None] == pids
-    finally:
-        await supervisor.stop()
+        assert pids_of(supervisor) == pids
 
 
 async def test_what_no_worker_survives_is_not_applied(upstream: StartUpstream, tmp_path: Path) -> None:
     """When all workers die while they prepare, their successors begin with the configuration that was."""
     origin, other = await upstream(answers(OK)), await upstream(answers(OK))
-    port = refusing_port()
-    path = tmp_path / "gateway.yaml"
-    text = config(origin.url).replace("PORT", str(port)).replace("ADMIN", "0").replace("WORKERS", "2")
-    path.write_text(text, encoding="utf-8")
-    supervisor = Supervisor(load(path), 2)
-    await supervisor.start()
-    try:
-        pids = [slot.process.pid for slot in supervisor._slots if slot.process is not None]
-        path.write_text(text.replace(origin.url, other.url), encoding="utf-8")
+    async with two_workers(tmp_path, origin.url) as (supervisor, path, port):
+        pids = pids_of(supervisor)
+        path.write_text(path.read_text(encoding="utf-8").replace(origin.url, other.url), encoding="utf-8")
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         change = asyncio.create_task(supervisor.change_to(load(path)))
@@ -432,8 +438,6 @@ async def test_what_no_worker_survives_is_not_applied(upstream: StartUpstream, t
         assert (await client.ask(GET)).status == 200
         client.close()
         assert (origin.requests != [], other.requests) == (True, [])
-    finally:
-        await supervisor.stop()
 
 
 # -- circuit breakers --------------------------------------------------------------------------------------------------
