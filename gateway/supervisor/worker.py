@@ -27,7 +27,7 @@ from gateway.control.load import Loaded, from_data
 from gateway.control.running import Member, Prepared
 from gateway.loops import loop_factory
 from gateway.metrics.sums import pieces
-from gateway.proxy.listening import StartError, close_all
+from gateway.proxy.downstream.listeners import StartError, close_all
 from gateway.supervisor.breakers import WorkerBreakers
 from gateway.supervisor.channel import Channel, ChannelClosedError
 
