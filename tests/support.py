@@ -22,6 +22,7 @@ from gateway.app import App
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, RouteMetrics, UpstreamMetrics
 from gateway.ports import Resolver
+from gateway.proxy.downstream.http1_connection import Http1Connection
 from gateway.proxy.plane import DataPlane
 
 PATIENCE: Final = 5.0
@@ -554,6 +555,10 @@ class Gateway:
     def plane(self) -> DataPlane:
         """Its data plane."""
         return self.app.plane
+
+    def client_connections(self) -> list[Http1Connection]:
+        """The connections of its clients."""
+        return [connection for connection in self.plane.connections if isinstance(connection, Http1Connection)]
 
     @property
     def metrics(self) -> GatewayMetrics:

@@ -35,7 +35,7 @@ from gateway.proxy.plane import DataPlane
 from gateway.proxy.rate_limit_store import worker_link as worker_store
 from gateway.proxy.rate_limit_store.batcher import RedisStore
 from gateway.proxy.rate_limit_store.worker_link import WorkerLink
-from gateway.proxy.upstream.connection import EndpointPool
+from gateway.proxy.upstream.pool import EndpointPool
 from gateway.snapshot import Listener, RedisSettings, Snapshot, UpstreamSettings
 
 LOOKUPS: Final = 2.0
@@ -253,7 +253,7 @@ class Running:
         door.close()
         door.remove()
         for connection in list(self.plane.connections):
-            if connection.transport.get_extra_info("sockname") in names:
+            if connection.local_address() in names:
                 connection.close_when_idle()
 
     def _keep_metrics(self) -> None:

@@ -375,7 +375,7 @@ async def test_it_survives_a_reload(
     """An open breaker stays open unless its own settings are others now; so does the refusal of what it guards."""
     from gateway.control.compile import compile_config
     from gateway.control.load import load
-    from gateway.proxy.upstream.connection import EndpointPool
+    from gateway.proxy.upstream.pool import EndpointPool
 
     origin = await upstream(answers(ERROR % 500))
     text = breaking(origin.url)

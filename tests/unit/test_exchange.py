@@ -22,9 +22,13 @@ class Downstream:
         self.over = 0
         self.trusted = False
 
-    def exchange_over(self, exchange: Exchange) -> None:
+    def exchange_over(self) -> None:
         """Count it."""
         self.over += 1
+
+    def abort(self) -> None:
+        """Close."""
+        self.transport.abort()
 
 
 def head(*lines: bytes, target: bytes = b"/") -> RequestHead:

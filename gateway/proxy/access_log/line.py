@@ -22,7 +22,7 @@ from gateway.errors import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.proxy.downstream.http1_connection import DownstreamConnection
+    from gateway.proxy.client import Client
     from gateway.proxy.exchange import Exchange
 
 FLAT: Final = AccessNames()
@@ -195,14 +195,14 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
             upstream = route.upstream
         elif route.upstream is not None:
             extra += log.fallback_key + _quoted(route.upstream.name)
-    endpoint = x.endpoint
+    endpoint = x.attempt.endpoint if x.attempt is not None else None
     if endpoint is not None and endpoint.guard is not None:
         extra += log.breaker_key + _quoted(endpoint.guard.state.value)
     tries = x.tries
     if tries is not None:
         extra += log.attempts_key + orjson.dumps(tries.log)
     head = x.head
-    client = x.client_connection
+    client = x.client
     body = x.request_body
     target = head.target
     at = target.find(b"?")
@@ -226,7 +226,7 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
         x.request_id,
         trace,
         span,
-        client.peer_text if x.client is None else _address(x.client),
+        client.peer_text if x.client_ip is None else _address(x.client_ip),
         head.method,
         client.scheme,
         x.host,
@@ -252,7 +252,7 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
     )
 
 
-def refused_line(client: DownstreamConnection, failure: Failure, log: AccessSettings) -> bytes:
+def refused_line(client: Client, failure: Failure, log: AccessSettings) -> bytes:
     """The line of a connection that was answered before a request could be read from it."""
     code, flag = _FAILURES[failure]
     return log.refused % (time() * log.time_scale, client.peer_text, client.scheme, failure.status, code, flag)

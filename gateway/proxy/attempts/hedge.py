@@ -1,36 +1,27 @@
 """Several copies of one safe request at once: the first good answer wins, the other copies are cancelled.
 
-While there is one copy, its connection is bound to the exchange, as without hedging. From the second on each is bound to a
-`Leg`, which offers a connection as much of an exchange as it needs; at the end the winner's is bound to the exchange again.
+Each copy is an `Attempt` of its own. While there are several they are `racing`: what fails on one connection concerns that
+copy, and no interim response is passed on.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Coroutine
-from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
 from gateway.policies.hedging import SAFE
-from gateway.proxy.attempts.attempt import limit_attempt
-from gateway.proxy.attempts.load_balancing import steered
+from gateway.proxy import time_limits
+from gateway.proxy.attempts.attempt import send
+from gateway.proxy.attempts.load_balancing import pick
 from gateway.proxy.attempts.outcome import settle
-from gateway.proxy.attempts.retry import Tries
-from gateway.proxy.exchange import Exchange, suspend
-from gateway.proxy.steps.fields import upstream_head
-from gateway.proxy.upstream.connection import EndpointPool
+from gateway.proxy.exchange import Attempt, Tries, suspend
+from gateway.proxy.upstream.pool import EndpointPool, Opening
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.policies.hedging import HedgeDelay
     from gateway.proxy.upstream.connection import UpstreamConnection
-    from gateway.proxy.wire.http1_request import RequestHead
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route, Snapshot, Upstream
-
-_log = logging.getLogger("gateway")
 
 HEDGED: Final = "hedge"
 """As a reason in metrics and logs."""
@@ -39,256 +30,174 @@ _CANCELLED: Final = Failed(Failure.CLIENT_CLOSED)
 """How a copy that nobody waits for any more is settled: abandoned."""
 
 
-class Leg:
-    """One copy of a request. It is an `Exchange` to its connection."""
-
-    __slots__ = (
-        "_coroutine",
-        "_running",
-        "began",
-        "connection",
-        "dispatched_at",
-        "endpoint",
-        "failed",
-        "head",
-        "permit",
-        "request_body",
-        "reused",
-        "snapshot",
-        "x",
-    )
-
-    def __init__(
-        self,
-        x: Exchange,
-        endpoint: Endpoint,
-        permit: object,
-        began: float,
-        connection: UpstreamConnection | None = None,
-        *,
-        reused: bool = False,
-    ) -> None:
-        self.x = x
-        self.endpoint = endpoint
-        self.permit = permit
-        self.began = began
-        self.connection = connection
-        self.reused = reused
-        self.dispatched_at = 0.0
-        self.failed: Failed | None = None
-        self.request_body: None = None
-        self.head: RequestHead = x.head
-        self.snapshot: Snapshot = x.snapshot
-        self._coroutine: Coroutine[None, None, None] | None = None
-        self._running = False
-
-    # -- what a connection asks of an exchange -----------------------------------------------------------------------
-
-    @property
-    def client_connection(self) -> Leg:
-        """Where interim responses go."""
-        return self
-
-    def interim(self, head: ResponseHead) -> None:
-        """Not passed on: only one of the copies will be the answer."""
-
-    def wake(self) -> None:
-        """Something has happened on the connection, or it is open."""
-        if self._coroutine is not None and not self._running:
-            self._step(None)
-        self.x.wake()
-
-    def fail(self, failed: Failed) -> None:
-        """The copy is lost."""
-        self.failed = self.failed or failed
-        self.x.wake()
-
-    # -- its life ----------------------------------------------------------------------------------------------------
-
-    def start(self, route: Route, upstream: Upstream, target: bytes) -> None:
-        """Send the copy as soon as there is a connection."""
-        self._coroutine = self._send(route, upstream, target)
-        self._step(None)
-
-    async def _send(self, route: Route, upstream: Upstream, target: bytes) -> None:
-        pool = self.endpoint.pool
-        assert isinstance(pool, EndpointPool)
-        connection = pool.take()
-        self.reused = connection is not None
-        exchange = cast(Exchange, self)
-        if connection is None:
-            connection = await pool.connect(exchange)
-        self.connection = connection
-        now = self.dispatched_at = monotonic()
-        connection.begin(exchange)
-        connection.transport.write(upstream_head(self.x, route, upstream, self.endpoint, target, now))
-
-    def _step(self, failed: Failed | None) -> None:
-        assert self._coroutine is not None
-        self._running = True
-        try:
-            if failed is None:
-                self._coroutine.send(None)
-            else:
-                self._coroutine.throw(failed)
-        except StopIteration:
-            self._coroutine = None
-        except Failed as raised:
-            self._coroutine = None
-            self.failed = self.failed or raised
-        except Exception:  # noqa: BLE001 - a bug must cost one copy, not the request
-            _log.exception("a hedge ended in an error of the gateway")
-            self._coroutine = None
-            self.failed = Failed(Failure.INTERNAL)
-        finally:
-            self._running = False
-
-    def end(self) -> None:
-        """Give up whatever it holds: a connection on the way, or one with the request on it."""
-        if self._coroutine is not None:
-            self._step(Failed(Failure.CLIENT_CLOSED))
-        if self.connection is not None:
-            self.connection.end()
-
-
 class Race:
     """The copies of one request that are still in the running."""
 
-    __slots__ = ("first", "legs", "route", "target", "tries", "upstream", "x")
+    __slots__ = ("_openings", "_target", "_tries", "copies", "first", "x")
 
-    def __init__(self, x: Exchange, route: Route, upstream: Upstream, target: bytes, first: Leg) -> None:
-        self.x = x
-        self.route = route
-        self.upstream = upstream
-        self.target = target
+    def __init__(self, first: Attempt, target: bytes) -> None:
+        self.x = first.x
         self.first = first
-        self.legs = [first]
-        self.tries = x.tries = x.tries or Tries()
+        self.copies = [first]
+        self._target = target
+        self._tries = self.x.tries = self.x.tries or Tries()
+        self._openings: dict[Attempt, Opening] = {}
+        """Connections on their way, by the copy that waits for them."""
+        first.racing = True
 
     def launch(self, endpoint: Endpoint, now: float) -> None:
-        """Send another copy; it is paid for."""
-        x = self.x
-        first = self.legs[0]
-        if first.connection is not None and len(self.legs) == 1:
-            first.dispatched_at = x.dispatched_at
-            first.connection.exchange = cast(Exchange, first)
-        leg = Leg(x, endpoint, endpoint.permit, now)
-        self.legs.append(leg)
+        """Send another copy, as soon as there is a connection; it is paid for."""
+        x, first = self.x, self.first
+        copy = Attempt(x, first.route, first.upstream, endpoint, endpoint.permit, now)
+        copy.racing = True
+        self.copies.append(copy)
         x.attempts += 1
-        self.tries.retries += 1
-        self.upstream.metrics.retried(HEDGED)
-        leg.start(self.route, self.upstream, self.target)
+        self._tries.retries += 1
+        first.upstream.metrics.retried(HEDGED)
+        pool = endpoint.pool
+        assert isinstance(pool, EndpointPool)
+        copy.connection = pool.take()
+        if copy.connection is not None:
+            copy.reused = True
+            send(copy, self._target)
+            return
+        try:
+            self._openings[copy] = pool.open(copy.wake)
+        except Failed as failed:
+            copy.failed = failed
 
-    def outcome(self) -> Leg | None:
+    def outcome(self) -> Attempt | None:
         """The copy that is the answer, or the last one when all have failed. Those that are neither are dropped on the way."""
-        retry = self.route.retry
-        for leg in list(self.legs):
-            last = len(self.legs) == 1
-            if leg.failed is not None:
+        self._send_what_is_open()
+        retry = self.first.route.retry
+        for copy in list(self.copies):
+            last = len(self.copies) == 1
+            if copy.failed is not None:
                 if last:
-                    return leg
-                self.drop(leg, leg.failed, leg.failed.failure.code)
-            elif leg.connection is not None and leg.connection.response is not None:
-                status = leg.connection.response.status
+                    return copy
+                self._drop(copy, copy.failed.failure.code)
+            elif copy.connection is not None and copy.connection.response is not None:
+                status = copy.connection.response.status
                 if last or retry is None or status not in retry.settings.statuses:
-                    return leg
-                self.drop(leg, None, str(status))
+                    return copy
+                self._drop(copy, str(status))
         return None
 
-    def drop(self, leg: Leg, failed: Failed | None, outcome: str) -> None:
+    def _send_what_is_open(self) -> None:
+        for copy, opening in list(self._openings.items()):
+            if not opening.done:
+                continue
+            del self._openings[copy]
+            try:
+                copy.connection = opening.connection()
+            except Failed as failed:
+                copy.failed = failed
+            else:
+                send(copy, self._target)
+
+    def _drop(self, copy: Attempt, outcome: str) -> None:
         """Settle and end a copy that is not the answer."""
         x = self.x
-        self.legs.remove(leg)
+        self.copies.remove(copy)
         spent = x.upstream_seconds
-        x.dispatched_at, x.upstream_connection = leg.dispatched_at, leg.connection
-        settle(x, self.upstream, leg.endpoint, leg.permit, leg.began, failed)
+        settle(copy)
         # Copies run side by side: only the time of the one that stays counts.
         x.upstream_seconds = spent
-        leg.end()
-        self.tries.record(leg.endpoint, outcome, monotonic() - leg.began, retry=HEDGED)
+        self._end(copy)
+        self._tries.record(copy.endpoint, outcome, monotonic() - copy.began, retry=HEDGED)
 
-    def keep(self, winner: Leg, lost: Failed | None) -> None:
+    def _end(self, copy: Attempt) -> None:
+        """Give up what the copy holds: a connection with the request on it, or one on its way."""
+        opening = self._openings.pop(copy, None)
+        if opening is not None:
+            opening.abandon()
+        elif copy.connection is not None:
+            copy.connection.end()
+
+    def keep(self, winner: Attempt, lost: Failed | None) -> None:
         """This copy becomes the attempt of the exchange. The others are abandoned, or share in what ended all of them."""
-        for leg in list(self.legs):
-            if leg is not winner:
-                self.drop(leg, lost or _CANCELLED, "cancelled" if lost is None else lost.failure.code)
-        x = self.x
+        for copy in list(self.copies):
+            if copy is not winner:
+                copy.failed = lost or _CANCELLED
+                self._drop(copy, "cancelled" if lost is None else lost.failure.code)
         if lost is None and winner is not self.first and winner.failed is None:
-            self.upstream.metrics.hedges_won += 1
-        x.endpoint = winner.endpoint
-        x.dispatched_at = winner.dispatched_at
-        if winner.connection is not None:
-            x.upstream_connection = winner.connection
-            if winner.connection.exchange is not None:
-                winner.connection.exchange = x
-        else:
+            winner.upstream.metrics.hedges_won += 1
+        winner.racing = False
+        self.x.attempt = winner
+        if winner.connection is None:
             # What is still connecting would go on, and send a request that nobody waits for.
-            winner.end()
+            self._end(winner)
 
 
-def may_hedge(x: Exchange, upstream: Upstream) -> bool:
+def allowed(attempt: Attempt) -> bool:
     """Whether the request is one that can be sent twice at once, to somebody else, without harm."""
+    x, upstream = attempt.x, attempt.upstream
     return (
         x.head.method in SAFE
         and x.request_body is None
         and not x.head.upgrade
         and len(upstream.group.available) > 1
-        and x.endpoint is not None
-        and x.endpoint.guard is None
+        and attempt.endpoint.guard is None
         # Who is kept with an endpoint has something there that others lack.
         and (upstream.steering is None or upstream.steering.sticky is None)
     )
 
 
-async def first_answer(x: Exchange, route: Route, upstream: Upstream, hedge: HedgeDelay, target: bytes, leg: Leg) -> Leg:
-    """Wait for the response to the copy that is under way, and send others beside it in time.
+async def first_answer(first: Attempt, hedge: HedgeDelay, target: bytes) -> tuple[Attempt, UpstreamConnection]:
+    """Wait for the response to the attempt that is under way, and send copies beside it in time.
 
-    Returns the copy that the exchange goes on with, settled by nobody yet: with a response, or `failed`.
+    Returns the copy that the exchange goes on with, settled by nobody yet, and its connection. Raises `Failed` when all have
+    failed; the exchange then goes on with the last of them.
     """
+    x = first.x
+    duration = first.upstream.metrics.duration
     race: Race | None = None
-    winner = leg
+    winner = first
     lost: Failed | None = None
     copies = 0
     due, due_failure = x.due, x.due_failure
     try:
         while True:
             now = monotonic()
-            delay = hedge.seconds(now, upstream.metrics.duration.bounds, upstream.metrics.duration.counts)
+            delay = hedge.seconds(now, duration.bounds, duration.counts)
             due_at = now + delay if delay is not None and copies < hedge.settings.most else due
             if due_at < due:
-                x.limit(due_at, None, now)
-            if not await _until(x, race, leg, due_at if due_at < due else None):
-                found = race.outcome() if race is not None else leg
+                x.expect_by(due_at, None, now)
+            if not await _until(race, first, due_at if due_at < due else None):
+                found = race.outcome() if race is not None else first
                 assert found is not None
                 winner = found
-                return winner
+                break
             # The time has come for another copy.
             now = monotonic()
-            endpoint = _another(x, route, upstream, leg)
+            endpoint = _another(first)
             copies = copies + 1 if endpoint is not None else hedge.settings.most
             if endpoint is not None:
-                race = race or Race(x, route, upstream, target, leg)
+                race = race or Race(first, target)
                 race.launch(endpoint, now)
-                limit_attempt(x, route, now)
+                time_limits.attempt_began(x, first.route, now)
                 due, due_failure = x.due, x.due_failure
             else:
-                x.limit(due, due_failure, now)
+                x.expect_by(due, due_failure, now)
     except Failed as failed:
         # The time of all is up, the client has left, or the only copy so far has failed.
-        winner = race.legs[-1] if race is not None else leg
+        winner = race.copies[-1] if race is not None else first
         winner.failed = lost = failed
-        return winner
     finally:
         if race is not None:
             race.keep(winner, lost)
+    if winner.failed is not None:
+        raise winner.failed
+    assert winner.connection is not None
+    return winner, winner.connection
 
 
-async def _until(x: Exchange, race: Race | None, leg: Leg, due: float | None) -> bool:
+async def _until(race: Race | None, first: Attempt, due: float | None) -> bool:
     """Wait for an outcome, or for the time `due` (then True)."""
     while True:
         if race is None:
-            assert leg.connection is not None
-            if leg.connection.response is not None:
+            assert first.connection is not None
+            if first.connection.response is not None:
                 return False
         elif race.outcome() is not None:
             return False
@@ -297,14 +206,13 @@ async def _until(x: Exchange, race: Race | None, leg: Leg, due: float | None) ->
         await suspend()
 
 
-def _another(x: Exchange, route: Route, upstream: Upstream, leg: Leg) -> Endpoint | None:
+def _another(first: Attempt) -> Endpoint | None:
     """The endpoint for another copy, paid for; None when there is none, or nobody pays."""
-    group = upstream.group
-    if len(group.available) < 2:
+    upstream = first.upstream
+    if len(upstream.group.available) < 2:
         return None
-    steering = upstream.steering
-    endpoint = group.pick(random(), leg.endpoint) if steering is None else steered(x, route, upstream, steering, leg.endpoint)
-    if endpoint is None or endpoint is leg.endpoint or endpoint.guard is not None or leg.endpoint.guard is not None:
+    endpoint = pick(first.x, first.route, upstream, first.endpoint)
+    if endpoint is None or endpoint is first.endpoint or endpoint.guard is not None or first.endpoint.guard is not None:
         return None
     if not upstream.retry_budget.withdraw(monotonic()):
         upstream.metrics.denied("budget")

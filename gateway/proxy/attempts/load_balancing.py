@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from gateway.steering import Steering, Sticky
 
 
-def steered(x: Exchange, route: Route, upstream: Upstream, steering: Steering, failed: Endpoint | None) -> Endpoint | None:
-    """As `EndpointGroup.pick`, by the cookie of the client and the key of the request.
+def pick(x: Exchange, route: Route, upstream: Upstream, failed: Endpoint | None) -> Endpoint | None:
+    """An endpoint for the next attempt, another one than `failed` if there is one; None when none is available."""
+    steering = upstream.steering
+    if steering is None:
+        return upstream.group.pick(random(), failed)
+    return _steered(x, route, upstream, steering, failed)
+
+
+def _steered(x: Exchange, route: Route, upstream: Upstream, steering: Steering, failed: Endpoint | None) -> Endpoint | None:
+    """The endpoint that is chosen by the cookie of the client and the key of the request.
 
     A cookie that names no available endpoint is ignored, whatever it holds.
     """
@@ -48,10 +56,10 @@ def cookie_line(x: Exchange, sticky: Sticky, status: int) -> bytes:
 
     A client is not kept with an endpoint that fails.
     """
-    endpoint = x.endpoint
+    endpoint = x.attempt.endpoint if x.attempt is not None else None
     if endpoint is None or status >= 500 or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie:
         return b""
-    secure = x.client_connection.scheme == b"https" if sticky.secure is None else sticky.secure
+    secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
     return b"Set-Cookie: %b=%b%b%b\r\n" % (
         sticky.cookie,
         endpoint.cookie,

@@ -22,107 +22,87 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
 from gateway.proxy.connection import NEVER
-from gateway.proxy.upstream import health as standing
+from gateway.proxy.upstream import health
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.errors import Failed
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Upstream
+    from gateway.proxy.exchange import Attempt
 
 _DEADLINE: Final = Failure.DEADLINE
 
 
-def settle(
-    x: Exchange,
-    upstream: Upstream,
-    endpoint: Endpoint,
-    permit: object,
-    began: float,
-    failed: Failed | None,
-    *,
-    stale: bool = False,
-) -> None:
-    """The attempt that began at `began` on `endpoint` has a final response head (`failed` is None), or failed: count it, once.
-
-    `permit` is what the breaker gave for it. `stale`: a kept connection turned out to be closed.
-    """
-    metrics = upstream.metrics
+def settle(attempt: Attempt) -> None:
+    """The attempt has a final response head, or has `failed`: count it, once."""
+    metrics = attempt.upstream.metrics
     now = monotonic()
     seconds = 0.0
-    if x.dispatched_at:
-        seconds = now - x.dispatched_at
-        x.upstream_seconds += seconds
-        x.dispatched_at = 0.0
-        if failed is None:
+    if attempt.dispatched_at:
+        seconds = now - attempt.dispatched_at
+        attempt.x.upstream_seconds += seconds
+        attempt.dispatched_at = 0.0
+        if attempt.failed is None:
             metrics.duration.observe(seconds)
-    if failed is not None:
-        _settle_failed(x, upstream, endpoint, permit, began, now, seconds, failed.failure, stale)
+    if attempt.failed is not None:
+        _settle_failed(attempt, attempt.failed.failure, now, seconds)
         return
-    connection = x.upstream_connection
-    assert connection is not None and connection.response is not None
-    status = connection.response.status
+    assert attempt.connection is not None
+    response = attempt.connection.response
+    assert response is not None
+    status = response.status
+    endpoint = attempt.endpoint
     breaker = endpoint.breaker
-    if upstream.group.timed:
+    group = attempt.upstream.group
+    if group.timed:
         # With 429 an endpoint sheds load, and fast; that must not make it the preferred one.
-        upstream.group.observe(endpoint, seconds, now, failed=status >= 500 or status == 429)
+        group.observe(endpoint, seconds, now, failed=status >= 500 or status == 429)
     if status < 429:
         metrics.attempts["ok"] += 1
         if endpoint.errors:
             endpoint.errors = endpoint.failures = 0
         if breaker is not None:
             window = breaker.window
-            if permit is breaker.healthy and now < window.turns_at and seconds < breaker.slow_call:
+            if attempt.permit is breaker.healthy and now < window.turns_at and seconds < breaker.slow_call:
                 window.passed += 1
             else:
-                breaker.succeeded(permit, now, _waited(x, began, now), random())
+                breaker.succeeded(attempt.permit, now, _waited(attempt, now), random())
         return
     if status >= 500:
         metrics.attempted("http_5xx")
     else:
         metrics.attempts["ok"] += 1
-    standing.answered(endpoint, metrics, connection.response, now)
+    health.answered(endpoint, metrics, response, now)
     if breaker is not None:
         judge = breaker.failed if status in breaker.settings.statuses else breaker.succeeded
-        judge(permit, now, _waited(x, began, now), random())
+        judge(attempt.permit, now, _waited(attempt, now), random())
 
 
-def _settle_failed(
-    x: Exchange,
-    upstream: Upstream,
-    endpoint: Endpoint,
-    permit: object,
-    began: float,
-    now: float,
-    seconds: float,
-    failure: Failure,
-    stale: bool,
-) -> None:
+def _settle_failed(attempt: Attempt, failure: Failure, now: float, seconds: float) -> None:
+    endpoint, upstream = attempt.endpoint, attempt.upstream
     metrics = upstream.metrics
     metrics.attempted("cancelled" if failure.source == "downstream" else failure.code)
-    waited = _waited(x, began, now)
-    its_fault = not stale and _is_its_fault(x, failure, waited)
+    waited = _waited(attempt, now)
+    its_fault = not attempt.stale and _is_its_fault(attempt, failure, waited)
     if its_fault:
         if upstream.group.timed:
             upstream.group.observe(endpoint, seconds, now, failed=True)
-        standing.failed(endpoint, metrics, failure.code, now)
+        health.failed(endpoint, metrics, failure.code, now)
     breaker = endpoint.breaker
     if breaker is None:
         return
     if its_fault:
-        breaker.failed(permit, now, waited, random())
+        breaker.failed(attempt.permit, now, waited, random())
     else:
-        breaker.abandoned(permit)
+        breaker.abandoned(attempt.permit)
 
 
-def _waited(x: Exchange, began: float, now: float) -> float:
+def _waited(attempt: Attempt, now: float) -> float:
     """Seconds that the endpoint has kept us waiting: since the attempt began, or since the request was complete."""
+    x = attempt.x
     if x.deadline == NEVER:
         return 0.0
-    return now - max(began, x.deadline - x.budget)
+    return now - max(attempt.began, x.deadline - x.budget)
 
 
-def _is_its_fault(x: Exchange, failure: Failure, waited: float) -> bool:
+def _is_its_fault(attempt: Attempt, failure: Failure, waited: float) -> bool:
     if failure is _DEADLINE:
-        return x.route is not None and waited >= x.route.timeout.attempt / 2
+        return waited >= attempt.route.timeout.attempt / 2
     return failure.source == "upstream"

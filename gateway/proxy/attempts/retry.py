@@ -6,109 +6,62 @@ Nothing here runs for a request whose first attempt succeeds.
 from __future__ import annotations
 
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
 from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable, retry_after
 from gateway.proxy.connection import NEVER
-from gateway.proxy.exchange import Exchange, suspend
+from gateway.proxy.exchange import Attempt, Exchange, Tries, suspend
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
     from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Retry, Route, Upstream
+    from gateway.snapshot import Retry, Upstream
 
 NO_MORE: Final = -1.0
 """In place of a delay: there is no further attempt."""
-
-MAX_RECORDED: Final = 32
-"""Attempts that are recorded one by one; a request has fewer by far."""
 
 _QUIET: Final = frozenset({Denied.OFF, Denied.CONDITION})
 """Not counted as denied: nobody asked for a retry."""
 
 
-class Tries:
-    """What is remembered between the attempts of one request."""
-
-    __slots__ = ("attempt_number", "fresh", "log", "retries")
-
-    def __init__(self) -> None:
-        self.attempt_number = 1
-        """Attempts that count against `max_retries`. The name is tenacity's: its wait strategies read nothing else."""
-        self.retries = 0
-        self.fresh = False
-        """A kept connection was stale: the next attempts take new ones."""
-        self.log: list[dict[str, Any]] = []
-
-    def record(self, endpoint: Endpoint, outcome: str, seconds: float, **why: str) -> None:
-        """One attempt is over. `why` says by `retry` or `no_retry` why another follows or not."""
-        if len(self.log) < MAX_RECORDED:
-            self.log.append({"endpoint": endpoint.url, "outcome": outcome, "ms": round(seconds * 1000, 3), **why})
-
-
-def after_failure(
-    x: Exchange,
-    route: Route,
-    upstream: Upstream,
-    endpoint: Endpoint,
-    failure: Failure,
-    began: float,
-    *,
-    sent: bool,
-    stale: bool,
-) -> float:
+def after_failure(attempt: Attempt, failure: Failure) -> float:
     """The attempt failed. Seconds to wait before the next one, which is paid for then; or NO_MORE."""
+    x = attempt.x
     tries = x.tries
-    now = monotonic()
+    sent = attempt.connection is not None
     cause = cause_of(failure, sent=sent)
-    if stale and (tries is None or not tries.fresh):
+    if attempt.stale and (tries is None or not tries.fresh):
         cause = Cause.STALE
-    elif failure is Failure.CONNECTION_LIMIT and len(upstream.group.available) > 1:
+    elif failure is Failure.CONNECTION_LIMIT and len(attempt.upstream.group.available) > 1:
         cause = Cause.CONNECT
     if cause is None:
         if tries is not None:
-            tries.record(endpoint, failure.code, now - began)
+            tries.record(attempt.endpoint, failure.code, monotonic() - attempt.began)
         return NO_MORE
-    x.tries = tries or Tries()
-    return _decide(x, route, upstream, endpoint, cause, failure.code, cause.value, now, began, sent, 0, None)
+    return _decide(attempt, cause, failure.code, cause.value)
 
 
-def after_response(
-    x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, head: ResponseHead, began: float
-) -> float:
+def after_response(attempt: Attempt, head: ResponseHead) -> float:
     """A final response came. Seconds to wait before the next attempt if it is not to be the last; or NO_MORE."""
-    retry = route.retry
+    tries = attempt.x.tries
+    retry = attempt.route.retry
     outcome = str(head.status)
-    now = monotonic()
     if retry is None or head.status not in retry.settings.statuses:
-        if x.tries is not None:
-            x.tries.record(endpoint, outcome, now - began)
+        if tries is not None:
+            tries.record(attempt.endpoint, outcome, monotonic() - attempt.began)
         return NO_MORE
-    x.tries = x.tries or Tries()
     asked = retry_after(head.fields.kept, time())
-    if head.status == 503 and any(other is not endpoint for other in upstream.group.available):
-        # It is this endpoint that is busy, and it rests now (see `standing`). With 429 it is this client that is too fast.
+    if head.status == 503 and any(other is not attempt.endpoint for other in attempt.upstream.group.available):
+        # This endpoint is busy, and it rests now (`upstream/health.py`). With 429 this client is too fast.
         asked = None
-    return _decide(x, route, upstream, endpoint, Cause.STATUS, outcome, outcome, now, began, True, head.status, asked)
+    return _decide(attempt, Cause.STATUS, outcome, outcome, status=head.status, asked=asked)
 
 
-def _decide(
-    x: Exchange,
-    route: Route,
-    upstream: Upstream,
-    endpoint: Endpoint,
-    cause: Cause,
-    outcome: str,
-    reason: str,
-    now: float,
-    began: float,
-    sent: bool,
-    status: int,
-    asked: float | None,
-) -> float:
-    tries, retry = x.tries, route.retry
-    assert tries is not None
+def _decide(attempt: Attempt, cause: Cause, outcome: str, reason: str, *, status: int = 0, asked: float | None = None) -> float:
+    """Whether another attempt follows this one, and after how many seconds. `outcome` is for the log, `reason` for metrics."""
+    x, upstream, retry = attempt.x, attempt.upstream, attempt.route.retry
+    tries = x.tries = x.tries or Tries()
+    now = monotonic()
     denied: Denied | None = Denied.OFF
     delay = 0.0
     if retry is not None:
@@ -119,7 +72,7 @@ def _decide(
             Ended(
                 cause=cause,
                 retries=tries.attempt_number - 1,
-                sent=sent,
+                sent=attempt.connection is not None,
                 repeatable=repeatable(retry.settings, x.head.method, x.head.kept, status),
                 replayable=body is None or body.replayable,
                 delay=delay,
@@ -134,10 +87,10 @@ def _decide(
     if denied is not None:
         if denied not in _QUIET:
             metrics.denied(denied.value)
-        tries.record(endpoint, outcome, now - began, no_retry=denied.value)
+        tries.record(attempt.endpoint, outcome, now - attempt.began, no_retry=denied.value)
         return NO_MORE
     metrics.retried(reason)
-    tries.record(endpoint, outcome, now - began, retry=reason)
+    tries.record(attempt.endpoint, outcome, now - attempt.began, retry=reason)
     tries.retries += 1
     if cause is Cause.STALE:
         tries.fresh = True
@@ -161,7 +114,7 @@ async def pause(x: Exchange, delay: float) -> None:
     """Wait. A client that leaves, or an upload that goes wrong, ends it at once."""
     now = monotonic()
     until = now + delay
-    x.limit(until, None, now)
+    x.expect_by(until, None, now)
     while now < until:
         await suspend()
         now = monotonic()

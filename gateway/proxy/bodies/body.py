@@ -11,61 +11,83 @@ from time import monotonic
 from typing import Protocol
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.connection import WRITE_HIGH, Connection
+from gateway.proxy.connection import WRITE_HIGH, Connection, Source
 from gateway.proxy.wire.framing import Decoder, FramingError
+
+
+class Readable(Protocol):
+    """Where a body comes from: a connection, or a stream of one."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class Receiver(Protocol):
+    """Where a body goes to: it holds and releases its source as it fills and drains."""
+
+    source: Source | None
 
 
 class Sink(Protocol):
     """What a body is handed to."""
 
     @property
-    def full(self) -> bool: ...
-    def write(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
+    def full(self) -> bool:
+        """It asks not to be given more for now."""
+
+    def write(self, data: bytes) -> None:
+        """Take body bytes (not empty)."""
+
+    def flush(self) -> None:
+        """Send the head now, because no body bytes are there to go with it."""
+
+    def end(self, last: bytes = b"") -> None:
+        """Take the last bytes, if any: the body is complete."""
 
 
 class Outlet:
-    """The sending end of a body: writes it to a connection in the framing that this side uses."""
+    """A body on its way out over one connection, in the framing that this side uses."""
 
-    __slots__ = ("_connection", "chunked", "head")
+    __slots__ = ("_chunked", "_connection", "_head")
 
     def __init__(self, connection: Connection, head: bytes, *, chunked: bool) -> None:
+        """`head` goes out in the same write as the first body bytes."""
         self._connection = connection
-        self.head = head
-        """The message head, sent in the same write as the first body bytes; empty once sent."""
-        self.chunked = chunked
+        self._head = head
+        self._chunked = chunked
 
     @property
     def full(self) -> bool:
-        """The connection asks not to be given more for now."""
         return self._connection.write_paused
 
     def write(self, data: bytes) -> None:
-        """Send body bytes (not empty)."""
         transport = self._connection.transport
-        head = self.head
-        if self.chunked:
-            self.head = b""
+        head = self._head
+        if self._chunked:
+            self._head = b""
             transport.writelines((b"%b%x\r\n" % (head, len(data)), data, b"\r\n"))
         elif head:
-            self.head = b""
+            self._head = b""
             transport.writelines((head, data))
         else:
             transport.write(data)
 
-    def flush_head(self) -> None:
-        """Send the head now, because no body bytes are there to go with it."""
-        if self.head:
-            self._connection.transport.write(self.head)
-            self.head = b""
+    def flush(self) -> None:
+        if self._head:
+            self._connection.transport.write(self._head)
+            self._head = b""
 
-    def end(self) -> None:
-        """The body is complete."""
-        if self.chunked:
-            self._connection.transport.write(self.head + b"0\r\n\r\n")
-            self.head = b""
+    def end(self, last: bytes = b"") -> None:
+        if not self._chunked:
+            if last:
+                self.write(last)
+            self.flush()
+        elif last:
+            self._connection.transport.writelines((b"%b%x\r\n" % (self._head, len(last)), last, b"\r\n0\r\n\r\n"))
+            self._head = b""
         else:
-            self.flush_head()
+            self._connection.transport.write(self._head + b"0\r\n\r\n")
+            self._head = b""
 
 
 class Body:
@@ -88,7 +110,7 @@ class Body:
         "touched",
     )
 
-    def __init__(self, source: Connection, decoder: Decoder, limit: int = -1) -> None:
+    def __init__(self, source: Readable, decoder: Decoder, limit: int = -1) -> None:
         self.source = source
         self.decoder = decoder
         self.limit = limit
@@ -144,7 +166,7 @@ class Body:
             if self.on_done is not None:
                 self.on_done()
 
-    def attach(self, outlet: Sink, receiver: Connection) -> None:
+    def attach(self, outlet: Sink, receiver: Receiver) -> None:
         """From now on bytes go to `outlet`; what was held goes first. `receiver` is the connection behind it."""
         self._outlet = outlet
         receiver.source = self

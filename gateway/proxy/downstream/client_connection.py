@@ -1,4 +1,4 @@
-"""One client connection as a connection: who is at the other end, and how to close it without losing or faking an answer."""
+"""A client's connection as such: who is at the other end, and how to close it without losing or faking an answer."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
 from gateway.headers import forwarded_node, normalise_host, parse_address
+from gateway.proxy.client import Client, Matched
 from gateway.proxy.connection import Alarm, Connection
 from gateway.proxy.plane import DataPlane
 
 if TYPE_CHECKING:
     from gateway.ports import Check
+    from gateway.proxy.exchange import Exchange
     from gateway.proxy.rate_limit_store.local import Counter
     from gateway.snapshot import Limit
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class ClientConnection(Connection):
-    """The facts that hold for all requests of a connection. `DownstreamConnection` adds the requests."""
+class ClientConnection(Connection, Client):
+    """The facts that hold for all requests of a connection; subclasses add the requests."""
 
     __slots__ = (
         "_host",
         "_host_field",
         "alarm",
         "closing",
+        "ended",
+        "exchange",
         "forwarded_line",
         "limit_key",
         "limits_asked",
+        "matched",
         "peer",
         "peer_node",
         "peer_text",
@@ -48,13 +53,13 @@ class ClientConnection(Connection):
         self.scheme = scheme
         self.peer: IPv4Address | IPv6Address | None = None
         self.peer_node = b""
-        """The peer's address as `X-Forwarded-For` names it."""
         self.peer_text = b""
-        """The same for the access log; empty on a Unix socket."""
         self.limit_key: bytes | None = None
-        """The peer as a key of rate limits; made when first needed."""
         self.limits_asked: tuple[tuple[Limit, ...], bytes, list[Check], list[Counter]] | None = None
-        """The limits last asked, the host, and the checks: the same again when nothing but peer and host decides."""
+        self.matched: Matched | None = None
+        self.exchange: Exchange | None = None
+        """The exchange under way; there is one at a time."""
+        self.ended = False
         self.trusted = False
         self.forwarded_line = b""
         self.via_line = plane.via_line
@@ -78,6 +83,7 @@ class ClientConnection(Connection):
 
     def renew(self) -> None:
         """Another snapshot holds: look anew at what is remembered from the last one."""
+        self.matched = None
         self.via_line = self.plane.via_line
         self.trusted = self.peer is not None and self.peer in self.plane.snapshot.server.trusted_proxies
 
@@ -86,14 +92,13 @@ class ClientConnection(Connection):
         raise NotImplementedError
 
     def host_of(self, field: bytes) -> bytes | None:
-        """The normalised host of a Host value; remembered, since clients send the same one again and again."""
+        # Remembered, since clients send the same one again and again.
         if field != self._host_field:
             self._host = normalise_host(field)
             self._host_field = field
         return self._host
 
     def came_by_us(self, via: tuple[bytes, ...]) -> bool:
-        """Our own pseudonym stands in the request's `Via`: it has come round (RFC 9110 7.3)."""
         name = self.plane.snapshot.server.name.encode("ascii")
         return any(member.split()[1:2] == [name] for value in via for member in value.split(b","))
 
@@ -106,8 +111,16 @@ class ClientConnection(Connection):
         self.watch_output(now)
         self.transport.close()
 
+    def gone(self) -> bool:
+        return self.is_reset()
+
+    def local_address(self) -> object:
+        return self.transport.get_extra_info("sockname")
+
+    def abort(self) -> None:
+        self.transport.abort()
+
     def cut(self, *, flush: bool) -> None:
-        """Close so that a broken message cannot be taken for a whole one: `flush` when its framing shows that it is cut."""
         if flush:
             self.close_behind_output()
             return

@@ -14,9 +14,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
+from gateway.proxy.wire.http1_writer import CONTINUE
 
 if TYPE_CHECKING:
-    from gateway.proxy.downstream.http1_connection import DownstreamConnection
+    from gateway.proxy.downstream.client_connection import ClientConnection
     from gateway.proxy.exchange import Exchange
 
 ASK_AFTER: Final = 0.2
@@ -29,7 +30,7 @@ SILENCE: Final = 0.3
 """Seconds without a byte of a streaming response after which a client that sent a FIN is taken for gone."""
 
 
-def may_still_read(client: DownstreamConnection, exchange: Exchange) -> bool:
+def may_still_read(client: ClientConnection, exchange: Exchange) -> bool:
     """Whether to keep the connection after the client's FIN. An upload that ends too early has no response to wait for."""
     if not exchange.request_is_read():
         exchange.fail(Failed(Failure.CLIENT_CLOSED))
@@ -39,17 +40,17 @@ def may_still_read(client: DownstreamConnection, exchange: Exchange) -> bool:
     return True
 
 
-def _ask(client: DownstreamConnection, exchange: Exchange, waited: float) -> None:
+def _ask(client: ClientConnection, exchange: Exchange, waited: float) -> None:
     if client.exchange is not exchange or client.transport.is_closing():
         return
     if not exchange.committed and exchange.head.minor:
-        client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.transport.write(CONTINUE)
         client.plane.loop.call_later(2 * waited, _ask, client, exchange, 2 * waited)
     if waited == ASK_AFTER:
         client.plane.loop.call_later(LOOK_EVERY / 4, _look, client, exchange)
 
 
-def _look(client: DownstreamConnection, exchange: Exchange) -> None:
+def _look(client: ClientConnection, exchange: Exchange) -> None:
     if client.exchange is not exchange or client.transport.is_closing():
         return
     if client.is_reset():

@@ -1,4 +1,4 @@
-"""The downstream side: bytes ↔ exchanges on one client connection.
+"""HTTP/1.1 with a client: bytes ↔ exchanges on one connection.
 
 A connection has at most one exchange; what a client pipelines behind it waits, bounded, and is answered in order
 (RFC 9112 9.3.2). Step 0 of the life of a request happens here; the rest is `pipeline.py`.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
 from gateway.errors import Failed, Failure
-from gateway.proxy import pipeline
+from gateway.proxy import pipeline, time_limits
 from gateway.proxy.access_log.line import refused_line
-from gateway.proxy.bodies.body import Body
+from gateway.proxy.bodies.body import Body, Outlet
 from gateway.proxy.bodies.tunnel import Tunnel
-from gateway.proxy.downstream import half_close as leaving
-from gateway.proxy.downstream import time_limits as clock
+from gateway.proxy.connection import Connection
+from gateway.proxy.downstream import half_close
 from gateway.proxy.downstream.client_connection import ClientConnection
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.plane import DataPlane
-from gateway.proxy.steps import fields as heads
+from gateway.proxy.steps.own_answer import field_block
+from gateway.proxy.steps.problem import problem_body, problem_lines
 from gateway.proxy.wire.framing import ChunkedDecoder, LengthDecoder
 from gateway.proxy.wire.http1_request import (
     MAX_EMPTY_LINES,
@@ -31,6 +33,7 @@ from gateway.proxy.wire.http1_request import (
     check_request_size,
 )
 from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.proxy.wire.http1_writer import REASONS, interim_head, response_message, switching_head
 
 PIPELINE_LIMIT: Final = 64 * 1024
 """Bytes a client may send ahead of the response it waits for, before its socket is no longer read."""
@@ -39,14 +42,14 @@ LINGER: Final = 5.0
 """Seconds that unread input is read and thrown away after a final response, so that a reset does not destroy the
 response on its way (RFC 9112 9.6)."""
 
-MOST_REMEMBERED: Final = 2048
-"""Bytes of a refused request that are remembered in case its client tries it again."""
+LARGE: Final = 16 * 1024
+"""Bytes of content from which on it is cheaper to hand head and content over apart than to join them."""
 
 FAIR_SHARE: Final = 32
 """Requests of one connection that are answered here in a row before other connections have their turn."""
 
 
-class DownstreamConnection(ClientConnection):
+class Http1Connection(ClientConnection):
     """One client connection and its requests."""
 
     __slots__ = (
@@ -56,18 +59,14 @@ class DownstreamConnection(ClientConnection):
         "_fields",
         "_lingering",
         "_reading",
-        "_refused",
         "_scanned",
         "_served",
         "_turn_scheduled",
-        "ended",
-        "exchange",
         "tunnel",
     )
 
     def __init__(self, plane: DataPlane, scheme: bytes) -> None:
         super().__init__(plane, scheme)
-        self.exchange: Exchange | None = None
         self.tunnel: Tunnel | None = None
         self._buffer = b""
         """Received and not yet understood: a partial head, or what was pipelined."""
@@ -76,21 +75,16 @@ class DownstreamConnection(ClientConnection):
         self._fields: RequestFields | None = None
         """Those of the last request."""
         self._reading = False
-        self.ended = False
-        """The client has sent a FIN."""
         self._at = 0
         """Where in the buffer the next request begins."""
         self._turn_scheduled = False
         """The loop will call to go on with the buffer."""
         self._lingering = False
         self._served = 0
-        self._refused: tuple[bytes, Exchange] | None = None
-        """The last request, when it was refused because breakers have shut its upstream off: its client may try it again."""
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
         self.meet(transport)
         plane = self.plane
         plane.connections.add(self)
@@ -103,17 +97,15 @@ class DownstreamConnection(ClientConnection):
         self.alarm.set(now + plane.snapshot.server.timeouts.header, now)
 
     def renew(self) -> None:
-        """See `ClientConnection`. The fields of the last request were read for the routes there were then."""
+        # The fields of the last request were read for the routes there were then.
         super().renew()
-        self._fields = self._refused = None
+        self._fields = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
         self.plane.connections.discard(self)
         self.plane.metrics.connections -= 1
         self.closing = True
         self.take_buffer()
-        self._refused = None
         if self.tunnel is not None:
             self.tunnel.lost(self)
         if self.exchange is not None:
@@ -121,7 +113,6 @@ class DownstreamConnection(ClientConnection):
         self.alarm.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
         exchange = self.exchange
         if exchange is None:
             if self._lingering:
@@ -155,10 +146,9 @@ class DownstreamConnection(ClientConnection):
             return False
         if self.exchange is None:
             return self._turn_scheduled or self.write_paused
-        return leaving.may_still_read(self, self.exchange)
+        return half_close.may_still_read(self, self.exchange)
 
     def resume_writing(self) -> None:
-        """See asyncio."""
         super().resume_writing()
         if self.exchange is None and not self.closing:
             self._next()
@@ -199,10 +189,6 @@ class DownstreamConnection(ClientConnection):
     def _read_head(self) -> bool:
         """Start the exchange whose head is next in the buffer; False when there is no whole head."""
         data, at = self._buffer, self._at
-        if self._refused is not None:
-            if self._refuse_again(data, at, *self._refused):
-                return True
-            self._refused = None
         if data[at] == 0x0D:
             return self._skip_empty_line(data, at)
         end = data.find(b"\r\n\r\n", at or self._scanned)
@@ -220,22 +206,7 @@ class DownstreamConnection(ClientConnection):
         self._scanned = 0
         self._empty_lines = 0
         self._advance(end)
-        refused = self._begin(head)
-        if refused is not None and refused.keep_alive and refused.request_body is None and end - at <= MOST_REMEMBERED:
-            self._refused = (data[at:end], refused)
-        return True
-
-    def _refuse_again(self, data: bytes, at: int, last: bytes, exchange: Exchange) -> bool:
-        """True: the next request is the last one again, byte for byte, and has been refused again."""
-        plane = self.plane
-        if not data.startswith(last, at) or plane.draining or self._served + 1 >= plane.limits.requests_per_connection:
-            return False
-        if not pipeline.refused_again(exchange):
-            return False
-        self._served += 1
-        self._scanned = self._empty_lines = 0
-        self._advance(at + len(last))
-        self.exchange_over(exchange)
+        self._begin(head)
         return True
 
     def _advance(self, at: int) -> None:
@@ -263,8 +234,7 @@ class DownstreamConnection(ClientConnection):
         self._at = 0
         self._scanned = max(1, len(data) - 3)
 
-    def _begin(self, head: RequestHead) -> Exchange | None:
-        """Start the exchange. Returned when it is over and never began: it was refused at once."""
+    def _begin(self, head: RequestHead) -> None:
         now = monotonic()
         self._served += 1
         exchange = Exchange(self, self.plane.snapshot, head, now)
@@ -278,14 +248,10 @@ class DownstreamConnection(ClientConnection):
                 head.expect_continue = False
         if self.plane.draining or self._served >= self.plane.limits.requests_per_connection:
             exchange.keep_alive = False
-        if self.plane.breakers.shut and pipeline.refused_at_once(exchange):
-            self.exchange_over(exchange)
-            return exchange
         self.exchange = exchange
         exchange.start(pipeline.serve(exchange))
-        if self.ended and self.exchange is exchange and not leaving.may_still_read(self, exchange):
+        if self.ended and self.exchange is exchange and not half_close.may_still_read(self, exchange):
             self.transport.close()
-        return None
 
     def _read_body(self, exchange: Exchange, body: Body, data: bytes) -> None:
         try:
@@ -295,9 +261,9 @@ class DownstreamConnection(ClientConnection):
             return
         if body.done:
             self._buffer = body.decoder.rest
-            clock.upload_done(exchange, monotonic())
+            time_limits.upload_done(exchange, monotonic())
         elif exchange.head.expect_continue:
-            clock.continued(exchange, monotonic())
+            time_limits.upload_began(exchange, monotonic())
 
     def take_buffer(self) -> bytes:
         """What came behind the head: the beginning of a body, or of what an upgrade leads to."""
@@ -306,9 +272,10 @@ class DownstreamConnection(ClientConnection):
         self._at = 0
         return data
 
-    def exchange_over(self, exchange: Exchange) -> None:
-        """The exchange is finished: close, read what was pipelined, or wait for the next request."""
-        self.exchange = None
+    def exchange_over(self) -> None:
+        """Close, read what was pipelined, or wait for the next request."""
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
         self.source = None
         if self.transport.is_closing():
             return
@@ -348,7 +315,6 @@ class DownstreamConnection(ClientConnection):
         self.alarm.set(now + LINGER, now)
 
     def close_when_idle(self) -> None:
-        """Draining: no request is read from now on."""
         if self.exchange is not None:
             self.exchange.keep_alive = False
         elif not self._buffer and not self._lingering:
@@ -360,19 +326,19 @@ class DownstreamConnection(ClientConnection):
         plane = self.plane
         self.count_error(failure)
         server = plane.snapshot.server
-        body = heads.problem_body(failed, None, b"")
-        lines = heads.problem_lines(failed, server.name, None)
-        self.transport.write(heads.own_answer(failure.status, lines, body, date=plane.date, keep_alive=False))
+        body = problem_body(failed, None, b"")
+        lines = [b"Date: ", plane.date, b"\r\n", field_block(problem_lines(failed, server.name, None), None)]
+        lines.append(b"Content-Length: %d\r\nConnection: close\r\n" % len(body))
+        self.transport.write(response_message(failure.status, REASONS.get(failure.status, b""), lines, body))
         settings = plane.snapshot.access_log
         if plane.log is not None and settings is not None:
             plane.log.record(refused_line(self, failure, settings))
         self._close(unread=True)
 
     def time_passed(self, now: float) -> None:
-        """See `ClientConnection`."""
         exchange = self.exchange
         if exchange is not None:
-            clock.check_time(exchange, now)
+            time_limits.check_time(exchange, now)
         elif self._lingering and not self.unsent():
             self.transport.abort()
         elif self.closing or self.write_paused:
@@ -383,10 +349,10 @@ class DownstreamConnection(ClientConnection):
             self.closing = True
             self.transport.close()
 
-    # -- what the steps ask ------------------------------------------------------------------------------------------
+    # -- Client: the answer ------------------------------------------------------------------------------------------
 
     def interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx on (RFC 9110 15.2): never to HTTP/1.0, and a 100 only to who expects it."""
+        """Never to HTTP/1.0, and a 100 only to who expects it."""
         exchange = self.exchange
         if exchange is None or not exchange.head.minor:
             return
@@ -394,7 +360,57 @@ class DownstreamConnection(ClientConnection):
             if not exchange.head.expect_continue:
                 return
             exchange.head.expect_continue = False
-            clock.continued(exchange, monotonic())
+            time_limits.upload_began(exchange, monotonic())
         # A client that takes nothing gets no more of what it can do without.
         if not self.write_paused:
-            self.transport.write(heads.interim_head(head))
+            self.transport.write(interim_head(head))
+
+    def respond(self, status: int, reason: bytes, lines: list[bytes], content: bytes, length: int) -> None:
+        if length >= 0:
+            lines.append(b"Content-Length: %d\r\n" % length)
+        self._add_persistence(lines)
+        if len(content) < LARGE:
+            self.transport.write(response_message(status, reason, lines, content))
+        else:
+            self.transport.writelines((response_message(status, reason, lines), content))
+
+    def open(self, status: int, reason: bytes, lines: list[bytes], length: int) -> Outlet:
+        exchange = self.exchange
+        assert exchange is not None
+        chunked = False
+        if length >= 0:
+            lines.append(b"Content-Length: %d\r\n" % length)
+        elif exchange.head.minor:
+            chunked = True
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            exchange.keep_alive = exchange.framed = False
+        self._add_persistence(lines)
+        return Outlet(self, response_message(status, reason, lines), chunked=chunked)
+
+    def _add_persistence(self, lines: list[bytes]) -> None:
+        """What `Connection` must say (RFC 9112 9.3)."""
+        exchange = self.exchange
+        assert exchange is not None
+        if not exchange.keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif not exchange.head.minor:
+            lines.append(b"Connection: keep-alive\r\n")
+
+    def switch(
+        self, lines: list[bytes], head: ResponseHead, upstream: Connection, first: bytes, on_closed: Callable[[], None]
+    ) -> Tunnel:
+        self.transport.write(switching_head(head, lines) + first)
+        tunnel = self.tunnel = Tunnel(self, upstream, on_closed)
+        early = self.take_buffer()
+        if early:
+            tunnel.received(self, early)
+        if not upstream.write_paused:
+            self.resume_reading()
+        if self.ended:
+            tunnel.ended(self)
+        return tunnel
+
+    def waits(self) -> None:
+        if self.ended and self.exchange is not None:
+            half_close.may_still_read(self, self.exchange)

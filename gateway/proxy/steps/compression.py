@@ -1,19 +1,12 @@
 """Content coding of responses: what a request asks for, what becomes of a response's fields, and whole bodies.
 
 What is quickly encoded is encoded where it arrives; the rest goes to a few threads (libraries let go of the interpreter while
-they encode). Bodies that arrive bit by bit: `coded_body.py`.
+they encode). Bodies that arrive bit by bit: `coded_stream.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
-import threading
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -29,7 +22,7 @@ from gateway.policies.compression import (
     negotiate,
     upstream_condition,
 )
-from gateway.proxy.steps import fields as heads
+from gateway.proxy.steps.field_edits import edited
 from gateway.proxy.wire.http1_request import without
 
 if TYPE_CHECKING:
@@ -42,56 +35,6 @@ if TYPE_CHECKING:
 _CONDITIONS: Final = (b"if-none-match", b"if-match")
 
 Coding: TypeAlias = "tuple[Coder, CodingMetrics]"
-
-_log = logging.getLogger("gateway")
-
-
-# -- threads -----------------------------------------------------------------------------------------------------------
-
-
-def _give_way() -> None:
-    """On the core that they share the event loop goes first. Only Linux knows priorities of threads."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + 10)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-class Threads:
-    """A few threads that encode. Each response has at most one block with them."""
-
-    __slots__ = ("_executor", "_loop")
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
-        self._executor: ThreadPoolExecutor | None = None
-
-    def run(self, work: Callable[[bytes], bytes], data: bytes, done: Callable[[bytes | None, float], None]) -> None:
-        """Call `done` on the loop with what `work` made of `data` (None: it failed) and the seconds it took."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(min(4, _cores()), "coding", _give_way)
-        self._executor.submit(self._work, work, data, done)
-
-    def _work(self, work: Callable[[bytes], bytes], data: bytes, done: Callable[[bytes | None, float], None]) -> None:
-        started = perf_counter()
-        result: bytes | None = None
-        try:
-            result = work(data)
-        except Exception:  # noqa: BLE001 - it must cost one response, not the thread
-            _log.exception("an encoder failed")
-        try:
-            self._loop.call_soon_threadsafe(done, result, perf_counter() - started)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits for it
-
-    def stop(self) -> None:
-        """What has not begun is dropped; what has is awaited by nobody."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
 
 
 # -- the request -------------------------------------------------------------------------------------------------------
@@ -168,7 +111,7 @@ def _read(route: Route, compression: Compression, head: ResponseHead) -> Fields:
     edits = route.response_edits
     fields = head.fields.coding
     if fields is None or fields.settings is not compression.settings or fields.source is not edits:
-        block = head.fields.kept if edits is None else heads.edited(head.fields.kept, edits)
+        block = head.fields.kept if edits is None else edited(head.fields.kept, edits)
         fields = head.fields.coding = Fields(block, compression.settings, edits)
         compression.tags.seen(fields.tag)
     return fields
@@ -202,7 +145,7 @@ class WholeCoding:
         metrics.responses += 1
         metrics.bytes_in += len(data)
         self._metrics = metrics
-        x.client_connection.plane.threads.run(coder.encoder().finish, data, self._coded)
+        x.client.plane.threads.run(coder.encoder().finish, data, self._coded)
 
     def _coded(self, content: bytes | None, seconds: float) -> None:
         self.content = content

@@ -2,8 +2,7 @@
 
 A slot is held until the response is relayed to its last byte, since that long the upstream is busy with it; a connection that
 is upgraded gives it back at the 101, for it may stay for days and has a limit of its own (`server.limits.tunnels`). `x.slots`
-are the gates where the exchange holds one. Waiting requests are woken by the loop and not from within the release: a release
-inside a release inside a release would be as deep as the queue is long.
+are the gates where the exchange holds one.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import UPSTREAM, Failed, Failure
 from gateway.policies.concurrency import RANKS, State, Waiter
-from gateway.proxy.downstream import half_close as leaving
 from gateway.proxy.exchange import Exchange, suspend
+from gateway.proxy.queues import let_in
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
     from gateway.gates import Gate
     from gateway.snapshot import Route
 
@@ -34,7 +31,7 @@ _RANK_OF: Final = {word.encode("ascii"): rank for rank, word in enumerate(RANKS)
 
 def rank_of(x: Exchange, route: Route) -> int:
     """The rank of the request: the route's, or what a trusted peer says."""
-    if x.client_connection.trusted:
+    if x.client.trusted:
         said = x.head.fields.values.get(x.snapshot.names.priority)
         if said is not None:
             return _RANK_OF.get(said.strip().lower(), route.rank)
@@ -43,7 +40,7 @@ def rank_of(x: Exchange, route: Route) -> int:
 
 def shed(x: Exchange, rank: int) -> None:
     """Refuse: the event loop is late, and this priority is shed for it. Raises `Failed`."""
-    metrics = x.client_connection.plane.metrics.lag
+    metrics = x.client.plane.metrics.lag
     metrics.shed[RANKS[rank]] = metrics.shed.get(RANKS[rank], 0) + 1
     raise Failed(Failure.OVERLOADED, fields=RETRY_AFTER)
 
@@ -72,7 +69,7 @@ async def wait_for_slots(x: Exchange, gates: tuple[Gate, ...], rank: int) -> Non
 
 async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
     """Wait for a slot of one gate; it is taken when this returns."""
-    client = x.client_connection
+    client = x.client
     loop = client.plane.loop
     now = monotonic()
     due, failure = now + gate.settings.max_wait, Failure.QUEUE_TIMEOUT
@@ -88,9 +85,8 @@ async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
     if not placed:
         raise _refusal(gate, rank, Failure.QUEUE_FULL if gate.settings.queue else Failure.CONCURRENCY_LIMIT)
     x.waiter = waiter
-    x.limit(due, failure, now)
-    if client.ended:
-        leaving.may_still_read(client, x)
+    x.expect_by(due, failure, now)
+    client.waits()
     try:
         while waiter.state is _WAITING:
             await suspend()
@@ -98,7 +94,7 @@ async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
             raise _refusal(gate, rank, failure)
         if waiter.state is State.DISPLACED:
             raise _refusal(gate, rank, Failure.QUEUE_FULL)
-        if client.ended and client.is_reset():
+        if client.ended and client.gone():
             raise Failed(Failure.CLIENT_CLOSED)
     except BaseException as error:
         gate.leave(waiter)
@@ -130,13 +126,7 @@ def release(x: Exchange, now: float) -> None:
         if gate.waiting:
             if x.failure is None and x.response_body is None and x.attempts:
                 gate.fastest.seen(x.upstream_seconds, now)
-            let_in(gate, x.client_connection.plane.loop, now)
-
-
-def let_in(gate: Gate, loop: AbstractEventLoop, now: float) -> None:
-    """There may be room: wake who is next, as many as there is room for."""
-    while (waiter := gate.next(now)) is not None:
-        loop.call_soon(waiter.wake)
+            let_in(gate, x.client.plane.loop, now)
 
 
 def answered(x: Exchange, gate: Gate, status: int) -> None:

@@ -50,10 +50,10 @@ STORE_RETRY: Final = 1
 
 def ask_limits(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> LimitCall | None:
     """Ask all limits of the route at once. The call, when its answer is still to come. Raises `Failed`."""
-    client = x.client_connection
+    client = x.client
     same = client.limits_asked
     counters = None
-    if same is not None and same[0] is limits and same[1] == x.host and x.client is None:
+    if same is not None and same[0] is limits and same[1] == x.host and x.client_ip is None:
         _, _, checks, counters = same
     else:
         checks = _checks(x, route, limits)
@@ -74,7 +74,7 @@ def ask_limits(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> LimitCal
                     metrics.near += 1
                 at += 2
             assert template is not None
-            x.limit_lines = template % tuple(numbers)
+            x.added += template % tuple(numbers)
         else:
             _settle(x, route, plane, checks, plane.local_counts.decide(checks, now), Answers.LOCAL)
         return None
@@ -94,14 +94,14 @@ def refuse_if_denied(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> No
             values = [key_part(x, route, part, name) for part, name in limit.key]
             if None not in values:
                 checks.append(Check(limit, limit.tier, limit.digest.many(values), limit.cost.default))
-    if checks and x.client_connection.plane.limit_store.denies(checks):
+    if checks and x.client.plane.limit_store.denies(checks):
         ask_limits(x, route, limits)
 
 
 async def wait_for_limits(x: Exchange, route: Route, call: LimitCall) -> None:
     """Wait for the answer of the store and obey it. Raises `Failed`."""
     call.wake = x.wake
-    x.limit(x.deadline, Failure.DEADLINE, monotonic())
+    x.expect_by(x.deadline, Failure.DEADLINE, monotonic())
     try:
         while not call.done:
             await suspend()
@@ -114,7 +114,7 @@ async def wait_for_limits(x: Exchange, route: Route, call: LimitCall) -> None:
 def obey(x: Exchange, route: Route, call: LimitCall) -> None:
     """Do what the verdicts say, or `on_store_error` where there are none. Raises `Failed`."""
     source = call.source
-    plane = x.client_connection.plane
+    plane = x.client.plane
     if source == _NO_ANSWER:
         _without_store(x, plane, call)
         source = _FALLBACK
@@ -156,7 +156,7 @@ def _settle(x: Exchange, route: Route, plane: DataPlane, checks: list[Check], ve
                 metrics.counts[place] += 1
                 if left < limit.tier.near:
                     metrics.near += 1
-            x.limit_lines = template % tuple(numbers)
+            x.added += template % tuple(numbers)
             return
     _settle_each(x, route, plane, checks, verdicts, source)
 
@@ -192,7 +192,7 @@ def _settle_each(
         elif limit.headers is _LEGACY and (tightest is None or left < tightest[0]):
             tightest = (left, tier, verdict)
     if items:
-        x.limit_lines = b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (b", ".join(policies), b", ".join(items))
+        x.added += b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (b", ".join(policies), b", ".join(items))
     if tightest is not None:
         x.legacy_limit_lines = legacy_lines(tightest[1].settings.limit, tightest[2])
     if denied:
@@ -218,14 +218,14 @@ def _refuse(route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check
 def _checks(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> list[Check]:
     """The limits that apply, each with the request's key and cost; noted for the next request of the connection."""
     checks = []
-    steady = x.client is None
+    steady = x.client_ip is None
     for limit in limits:
         check = _check(x, route, limit)
         if check is not None:
             checks.append(check)
         steady = steady and limit.steady and check is not None
     if steady:
-        client = x.client_connection
+        client = x.client
         client.limits_asked = (limits, x.host, checks, client.plane.local_counts.counters(checks))
     return checks
 
@@ -238,9 +238,7 @@ def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
         return None
     if limit.plain:
         return Check(limit, limit.tier, digest, limit.cost.default)
-    if digest in limit.exempt_keys or (
-        limit.exempt_networks and (x.client or x.client_connection.peer) in limit.exempt_networks
-    ):
+    if digest in limit.exempt_keys or (limit.exempt_networks and (x.client_ip or x.client.peer) in limit.exempt_networks):
         limit.metrics.counts[_EXEMPT + _NOBODY] += 1
         return None
     cost = limit.cost.default

@@ -29,9 +29,9 @@ def address_key(address: IPv4Address | IPv6Address) -> bytes:
 
 def client_key(x: Exchange) -> bytes | None:
     """The client's address as a key; None when it has none (Unix sockets)."""
-    if x.client is not None:
-        return address_key(x.client)
-    connection = x.client_connection
+    if x.client_ip is not None:
+        return address_key(x.client_ip)
+    connection = x.client
     key = connection.limit_key
     if key is None and connection.peer is not None:
         key = connection.limit_key = address_key(connection.peer)

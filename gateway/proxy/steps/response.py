@@ -6,14 +6,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.bodies.body import Body, Outlet
-from gateway.proxy.bodies.coded_body import CodedOutlet
-from gateway.proxy.bodies.tunnel import Tunnel, websocket_accept
+from gateway.proxy.bodies.body import Body, Sink
+from gateway.proxy.bodies.tunnel import websocket_accept
 from gateway.proxy.connection import NEVER
-from gateway.proxy.downstream.time_limits import WATCH_INTERVAL
 from gateway.proxy.exchange import Exchange, suspend
-from gateway.proxy.steps import fields as heads
+from gateway.proxy.steps.coded_stream import CodedSink
 from gateway.proxy.steps.compression import WholeCoding, encode_whole, shape
+from gateway.proxy.steps.response_fields import response_lines, switching_lines
+from gateway.proxy.time_limits import WATCH_INTERVAL
 
 if TYPE_CHECKING:
     from gateway.proxy.steps.compression import Coding
@@ -26,7 +26,7 @@ Large: TypeAlias = "tuple[bytes, Coding, bytes]"
 
 
 def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> Large | None:
-    """Send a response that is all there, in one write. The upstream is free before the client is served.
+    """Send a response that is all there. The upstream is free before the client is served.
 
     A body that takes long to encode is not sent: it is returned, for `send_coded`.
     """
@@ -35,93 +35,75 @@ def send_whole(x: Exchange, route: Route, connection: UpstreamConnection, head: 
     length = len(data)
     if not length and (x.head.method == b"HEAD" or head.status in (204, 304)):
         length = head.length if head.status != 204 else -1
-    lines = None
+    shaped = None
     if route.compression is not None:
-        lines, coding = shape(x, route, route.compression, head, length)
+        shaped, coding = shape(x, route, route.compression, head, length)
         if coding is not None:
             if not data:
                 # Nobody knows how long the coded body would be that a GET gets.
                 length = -1
             elif length > coding[0].inline:
-                return lines, coding, data
+                return shaped, coding, data
             else:
                 data = encode_whole(x, coding, data)
                 length = len(data)
         elif head.status == 304:
             fields = head.fields.coding
             assert fields is not None
-            if lines is not fields.plain:
-                # The same for what a 304 confirms (RFC 9110 8.6).
+            if shaped is not fields.plain:
+                # Nor how long the one is that a 304 confirms (RFC 9110 8.6).
                 length = -1
-    message = heads.client_head(x, route, head, length, chunked=False, lines=lines)
-    x.status = head.status
-    x.committed = True
-    x.response_bytes = len(data)
-    x.client_connection.transport.write(message + data if data else message)
+    _respond(x, head, response_lines(x, route, head, shaped), data, length)
     return None
 
 
 async def send_coded(x: Exchange, route: Route, head: ResponseHead, large: Large) -> None:
     """Send a response that is all there and that a thread has to encode first."""
-    lines, coding, data = large
+    shaped, coding, data = large
     work = WholeCoding(x, coding, data)
     while not work.done:
         await suspend()
-    content = work.content
-    if content is None:
+    if work.content is None:
         raise Failed(Failure.INTERNAL)
-    message = heads.client_head(x, route, head, len(content), chunked=False, lines=lines)
+    _respond(x, head, response_lines(x, route, head, shaped), work.content, len(work.content))
+
+
+def _respond(x: Exchange, head: ResponseHead, lines: list[bytes], content: bytes, length: int) -> None:
     x.status = head.status
     x.committed = True
     x.response_bytes = len(content)
-    x.client_connection.transport.writelines((message, content))
+    x.client.respond(head.status, head.reason, lines, content, length)
 
 
 async def stream(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body) -> None:
     """Send the head with what is there of the body, and the rest as it comes."""
-    lines = None
+    client = x.client
+    shaped = None
+    coded: CodedSink | None = None
     if route.compression is not None:
-        lines, coding = shape(x, route, route.compression, head, head.length)
+        shaped, coding = shape(x, route, route.compression, head, head.length)
         if coding is not None:
-            coded = CodedOutlet(x, route, route.compression, head, lines, coding, body)
-            await _stream_coded(x, route, connection, head, body, coded)
-            return
-    chunked = head.length < 0 and x.head.minor != 0
-    if head.length < 0 and not chunked:
-        x.keep_alive = x.framed = False
-    outlet = Outlet(
-        x.client_connection, heads.client_head(x, route, head, head.length, chunked=chunked, lines=lines), chunked=chunked
-    )
+            coded = CodedSink(x, route, head, shaped, coding, body)
+    sink: Sink
+    if coded is not None:
+        sink = coded
+    else:
+        sink = client.open(head.status, head.reason, response_lines(x, route, head, shaped), head.length)
     now = _begin_stream(x, route, head, body)
     try:
-        body.attach(outlet, x.client_connection)
-        outlet.flush_head()
-        while not body.done:
-            await suspend()
-    finally:
-        x.client_connection.source = None
-        x.response_bytes = body.received
-        x.upstream_seconds += monotonic() - now
-        connection.end()
-
-
-async def _stream_coded(
-    x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead, body: Body, coded: CodedOutlet
-) -> None:
-    """The same through an encoder, which writes the head: only then is known whether there is a length."""
-    client = x.client_connection
-    now = _begin_stream(x, route, head, body)
-    try:
-        body.attach(coded, client)
-        client.source = coded
-        coded.flush_head()
-        while not (body.done and coded.done):
+        body.attach(sink, client)
+        if coded is not None:
+            client.source = coded
+        sink.flush()
+        while not (body.done and (coded is None or coded.done)):
             await suspend()
     finally:
         client.source = None
-        coded.close()
-        x.committed = coded.opened
-        x.response_bytes = coded.sent
+        x.response_bytes = body.received
+        if coded is not None:
+            coded.close()
+            x.committed = coded.opened
+            x.response_bytes = coded.sent
         x.upstream_seconds += monotonic() - now
         connection.end()
 
@@ -135,13 +117,13 @@ def _begin_stream(x: Exchange, route: Route, head: ResponseHead, body: Body) -> 
     now = body.touched = x.responded_at = monotonic()
     x.due = NEVER
     timeouts = x.snapshot.server.timeouts
-    x.client_connection.alarm.set(now + min(route.timeout.idle, timeouts.write_stall, WATCH_INTERVAL), now)
+    x.client.alarm.set(now + min(route.timeout.idle, timeouts.write_stall, WATCH_INTERVAL), now)
     return now
 
 
 async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
     """Switch protocols when the upstream agreed to exactly what the client asked (RFC 9110 7.8, RFC 6455 4.1)."""
-    client = x.client_connection
+    client = x.client
     metrics = client.plane.metrics
     try:
         _check_switch(x, head)
@@ -149,16 +131,8 @@ async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head
         x.committed = True
         x.keep_alive = False
         x.due = NEVER
-        client.transport.write(heads.switching_head(x, head) + connection.take_buffer())
-        tunnel = x.tunnel = Tunnel(client, connection, x.wake)
-        client.tunnel = connection.tunnel = tunnel
-        early = client.take_buffer()
-        if early:
-            tunnel.received(client, early)
-        if not connection.write_paused:
-            client.resume_reading()
-        if client.ended:
-            tunnel.ended(client)
+        tunnel = client.switch(switching_lines(x, head), head, connection, connection.take_buffer(), x.wake)
+        x.tunnel = connection.tunnel = tunnel
         metrics.tunnels += 1
         now = x.responded_at = monotonic()
         client.alarm.set(now + route.timeout.idle, now)

@@ -1,47 +1,67 @@
-"""Connections to one endpoint: reading a response, and the pool that keeps idle connections (last in, first out).
+"""One connection to an endpoint: a request out, its response in, one occupant at a time.
 
-Last in, first out keeps few connections warm and lets the rest age out, so fewer requests meet a connection that the
-upstream is just closing. Bytes that arrive on an idle connection retire it: they answer no request (RFC 9112 9.2).
+Bytes that arrive while nobody occupies it retire the connection: they answer no request (RFC 9112 9.2).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
-import socket
-import ssl
-from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
-from gateway.metrics import UpstreamMetrics
-from gateway.proxy.bodies.body import Body
-from gateway.proxy.bodies.tunnel import Tunnel
+from gateway.proxy.bodies.body import Body, Outlet
 from gateway.proxy.connection import Connection
-from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.wire.framing import ChunkedDecoder, Decoder, LengthDecoder, UntilClose
 from gateway.proxy.wire.http1_response import ResponseFields, ResponseHead, check_partial_response, read_response
-from gateway.snapshot import UpstreamSettings
+
+if TYPE_CHECKING:
+    from gateway.endpoints import Endpoint
+    from gateway.proxy.bodies.tunnel import Tunnel
+    from gateway.snapshot import Snapshot
 
 MAX_INTERIM: Final = 64
 """1xx responses before one final response; a flood of them is not an answer."""
 
 
+class Occupant(Protocol):
+    """Who a connection works for: an attempt, or whatever else sends a request upstream."""
+
+    def wake(self) -> None:
+        """The final response head is there."""
+
+    def fail(self, failed: Failed) -> None:
+        """There will be no response, or not all of it."""
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx has come."""
+
+
+class Home(Protocol):
+    """Where a connection belongs; `EndpointPool` is one."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+    def put(self, connection: UpstreamConnection) -> None: ...
+    def forget(self, connection: UpstreamConnection) -> None: ...
+
+
 class UpstreamConnection(Connection):
-    """One connection to an endpoint, with at most one exchange on it."""
+    """A connection with at most one occupant."""
 
     __slots__ = (
         "_buffer",
         "_fields",
         "_interim",
+        "_method",
+        "_request_body",
         "_scanned",
+        "_snapshot",
         "body",
         "content",
-        "exchange",
         "idle_since",
+        "occupant",
         "pool",
         "response",
         "reusable",
@@ -49,10 +69,15 @@ class UpstreamConnection(Connection):
         "tunnel",
     )
 
-    def __init__(self, pool: EndpointPool) -> None:
+    _snapshot: Snapshot
+    """The world of the occupant: it says how large a response head may be, and which field is ours."""
+    _method: bytes
+
+    def __init__(self, pool: Home) -> None:
         super().__init__()
         self.pool = pool
-        self.exchange: Exchange | None = None
+        self.occupant: Occupant | None = None
+        self._request_body: Body | None = None
         self.response: ResponseHead | None = None
         """The final response head, once it is there."""
         self.body: Body | None = None
@@ -62,7 +87,7 @@ class UpstreamConnection(Connection):
         self.idle_since = 0.0
         self.reusable = False
         self.silent = True
-        """No byte of a response has arrived in this exchange."""
+        """No byte of a response has arrived for this occupant."""
         self.tunnel: Tunnel | None = None
         self._buffer = b""
         self._interim = 0
@@ -73,27 +98,25 @@ class UpstreamConnection(Connection):
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
         self.adopt(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
-        if exc is not None and self.exchange is not None and self.response is None:
+        if exc is not None and self.occupant is not None and self.response is None:
             self._read_last_words()
         self.pool.forget(self)
         self.reusable = False
-        exchange = self.exchange
+        occupant = self.occupant
         if self.tunnel is not None:
             self.tunnel.lost(self)
-        elif exchange is None:
+        elif occupant is None:
             return
         elif self.response is None:
-            exchange.fail(Failed(Failure.TERMINATED))
+            occupant.fail(Failed(Failure.TERMINATED))
         elif self.body is not None and not self.body.done:
             if exc is None and isinstance(self.body.decoder, UntilClose):
                 self.body.finish()
             else:
-                exchange.fail(Failed(Failure.INCOMPLETE))
+                occupant.fail(Failed(Failure.INCOMPLETE))
 
     def _read_last_words(self) -> None:
         """An upstream that refuses an upload answers and closes; writing then fails before the answer was read.
@@ -113,37 +136,39 @@ class UpstreamConnection(Connection):
         return False
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
-        exchange = self.exchange
+        occupant = self.occupant
         if self.tunnel is not None:
             self.tunnel.received(self, data)
-        elif exchange is None:
+        elif occupant is None:
             self.transport.abort()
         elif self.response is None:
             self.silent = False
             try:
-                self._read_head(self._buffer + data if self._buffer else data, exchange)
+                self._read_head(self._buffer + data if self._buffer else data, occupant)
             except Failed as failed:
-                exchange.fail(failed)
+                occupant.fail(failed)
         elif self.body is not None and not self.body.done:
-            self._feed(self.body, data, exchange)
+            self._feed(self.body, data, occupant)
         else:
             self.reusable = False
 
-    def _feed(self, body: Body, data: bytes, exchange: Exchange) -> None:
+    def _feed(self, body: Body, data: bytes, occupant: Occupant) -> None:
         try:
             body.feed(data)
         except Failed as failed:
-            exchange.fail(Failed(Failure.INCOMPLETE, failed.detail))
+            occupant.fail(Failed(Failure.INCOMPLETE, failed.detail))
             return
         if body.done and body.decoder.rest:
             self.reusable = False
 
-    # -- one exchange ------------------------------------------------------------------------------------------------
+    # -- one occupant ------------------------------------------------------------------------------------------------
 
-    def begin(self, exchange: Exchange) -> None:
-        """Bind an exchange; the caller then writes the request."""
-        self.exchange = exchange
+    def begin(self, occupant: Occupant, snapshot: Snapshot, method: bytes, body: Body | None) -> None:
+        """Bind an occupant that will send a request of this method and body."""
+        self.occupant = occupant
+        self._snapshot = snapshot
+        self._method = method
+        self._request_body = body
         self.response = None
         self.body = None
         self.content = b""
@@ -151,14 +176,23 @@ class UpstreamConnection(Connection):
         self.silent = True
         self._interim = 0
 
+    def send(self, message: bytes, *, chunked: bool) -> None:
+        """Send the request: its head and what is there of its body; the rest of that follows as it comes."""
+        body = self._request_body
+        if body is None:
+            self.transport.write(message)
+        else:
+            outlet = Outlet(self, message, chunked=chunked)
+            body.attach(outlet, self)
+            outlet.flush()
+
     def end(self) -> None:
-        """Unbind the exchange: back to the pool when nothing speaks against it, closed otherwise."""
-        exchange = self.exchange
-        if exchange is None:
+        """Unbind the occupant: back to the pool when nothing speaks against it, closed otherwise."""
+        if self.occupant is None:
             return
-        self.exchange = None
+        self.occupant = None
         self.source = None
-        request_body = exchange.request_body
+        request_body, self._request_body = self._request_body, None
         if self.tunnel is not None:
             self.pool.endpoint.in_flight -= 1
         elif (
@@ -177,10 +211,10 @@ class UpstreamConnection(Connection):
             self.transport.abort()
             self.pool.endpoint.in_flight -= 1
 
-    def _read_head(self, data: bytes, exchange: Exchange) -> None:
+    def _read_head(self, data: bytes, occupant: Occupant) -> None:
         while True:
             end = data.find(b"\r\n\r\n", self._scanned)
-            limit = exchange.snapshot.server.limits.response_headers
+            limit = self._snapshot.server.limits.response_headers
             if end == -1 or end > limit:
                 if len(data) > limit:
                     raise Failed(Failure.RESPONSE_HEAD_TOO_LARGE)
@@ -191,28 +225,28 @@ class UpstreamConnection(Connection):
             self._buffer = b""
             self._scanned = 0
             end += 4
-            head = read_response(data, end, exchange.snapshot.names.request_id, self._fields)
+            head = read_response(data, end, self._snapshot.names.request_id, self._fields)
             self._fields = head.fields
             rest = data[end:] if len(data) > end else b""
             if head.status >= 200 or head.status == 101:
                 break
-            self._interim_response(head, exchange)
+            self._interim_response(head, occupant)
             if not rest:
                 return
             data = rest
-        self._final_response(head, rest, exchange)
+        self._final_response(head, rest, occupant)
 
-    def _interim_response(self, head: ResponseHead, exchange: Exchange) -> None:
+    def _interim_response(self, head: ResponseHead, occupant: Occupant) -> None:
         self._interim += 1
         if self._interim > MAX_INTERIM:
             raise Failed(Failure.PROTOCOL, "too many interim responses")
-        exchange.client_connection.interim(head)
+        occupant.interim(head)
 
-    def _final_response(self, head: ResponseHead, rest: bytes, exchange: Exchange) -> None:
+    def _final_response(self, head: ResponseHead, rest: bytes, occupant: Occupant) -> None:
         if not head.keep_alive or head.status == 101:
             self.reusable = False
         status = head.status
-        if exchange.head.method == b"HEAD" or status in (101, 204, 304):
+        if self._method == b"HEAD" or status in (101, 204, 304):
             # RFC 9112 6.3, item 1: no body, whatever the fields say.
             if status == 101:
                 self._buffer = rest
@@ -223,7 +257,7 @@ class UpstreamConnection(Connection):
         else:
             self._begin_body(head, rest)
         self.response = head
-        exchange.wake()
+        occupant.wake()
 
     def _begin_body(self, head: ResponseHead, rest: bytes) -> None:
         decoder = _decoder(head)
@@ -255,140 +289,3 @@ def _decoder(head: ResponseHead) -> Decoder:
     if head.length >= 0:
         return LengthDecoder(head.length)
     return UntilClose()
-
-
-class EndpointPool:
-    """The connections of one endpoint."""
-
-    __slots__ = ("_all", "_idle", "_loop", "_opening", "_retired", "endpoint", "metrics", "settings")
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics
-    ) -> None:
-        self._loop = loop
-        self.endpoint = endpoint
-        self.settings = settings
-        self.metrics = metrics
-        self._idle: list[UpstreamConnection] = []
-        self._all: set[UpstreamConnection] = set()
-        self._opening = 0
-        self._retired = False
-
-    def take(self) -> UpstreamConnection | None:
-        """The idle connection used last, or None. Counts an exchange in flight when it returns one."""
-        idle = self._idle
-        while idle:
-            connection = idle.pop()
-            if not connection.transport.is_closing():
-                self.endpoint.in_flight += 1
-                return connection
-        return None
-
-    def drop(self, connection: UpstreamConnection) -> None:
-        """Close one that `take` gave, unused."""
-        self.endpoint.in_flight -= 1
-        connection.transport.abort()
-
-    def put(self, connection: UpstreamConnection) -> None:
-        """The exchange on it is over and the connection can serve another."""
-        self.endpoint.in_flight -= 1
-        if self._retired or len(self._idle) >= self.settings.max_idle:
-            connection.transport.close()
-            return
-        connection.idle_since = monotonic()
-        self._idle.append(connection)
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """The connection is closed."""
-        self._all.discard(connection)
-        if connection.exchange is None and connection in self._idle:
-            self._idle.remove(connection)
-
-    def sweep(self, now: float) -> None:
-        """Close connections idle for longer than the settings say. The oldest stand first."""
-        oldest = now - self.settings.idle_timeout
-        expired = 0
-        for connection in self._idle:
-            if connection.idle_since > oldest:
-                break
-            expired += 1
-        for connection in self._idle[:expired]:
-            connection.transport.close()
-        del self._idle[:expired]
-
-    def retire(self) -> None:
-        """See `ports.Pool`."""
-        self._retired = True
-        for connection in self._idle:
-            connection.transport.close()
-        self._idle.clear()
-
-    def counts(self) -> dict[str, int]:
-        """See `ports.Pool`."""
-        return {"open": len(self._all), "idle": len(self._idle)}
-
-    async def connect(self, exchange: Exchange) -> UpstreamConnection:
-        """Open a connection and count an exchange in flight on it. Raises `Failed` with the cause.
-
-        The one place on the request path that makes an asyncio task: opening a connection is rare and needs the loop's
-        name resolution and TLS. When the exchange fails meanwhile, the task is cancelled and leaves nothing behind.
-        """
-        if len(self._all) + self._opening >= self.settings.max_connections:
-            raise Failed(Failure.CONNECTION_LIMIT, "of the endpoint")
-        self.endpoint.in_flight += 1
-        self._opening += 1
-        task = self._loop.create_task(self._open())
-        task.add_done_callback(lambda _: exchange.wake())
-        try:
-            while not task.done():
-                await suspend()
-            connection = task.result()
-        except BaseException as error:
-            self.endpoint.in_flight -= 1
-            if not task.cancel() and not task.cancelled() and task.exception() is None:
-                task.result().transport.abort()
-            if isinstance(error, OSError | ssl.SSLError | ValueError):
-                raise _connect_failure(error) from None
-            raise
-        finally:
-            self._opening -= 1
-        if connection.transport.is_closing():
-            self.endpoint.in_flight -= 1
-            raise Failed(Failure.TERMINATED, "as soon as it was open")
-        self._all.add(connection)
-        self.metrics.connects += 1
-        return connection
-
-    async def _open(self) -> UpstreamConnection:
-        endpoint, settings = self.endpoint, self.settings
-        tls = settings.tls if endpoint.tls else None
-        name = (settings.server_name or endpoint.host) if tls is not None else None
-        if endpoint.path:
-            _, made = await self._loop.create_unix_connection(self._make, endpoint.path, ssl=tls, server_hostname=name)
-        else:
-            _, made = await self._loop.create_connection(
-                self._make, endpoint.address, endpoint.port, ssl=tls, server_hostname=name
-            )
-        return made
-
-    def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self)
-
-
-def _connect_failure(error: Exception) -> Failed:
-    """The row of the failure table for what opening a connection raised."""
-    if isinstance(error, socket.gaierror):
-        return Failed(Failure.DNS)
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return Failed(Failure.CONNECTION_LIMIT, "of open files")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Failed(Failure.TLS_CERTIFICATE, error.verify_message)
-    if isinstance(error, ssl.SSLError):
-        return Failed(Failure.TLS_PROTOCOL)
-    if isinstance(error, ConnectionRefusedError | FileNotFoundError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
-        return Failed(Failure.REFUSED)
-    if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return Failed(Failure.TERMINATED)
-    if isinstance(error, TimeoutError):
-        return Failed(Failure.CONNECT_TIMEOUT)
-    return Failed(Failure.UNREACHABLE)

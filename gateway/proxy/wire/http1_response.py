@@ -178,31 +178,3 @@ def check_partial_response(buffer: bytes, scanned: int = 0) -> None:
     """Refuse early what can no longer become a valid response head. `scanned` bytes were seen before."""
     if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer, scanned) is not None:
         raise Failed(Failure.PROTOCOL, "the response head is not valid")
-
-
-REASONS: Final[Mapping[int, bytes]] = {
-    200: b"OK",
-    204: b"No Content",
-    301: b"Moved Permanently",
-    302: b"Found",
-    303: b"See Other",
-    307: b"Temporary Redirect",
-    308: b"Permanent Redirect",
-    400: b"Bad Request",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    414: b"URI Too Long",
-    417: b"Expectation Failed",
-    421: b"Misdirected Request",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    505: b"HTTP Version Not Supported",
-}
-"""Reason phrases of the responses made here; others go out without one, which RFC 9112 4 allows."""

@@ -19,11 +19,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.attempts.attempt import limit_attempt
+from gateway.policies.timeout import attempt_ends
 from gateway.proxy.connection import NEVER
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
+    from gateway.snapshot import Route
+
+# A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
+_DEADLINE: Final = Failure.DEADLINE
+_ATTEMPT_TIMEOUT: Final = Failure.ATTEMPT_TIMEOUT
 
 WATCH_INTERVAL: Final = 1.0
 """Seconds between looks at a body in motion: who stalls, who has gone."""
@@ -32,21 +37,29 @@ UPLOAD_GRACE: Final = 5.0
 """Seconds, beyond `body_idle`, before a client must have sent at the least rate."""
 
 
+def attempt_began(x: Exchange, route: Route, now: float) -> None:
+    """The whole request is with the upstream: from now on its time counts."""
+    due = attempt_ends(route.timeout, now, x.deadline)
+    x.expect_by(due, _DEADLINE if due >= x.deadline else _ATTEMPT_TIMEOUT, now)
+
+
 def upload_done(x: Exchange, now: float) -> None:
     """The last byte of the request body has arrived: now the upstream's time counts."""
     if x.route is not None and not x.committed and x.budget:
         x.deadline = now + x.budget
-        if x.dispatched_at:
-            limit_attempt(x, x.route, now)
+        if x.attempt is not None and x.attempt.dispatched_at:
+            attempt_began(x, x.route, now)
 
 
-def continued(x: Exchange, now: float) -> None:
+def upload_began(x: Exchange, now: float) -> None:
     """The client sends the body it held back, asked by a 100 or not: until it is complete, its progress counts."""
     body = x.request_body
-    if body is not None and not body.done and x.deadline != NEVER and x.dispatched_at:
+    if body is None or body.done or x.deadline == NEVER:
+        return
+    if x.attempt is not None and x.attempt.dispatched_at:
         body.touched = now
         x.deadline = NEVER
-        x.limit(NEVER, Failure.BODY_TIMEOUT, now)
+        x.expect_by(NEVER, Failure.BODY_TIMEOUT, now)
 
 
 def check_time(x: Exchange, now: float) -> None:
@@ -61,15 +74,15 @@ def check_time(x: Exchange, now: float) -> None:
     if x.due == NEVER:
         # Which limit applies changes as buffers fill and drain, so look again before the one of now is due.
         due = min(due, now + WATCH_INTERVAL)
-        if x.client_connection.reading_paused and x.client_connection.is_reset():
-            x.client_connection.transport.abort()
+        if x.client.reading_paused and x.client.gone():
+            x.client.abort()
             return
-    x.client_connection.alarm.set(due, now)
+    x.client.alarm.set(due, now)
 
 
 def _time_limit(x: Exchange, now: float) -> tuple[float, Failure | None]:
     route = x.route
-    client = x.client_connection
+    client = x.client
     timeouts = x.snapshot.server.timeouts
     if route is None or x.due != NEVER:
         return x.due, x.due_failure
@@ -81,10 +94,10 @@ def _time_limit(x: Exchange, now: float) -> tuple[float, Failure | None]:
             return client.stalled_since + timeouts.write_stall, Failure.WRITE_TIMEOUT
         touched = x.response_body.touched if x.response_body is not None else x.started
         return touched + route.timeout.idle, Failure.STREAM_IDLE
-    upstream = x.upstream_connection
+    upstream = x.attempt.connection if x.attempt is not None else None
     if upstream is not None and upstream.write_paused:
         upstream.check_progress(now)
-        return upstream.stalled_since + timeouts.write_stall, Failure.ATTEMPT_TIMEOUT
+        return upstream.stalled_since + timeouts.write_stall, _ATTEMPT_TIMEOUT
     body = x.request_body
     assert body is not None
     due = body.touched + timeouts.body_idle

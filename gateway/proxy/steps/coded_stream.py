@@ -15,31 +15,29 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies.compression import EVENT_STREAM, SIZE
-from gateway.proxy.steps import fields as heads
 from gateway.proxy.steps.compression import least
+from gateway.proxy.steps.response_fields import response_lines
 
 if TYPE_CHECKING:
     from gateway.ports import Encoder
-    from gateway.proxy.bodies.body import Body
-    from gateway.proxy.downstream.http1_connection import DownstreamConnection
+    from gateway.proxy.bodies.body import Body, Sink
+    from gateway.proxy.client import Client
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.steps.compression import Coding
     from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Compression, Route
+    from gateway.snapshot import Route
 
 
-class CodedOutlet:
-    """See the module's docstring. Takes a body as `body.Outlet` does, and is the `Source` of the client connection."""
+class CodedSink:
+    """Takes a body, encodes it, and passes it on to the client. It is the `Source` of the client too."""
 
     __slots__ = (
         "_ahead",
         "_ahead_size",
         "_body",
         "_busy",
-        "_chunked",
         "_client",
         "_coder",
-        "_compression",
         "_eager",
         "_encoder",
         "_ended",
@@ -48,35 +46,30 @@ class CodedOutlet:
         "_grown",
         "_head",
         "_least",
-        "_lines",
         "_metrics",
+        "_out",
         "_over",
         "_plain",
         "_route",
+        "_shaped",
+        "_skipped",
         "_ticking",
         "done",
         "opened",
         "sent",
     )
 
-    def __init__(
-        self,
-        x: Exchange,
-        route: Route,
-        compression: Compression,
-        head: ResponseHead,
-        lines: bytes,
-        coding: Coding,
-        body: Body,
-    ) -> None:
-        """`lines` are the field lines of the coded response."""
+    def __init__(self, x: Exchange, route: Route, head: ResponseHead, shaped: bytes, coding: Coding, body: Body) -> None:
+        """`shaped` are the field lines of the coded response."""
+        compression = route.compression
+        assert compression is not None
         self._exchange = x
         self._route = route
-        self._compression = compression
         self._head = head
-        self._lines = lines
+        self._shaped = shaped
         self._coder, self._metrics = coding
-        self._client: DownstreamConnection = x.client_connection
+        self._skipped = compression.metrics.skipped
+        self._client: Client = x.client
         self._body = body
         fields = head.fields.coding
         assert fields is not None
@@ -85,7 +78,7 @@ class CodedOutlet:
         self._least = least(x, compression) if head.length < 0 else 0
         """A body whose length turns out to be smaller is left as it is."""
         self._encoder: Encoder | None = None
-        self._chunked = False
+        self._out: Sink | None = None
         self._ahead: list[bytes] = []
         """Arrived and not yet encoded."""
         self._ahead_size = 0
@@ -110,11 +103,9 @@ class CodedOutlet:
 
     @property
     def full(self) -> bool:
-        """It is to be given no more for now."""
         return self._busy or self._client.write_paused
 
     def write(self, data: bytes) -> None:
-        """Take body bytes (not empty)."""
         self._ahead.append(data)
         self._ahead_size += len(data)
         if not self._busy:
@@ -123,16 +114,18 @@ class CodedOutlet:
             else:
                 self._look()
 
-    def flush_head(self) -> None:
-        """Send the head soon, if no body bytes come to go with it."""
+    def flush(self) -> None:
+        if self.opened or self._busy:
+            return
         if self._eager:
-            if not self.opened and not self._busy:
-                self._client.transport.write(self._opening(-1))
-        elif not self.opened and not self._busy:
+            self._open().flush()
+        else:
             self._look()
 
-    def end(self) -> None:
-        """The body is complete."""
+    def end(self, last: bytes = b"") -> None:
+        if last:
+            self._ahead.append(last)
+            self._ahead_size += len(last)
         self._ended = True
         if not self._busy:
             self._encode()
@@ -168,7 +161,7 @@ class CodedOutlet:
         if self._ahead:
             self._encode()
         elif not self.opened:
-            self._client.transport.write(self._opening(-1))
+            self._open().flush()
 
     def _encode(self) -> None:
         ahead = self._ahead
@@ -198,9 +191,8 @@ class CodedOutlet:
     def _whole(self, data: bytes) -> bool:
         """Send a body that was complete before anything of it was encoded, if that is quickly done."""
         if not self.opened and len(data) < self._least:
-            skipped = self._compression.metrics.skipped
-            skipped[SIZE] = skipped.get(SIZE, 0) + 1
-            self._lines = self._plain
+            self._skipped[SIZE] = self._skipped.get(SIZE, 0) + 1
+            self._shaped = self._plain
             self._send(data)
             return True
         if len(data) > self._coder.inline:
@@ -239,27 +231,30 @@ class CodedOutlet:
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
-    def _opening(self, length: int) -> bytes:
-        """The head, with this length or without one."""
-        x = self._exchange
+    def _open(self) -> Sink:
+        """Begin the response; how long it will be is not known."""
+        head = self._head
+        lines = response_lines(self._exchange, self._route, head, self._shaped)
         self.opened = True
-        self._chunked = length < 0 and x.head.minor != 0
-        if length < 0 and not self._chunked:
-            x.keep_alive = x.framed = False
-        return heads.client_head(x, self._route, self._head, length, chunked=self._chunked, lines=self._lines)
+        self._out = self._client.open(head.status, head.reason, lines, -1)
+        return self._out
 
     def _send(self, coded: bytes) -> None:
-        size = len(coded)
-        self.sent += size
+        self.sent += len(coded)
         self.done = self._finishing
-        head = b"" if self.opened else self._opening(size if self.done else -1)
-        transport = self._client.transport
-        if not self._chunked:
-            transport.write(head + coded)
-        elif size:
-            transport.writelines((b"%b%x\r\n" % (head, size), coded, b"\r\n0\r\n\r\n" if self.done else b"\r\n"))
-        elif head:
-            transport.write(head)
+        if self.done and not self.opened:
+            head = self._head
+            self.opened = True
+            lines = response_lines(self._exchange, self._route, head, self._shaped)
+            self._client.respond(head.status, head.reason, lines, coded, len(coded))
+            return
+        out = self._out or self._open()
+        if self.done:
+            out.end(coded)
+        elif coded:
+            out.write(coded)
+        else:
+            out.flush()
 
     def close(self) -> None:
         """The exchange is over, however it went: forget the encoder and what was not sent."""
