@@ -9,7 +9,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.errors import Failure
-from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable, retry_after
+from gateway.headers import retry_after
+from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 

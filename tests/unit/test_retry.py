@@ -19,7 +19,6 @@ from gateway.policies.retry import (
     cause_of,
     denial,
     repeatable,
-    retry_after,
 )
 
 DEFAULT = RetrySettings()
@@ -122,37 +121,6 @@ def test_what_may_be_repeated(method: bytes, key: bool, status: int, expected: b
 def test_a_key_must_be_there_once(fields: bytes) -> None:
     """No key, an empty one or two make nothing repeatable."""
     assert not repeatable(replace(DEFAULT, idempotency_key=True), b"POST", fields)
-
-
-@pytest.mark.parametrize(
-    "value,expected",
-    [
-        (b"0", 0.0),
-        (b"120", 120.0),
-        (b"9" * 400, 999_999_999_999.0),
-        (b"Fri, 31 Dec 1999 23:59:59 GMT", 9.0),
-        (b"Friday, 31-Dec-99 23:59:59 GMT", 9.0),
-        (b"Fri Dec 31 23:59:59 1999", 9.0),
-        (b"Fri, 31 Dec 1999 23:00:00 GMT", 0.0),
-        (b"-1", None),
-        (b"1.5", None),
-        (b"soon", None),
-        (b"", None),
-        (b"Fri, 99 Xyz 1999 23:59:59 GMT", None),
-        (b"\xff\xfe", None),
-    ],
-)
-def test_retry_after(value: bytes, expected: float | None) -> None:
-    """Seconds or a date in any of the three forms (RFC 9110 10.2.3, 5.6.7); what is not legible says nothing."""
-    assert retry_after(b"A: b\r\nRetry-After: %b\r\nC: d\r\n" % value, 946684790.0) == expected
-
-
-@given(st.binary(max_size=60))
-def test_any_retry_after_is_survived(value: bytes) -> None:
-    """Whatever an upstream writes, the answer is a time that is not negative, or None."""
-    found = retry_after(b"Retry-After: " + value.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n", 1e9)
-
-    assert found is None or found >= 0
 
 
 # -- the budget --------------------------------------------------------------------------------------------------------
