@@ -194,6 +194,13 @@ class Exchange:
             due = now + min(timeouts.body_idle, timeouts.write_stall, 1.0)
         self.client_connection.alarm.set(due, now)
 
+    def overhead(self, seconds: float) -> float:
+        """What the gateway itself took of `seconds` since the start: neither the upstream, nor waits that a policy ordered."""
+        seconds -= self.upstream_seconds + self.queued
+        if self.tries is not None:
+            seconds -= self.tries.backoff
+        return seconds if seconds > 0.0 else 0.0
+
     def request_is_read(self) -> bool:
         """The whole request has been received, so the connection can carry another."""
         return self.request_body is None or self.request_body.done

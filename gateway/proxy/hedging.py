@@ -169,7 +169,7 @@ class Race:
         """Send another copy; it is paid for."""
         x = self.x
         first = self.legs[0]
-        if first.connection is not None and len(self.legs) == 1:
+        if first.connection is not None and not first.dispatched_at:
             first.dispatched_at = x.dispatched_at
             first.connection.exchange = cast(Exchange, first)
         leg = Leg(x, endpoint, endpoint.permit, now)
@@ -217,6 +217,9 @@ class Race:
             self.upstream.metrics.hedges_won += 1
         x.endpoint = winner.endpoint
         x.dispatched_at = winner.dispatched_at
+        if winner is not self.first:
+            # The upstream was waited for all along: until then it was an earlier copy that it had not answered.
+            x.upstream_seconds += (winner.dispatched_at or monotonic()) - self.first.dispatched_at
         if winner.connection is not None:
             x.upstream_connection = winner.connection
             if winner.connection.exchange is not None:

@@ -32,12 +32,14 @@ _QUIET: Final = frozenset({Denied.OFF, Denied.CONDITION})
 class Tries:
     """What is remembered between the attempts of one request."""
 
-    __slots__ = ("attempt_number", "fresh", "log", "retries")
+    __slots__ = ("attempt_number", "backoff", "fresh", "log", "retries")
 
     def __init__(self) -> None:
         self.attempt_number = 1
         """Attempts that count against `max_retries`. The name is tenacity's: its wait strategies read nothing else."""
         self.retries = 0
+        self.backoff = 0.0
+        """Seconds waited between attempts, because the back-off or an upstream's `Retry-After` asked for it."""
         self.fresh = False
         """A kept connection was stale: the next attempts take new ones."""
         self.log: list[dict[str, Any]] = []
@@ -159,10 +161,15 @@ def _delay(tries: Tries, retry: Retry, upstream: Upstream, cause: Cause, asked: 
 
 
 async def pause(x: Exchange, delay: float) -> None:
-    """Wait. A client that leaves, or an upload that goes wrong, ends it at once."""
-    now = monotonic()
+    """Wait, and remember how long. A client that leaves, or an upload that goes wrong, ends it at once."""
+    tries = x.tries
+    assert tries is not None
+    began = now = monotonic()
     until = now + delay
     x.limit(until, None, now)
-    while now < until:
-        await suspend()
-        now = monotonic()
+    try:
+        while now < until:
+            await suspend()
+            now = monotonic()
+    finally:
+        tries.backoff += monotonic() - began
