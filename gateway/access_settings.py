@@ -39,6 +39,8 @@ class AccessSettings:
     fallback_key: bytes = b""
     breaker_key: bytes = b""
     attempts_key: bytes = b""
+    backoff: bytes = b""
+    """The template of what was waited between attempts."""
     optional: bool = False
     """One of the following is asked for."""
     query_key: bytes = b""

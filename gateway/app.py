@@ -27,7 +27,6 @@ from gateway.proxy.downstream.listeners import StartError
 from gateway.proxy.loop_watch import LoopWatch
 from gateway.snapshot import Snapshot
 
-LOOKUPS: Final = 2.0
 """Seconds that the start waits for the names of endpoints at most."""
 COMPLAIN_EVERY: Final = 10.0
 """Seconds between two log lines about trouble of the event loop, such as a lack of open files."""

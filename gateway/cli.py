@@ -26,7 +26,6 @@ INVALID: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 
-HEALTH_TIMEOUT: Final = 3.0
 RELOAD_TIMEOUT: Final = 60.0
 """Seconds."""
 

@@ -20,8 +20,6 @@ from gateway.proxy.downstream.listeners import StartError
 if TYPE_CHECKING:
     from gateway.supervisor.fleet import Fleet
 
-    # Reports are large, live for a second and hold no cycles: to look through them costs rate limits up to 0.2 s.
-    gc.set_threshold(50_000, 20, 100)
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 

@@ -37,6 +37,7 @@ def access_settings(config: Config, index: int | None, config_hash: str) -> Acce
         fallback_key=b"," + key(names, "fallback_for"),
         breaker_key=b"," + key(names, "breaker"),
         attempts_key=b"," + key(names, "attempt_log"),
+        backoff=b"," + key(names, "backoff_ms") + names.duration_form,
         optional=written.query or bool(written.headers.request or written.headers.response),
         query_key=b"," + key(names, "query") if written.query else b"",
         redact=frozenset(name.encode("utf-8") for name in written.redact),

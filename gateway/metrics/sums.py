@@ -92,16 +92,6 @@ class Joined:
             yield _family(name, head, _added(name, head, self._tables[name]))
 
 
-def merged(states: Iterable[State]) -> Iterator[Metric]:
-    """The families of these states as one."""
-    joined = Joined()
-    for state in states:
-        joined.begin()
-        for piece in state:
-            joined.add(piece)
-    return joined.families()
-
-
 def _know(heads: dict[str, _Head], name: str, text: str, kind: str, labels: list[str], bounds: list[float] | None) -> None:
     """A family without rows does not know its bounds."""
     if name not in heads or heads[name][3] is None:

@@ -124,7 +124,7 @@ def negotiate(accept: bytes | None, codings: tuple[bytes, ...]) -> Choice:
     return Choice(at if best >= identity else -1, plain=identity > 0)
 
 
-# -- reasons -----------------------------------------------------------------------------------------------------------
+# -- why a response was not compressed ---------------------------------------------------------------------------------
 
 STATUS: Final = "status"
 """Partial content, or a status without content."""
@@ -136,10 +136,6 @@ TYPE: Final = "type"
 SIZE: Final = "size"
 SET_COOKIE: Final = "set_cookie"
 CREDENTIALS: Final = "credentials"
-
-REASONS: Final = (STATUS, CODED, NO_TRANSFORM, OPT_OUT, NOT_ACCEPTED, TYPE, SIZE, SET_COOKIE, CREDENTIALS)
-"""Why a response was not compressed."""
-
 
 _NEVER: Final = frozenset({204, 205, 206, 304})
 

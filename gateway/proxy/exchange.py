@@ -106,12 +106,14 @@ class Attempt:
 class Tries:
     """What is remembered between the attempts of one request."""
 
-    __slots__ = ("attempt_number", "fresh", "log", "retries")
+    __slots__ = ("attempt_number", "backoff", "fresh", "log", "retries")
 
     def __init__(self) -> None:
         self.attempt_number = 1
         """Attempts that count against `max_retries`. The name is tenacity's: its wait strategies read nothing else."""
         self.retries = 0
+        self.backoff = 0.0
+        """Seconds waited between attempts, because the back-off or an upstream's `Retry-After` asked for it."""
         self.fresh = False
         """A kept connection was stale: the next attempts take new ones."""
         self.log: list[dict[str, Any]] = []
@@ -266,6 +268,13 @@ class Exchange:
             timeouts = self.snapshot.server.timeouts
             due = now + min(timeouts.body_idle, timeouts.write_stall, 1.0)
         self.client.alarm.set(due, now)
+
+    def overhead(self, seconds: float) -> float:
+        """What the gateway itself took of `seconds` since the start: neither the upstream, nor waits that a policy ordered."""
+        seconds -= self.upstream_seconds + self.queued
+        if self.tries is not None:
+            seconds -= self.tries.backoff
+        return seconds if seconds > 0.0 else 0.0
 
     def request_is_read(self) -> bool:
         """The whole request has been received, so the connection can carry another."""

@@ -201,13 +201,14 @@ def finish(x: Exchange) -> None:
             x.upstream.metrics.retried_well += 1
         else:
             x.upstream.metrics.retried_in_vain += 1
+    overhead = 0.0
     if x.tunnel is None:
-        overhead = seconds - x.upstream_seconds - x.queued
-        plane.metrics.overhead.observe(overhead if overhead > 0 else 0.0)
+        overhead = x.overhead(seconds)
+        plane.metrics.overhead.observe(overhead)
     log = plane.log
     if log is not None:
         settings = x.snapshot.access_log if route is None else route.access_log
-        if settings is not None and (line := access_line(x, settings, seconds)) is not None:
+        if settings is not None and (line := access_line(x, settings, seconds, overhead)) is not None:
             log.record(line)
     # An attempt and its exchange know each other: neither is to wait for the collector of garbage.
     x.attempt = None

@@ -71,7 +71,10 @@ async def test_a_request_without_a_slot_waits_and_is_served(upstream: StartUpstr
 
     assert [(await first).status, (await second).status] == [200, 200]
     assert running.log.entries[0]["queue_ms"] == 0.0
-    assert running.log.entries[1]["queue_ms"] >= 90
+    waited = running.log.entries[1]
+    assert waited["queue_ms"] >= 90
+    parts = waited["queue_ms"] + waited["upstream_ms"] + waited["overhead_ms"]
+    assert parts == pytest.approx(waited["duration_ms"], abs=0.005)
     assert sum(gate(running).metrics.wait.counts) == 1
 
 

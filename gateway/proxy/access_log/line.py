@@ -55,6 +55,7 @@ OTEL: Final = AccessNames(
         "coding": "gateway.coding",
         "duration_ms": "http.server.request.duration",
         "queue_ms": "gateway.queue.duration",
+        "backoff_ms": "gateway.backoff.duration",
         "upstream_ms": "gateway.upstream.duration",
         "overhead_ms": "gateway.overhead.duration",
         "ttfb_ms": "gateway.first_byte.duration",
@@ -87,6 +88,7 @@ ECS: Final = AccessNames(
         "bytes_out": "http.response.body.bytes",
         "duration_ms": "event.duration",
         "queue_ms": "gateway.queue_duration",
+        "backoff_ms": "gateway.backoff_duration",
         "upstream_ms": "gateway.upstream_duration",
         "overhead_ms": "gateway.overhead_duration",
         "ttfb_ms": "gateway.first_byte_duration",
@@ -173,8 +175,8 @@ def fixed(value: object) -> bytes:
     return orjson.dumps(value).replace(b"%", b"%%")
 
 
-def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | None:
-    """The line of a finished exchange that took `seconds`; None when it is not in the sample.
+def access_line(x: Exchange, log: AccessSettings, seconds: float, overhead: float) -> bytes | None:
+    """The line of a finished exchange that took `seconds`, of which the gateway `overhead`; None when it is not in the sample.
 
     The query string is left out unless the operator asked for it: it is where secrets hide in URLs.
     """
@@ -201,6 +203,8 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
     tries = x.tries
     if tries is not None:
         extra += log.attempts_key + orjson.dumps(tries.log)
+        if tries.backoff:
+            extra += log.backoff % (tries.backoff * log.duration_scale)
     head = x.head
     client = x.client
     body = x.request_body
@@ -219,8 +223,6 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
             trace, span = b'"%b"' % match[1], b'"%b"' % match[2]
     code, flag = _NO_FAILURE if failure is None else _FAILURES[failure]
     scale = log.duration_scale
-    upstream_seconds = x.upstream_seconds
-    overhead = seconds - upstream_seconds
     return log.line % (
         time() * log.time_scale,
         x.request_id,
@@ -244,8 +246,8 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float) -> bytes | Non
         b'"%b"' % x.coding if x.coding else _NULL,
         seconds * scale,
         x.queued * scale,
-        upstream_seconds * scale,
-        overhead * scale if overhead > 0.0 and x.tunnel is None else 0.0,
+        x.upstream_seconds * scale,
+        overhead * scale,
         (x.responded_at - x.started if x.responded_at else seconds) * scale,
         agent,
         extra,

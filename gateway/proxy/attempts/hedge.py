@@ -33,13 +33,14 @@ _CANCELLED: Final = Failed(Failure.CLIENT_CLOSED)
 class Race:
     """The copies of one request that are still in the running."""
 
-    __slots__ = ("_openings", "_target", "_tries", "copies", "first", "x")
+    __slots__ = ("_openings", "_sent_at", "_target", "_tries", "copies", "first", "x")
 
     def __init__(self, first: Attempt, target: bytes) -> None:
         self.x = first.x
         self.first = first
         self.copies = [first]
         self._target = target
+        self._sent_at = first.dispatched_at
         self._tries = self.x.tries = self.x.tries or Tries()
         self._openings: dict[Attempt, Opening] = {}
         """Connections on their way, by the copy that waits for them."""
@@ -122,6 +123,9 @@ class Race:
                 self._drop(copy, "cancelled" if lost is None else lost.failure.code)
         if lost is None and winner is not self.first and winner.failed is None:
             winner.upstream.metrics.hedges_won += 1
+        if winner is not self.first:
+            # The upstream was waited for all along: until then it was an earlier copy that it had not answered.
+            self.x.upstream_seconds += (winner.dispatched_at or monotonic()) - self._sent_at
         winner.racing = False
         self.x.attempt = winner
         if winner.connection is None:

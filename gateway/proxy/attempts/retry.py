@@ -9,7 +9,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
-from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable, retry_after
+from gateway.headers import retry_after
+from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable
 from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Attempt, Exchange, Tries, suspend
 
@@ -111,10 +112,15 @@ def _delay(tries: Tries, retry: Retry, upstream: Upstream, cause: Cause, asked: 
 
 
 async def pause(x: Exchange, delay: float) -> None:
-    """Wait. A client that leaves, or an upload that goes wrong, ends it at once."""
-    now = monotonic()
+    """Wait, and remember how long. A client that leaves, or an upload that goes wrong, ends it at once."""
+    tries = x.tries
+    assert tries is not None
+    began = now = monotonic()
     until = now + delay
     x.expect_by(until, None, now)
-    while now < until:
-        await suspend()
-        now = monotonic()
+    try:
+        while now < until:
+            await suspend()
+            now = monotonic()
+    finally:
+        tries.backoff += monotonic() - began

@@ -43,7 +43,7 @@ class _Direction:
 class Tunnel:
     """The two joined connections. `on_closed` is called once, when both directions are over."""
 
-    __slots__ = ("_client", "_ended", "_on_closed", "_upstream", "received_bytes", "sent_bytes", "touched")
+    __slots__ = ("_client", "_ended", "_on_closed", "_upstream", "sent_bytes", "touched")
 
     def __init__(self, client: Connection, upstream: Connection, on_closed: Callable[[], None]) -> None:
         self._client = client
@@ -51,8 +51,6 @@ class Tunnel:
         self._on_closed: Callable[[], None] | None = on_closed
         self._ended: set[Connection] = set()
         self.touched = monotonic()
-        self.received_bytes = 0
-        """From the client."""
         self.sent_bytes = 0
         """To the client."""
         client.source = _Direction(upstream)
@@ -67,7 +65,6 @@ class Tunnel:
         """Pass on what one side sent."""
         self.touched = monotonic()
         if source is self._client:
-            self.received_bytes += len(data)
             self._upstream.transport.write(data)
         else:
             self.sent_bytes += len(data)

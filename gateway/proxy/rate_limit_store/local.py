@@ -152,10 +152,6 @@ class LocalStore:
                 verdicts.append((*taken, 0))
         return verdicts
 
-    def peek(self, check: Check) -> Verdict:
-        """What the limit would say, with nothing charged."""
-        return self.decide([Check(check.limit, check.tier, check.digest, 0)], monotonic_ns() // 1000)[0]
-
     def reset(self, limit_id: bytes, digest: bytes) -> bool:
         """Forget a key; whether there was one."""
         table = self._tables.get(limit_id)

@@ -16,14 +16,11 @@ from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.steps.request_keys import key_part
 from gateway.snapshot import Limit, LimitTier, Route
-from gateway.steering import KeyPart
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
-_CLIENT_IP: Final = KeyPart.CLIENT_IP
-_HOST: Final = KeyPart.HOST
 _DRAFT: Final = Headers.DRAFT
 _LEGACY: Final = Headers.LEGACY
 

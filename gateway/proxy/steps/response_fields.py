@@ -58,11 +58,9 @@ def server_timing(x: Exchange, route: Route) -> bytes:
         return b""
     if route.server_timing is _ON_REQUEST and x.head.fields.values.get(b"x-server-timing") != b"1":
         return b""
-    total = monotonic() - x.started
-    upstream = x.upstream_seconds
     line = b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"' % (
-        (total - upstream) * 1000,
-        upstream * 1000,
+        x.overhead(monotonic() - x.started) * 1000,
+        x.upstream_seconds * 1000,
         x.attempts,
     )
     for number, attempt in enumerate(x.tries.log if x.tries is not None else (), 1):

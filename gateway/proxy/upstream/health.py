@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
-from email.utils import parsedate_to_datetime
 from random import random
 from time import time
 from typing import TYPE_CHECKING, Final
 
 from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.headers import retry_after
 from gateway.metrics import Standings, UpstreamMetrics
 from gateway.policies.health import State
 
 if TYPE_CHECKING:
     from gateway.proxy.wire.http1_response import ResponseHead
 
-_RETRY_AFTER: Final = re.compile(rb"(?:\A|\n)retry-after:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _REQUESTS_FAULT: Final = (501, 505)
 """The endpoint is well; it was asked for something that it does not do (RFC 9110 15.6)."""
 _SERVING: Final = (State.HEALTHY, State.SLOW_START)
@@ -41,21 +39,7 @@ def answered(endpoint: Endpoint, metrics: UpstreamMetrics, response: ResponseHea
     else:
         endpoint.failures = endpoint.errors = 0
     if status in (429, 503):
-        group.rest(endpoint, status, retry_after(response.fields.block, time()), now)
-
-
-def retry_after(block: bytes, now: float) -> float:
-    """Seconds that a field section asks for in `Retry-After` (RFC 9110 10.2.3); 0 without it. `now` is Unix time."""
-    match = _RETRY_AFTER.search(block)
-    if match is None:
-        return 0.0
-    value = match[1].strip()
-    if value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(value.decode("ascii")).timestamp() - now)
-    except (ValueError, OverflowError):
-        return 0.0
+        group.rest(endpoint, status, retry_after(response.fields.kept, time()) or 0.0, now)
 
 
 class Standing:
