@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.control.admin import serve_admin
-from gateway.control.admin_breakers import AdminBreakers
-from gateway.control.admin_limits import AdminLimits
-from gateway.control.admin_reload import AdminReload
-from gateway.control.admin_token import AdminToken
-from gateway.control.breaker_orders import Order, Shown, obey
+from gateway.control.admin.breaker_orders import Order, Shown, obey
+from gateway.control.admin.breakers import AdminBreakers
+from gateway.control.admin.limits import AdminLimits
+from gateway.control.admin.listener import serve_admin
+from gateway.control.admin.pages import LIVE
+from gateway.control.admin.reload import AdminReload
+from gateway.control.admin.token import AdminToken
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
-from gateway.control.pages import LIVE
-from gateway.control.reload import Reloader, ReloadError
-from gateway.control.running import Member, Running
+from gateway.control.running.reload import Reloader, ReloadError
+from gateway.control.running.running import Member, Running
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.listening import StartError
@@ -36,7 +36,7 @@ _log = logging.getLogger("gateway")
 
 
 class App(Running):
-    """One worker. Also what the admin listener shows (`control.admin.AdminState`)."""
+    """One worker. Also what the admin listener shows (`control.admin.listener.AdminState`)."""
 
     def __init__(self, loaded: Loaded, resolver: Resolver | None = None, member: Member | None = None) -> None:
         super().__init__(loaded, resolver, member)
@@ -61,11 +61,11 @@ class App(Running):
         """The metrics are always as they are now."""
 
     async def live(self, page: str) -> object:
-        """See `control.pages`."""
+        """See `control.admin.pages`."""
         return LIVE[page](self.plane.snapshot)
 
     async def breakers(self, order: Order) -> Shown:
-        """See `control.breaker_orders.Obeys`."""
+        """See `control.admin.breaker_orders.Obeys`."""
         return obey(self.plane, order)
 
     @property
@@ -119,7 +119,7 @@ class App(Running):
     # -- one configuration after another -----------------------------------------------------------------------------
 
     async def change_to(self, loaded: Loaded) -> None:
-        """See `control.reload.Target`."""
+        """See `control.running.reload.Target`."""
         try:
             prepared = await self.prepare(loaded)
         except StartError as error:

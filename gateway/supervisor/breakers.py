@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.control.breaker_orders import Order, Shown, UnknownError, as_one, obey
+from gateway.control.admin.breaker_orders import Order, Shown, UnknownError, as_one, obey
 from gateway.policies.circuit_breaker import State
 from gateway.snapshot import Snapshot
 from gateway.supervisor.agreement import Agreement
@@ -24,7 +24,7 @@ PATIENCE: Final = 5.0
 
 
 class FleetBreakers:
-    """The supervisor's side. See `control.breaker_orders.Obeys`."""
+    """The supervisor's side. See `control.admin.breaker_orders.Obeys`."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots = slots

@@ -121,7 +121,7 @@ class FleetMetrics:
 
 
 class Counting:
-    """Counts for all workers; see `control.admin_limits.Counts`."""
+    """Counts for all workers; see `control.admin.limits.Counts`."""
 
     def __init__(self, fleet: Fleet, keys: int) -> None:
         self._fleet = fleet

@@ -18,17 +18,17 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway import __version__
-from gateway.control.admin import serve_admin
-from gateway.control.admin_breakers import AdminBreakers
-from gateway.control.admin_limits import AdminLimits
-from gateway.control.admin_reload import AdminReload
-from gateway.control.admin_token import AdminToken
-from gateway.control.aside import aside
+from gateway.control.admin.breakers import AdminBreakers
+from gateway.control.admin.limits import AdminLimits
+from gateway.control.admin.listener import serve_admin
+from gateway.control.admin.pages import merged
+from gateway.control.admin.reload import AdminReload
+from gateway.control.admin.token import AdminToken
 from gateway.control.compile import compile_config, process_name
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
-from gateway.control.pages import merged
-from gateway.control.reload import Reloader, ReloadError
+from gateway.control.running.off_loop import off_loop
+from gateway.control.running.reload import Reloader, ReloadError
 from gateway.control.tls import TlsError
 from gateway.metrics import GatewayMetrics, ReloadMetrics
 from gateway.proxy.listening import StartError, bind_for, close_all
@@ -51,7 +51,7 @@ _log = logging.getLogger("gateway")
 
 
 class Fleet:
-    """See the module's docstring. Also what the admin listener shows (`control.admin.AdminState`)."""
+    """See the module's docstring. Also what the admin listener shows (`control.admin.listener.AdminState`)."""
 
     def __init__(self, loaded: Loaded, workers: int) -> None:
         self.loaded = loaded
@@ -102,7 +102,7 @@ class Fleet:
         await asyncio.gather(*(slot.refresh() for slot in self._slots))
 
     async def live(self, page: str) -> object:
-        """See `control.pages`: the pages of all workers as one."""
+        """See `control.admin.pages`: the pages of all workers as one."""
         pages = await self._everywhere("page", {"name": page})
         return merged(pages) if pages else []
 
@@ -127,7 +127,7 @@ class Fleet:
     async def start(self) -> None:
         """Start all workers and the admin listener. Raises StartError."""
         loop = asyncio.get_running_loop()
-        self.snapshot, self._token = await aside(functools.partial(self._compiled, self.loaded, None))
+        self.snapshot, self._token = await off_loop(functools.partial(self._compiled, self.loaded, None))
         for one in self.snapshot.server.listeners:
             self._give(one.place, bind_for(one, self.workers))
         await self._counting.change_store(self.snapshot)
@@ -235,13 +235,13 @@ class Fleet:
     # -- one configuration after another -----------------------------------------------------------------------------
 
     async def change_to(self, loaded: Loaded) -> None:
-        """See `control.reload.Target`: every worker prepares, and when all can, all change."""
+        """See `control.running.reload.Target`: every worker prepares, and when all can, all change."""
         async with self._changing:
             if self._stopping.is_set():
                 raise ReloadError("the gateway is shutting down")
             opened: dict[Place, list[list[socket.socket]]] = {}
             try:
-                snapshot, token = await aside(functools.partial(self._compiled, loaded, self.snapshot))
+                snapshot, token = await off_loop(functools.partial(self._compiled, loaded, self.snapshot))
                 known = {one.place for one in self.snapshot.server.listeners}
                 for one in snapshot.server.listeners:
                     if one.place not in known:

@@ -22,9 +22,9 @@ from typing import Any, Final
 import orjson
 
 from gateway.app import App
-from gateway.control.aside import aside
 from gateway.control.load import Loaded, from_data
-from gateway.control.running import Member, Prepared
+from gateway.control.running.off_loop import off_loop
+from gateway.control.running.running import Member, Prepared
 from gateway.loops import loop_factory
 from gateway.metrics.sums import pieces
 from gateway.proxy.listening import StartError, close_all
@@ -142,7 +142,7 @@ class Worker:
             for sock in sockets:
                 sock.setblocking(False)
             self._member.sockets[host, port, path] = sockets
-        return await aside(functools.partial(from_data, content["data"], Path(content["path"]), content["hash"]))
+        return await off_loop(functools.partial(from_data, content["data"], Path(content["path"]), content["hash"]))
 
     def _connect(self) -> socket.socket:
         """A new way to the process that counts: one end of a pair, the other goes to the supervisor."""

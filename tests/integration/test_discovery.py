@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from gateway.control.load import load
-from gateway.control.resolver import SystemResolver
+from gateway.control.running.resolver import SystemResolver
 from gateway.endpoints import Endpoint
 from gateway.policies.health import State
 from tests.certificates import Certificates

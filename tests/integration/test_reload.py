@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from gateway.control import reload
 from gateway.control.load import Loaded, load
-from gateway.control.reload import Reloader, ReloadError
+from gateway.control.running import reload
+from gateway.control.running.reload import Reloader, ReloadError
 from gateway.metrics import ReloadMetrics
 from tests.conftest import StartGateway, StartUpstream
 from tests.integration.test_tunnel import switches, upgraded

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import orjson
 from aiohttp import web
 
-from gateway.control.admin_token import AdminToken
+from gateway.control.admin.token import AdminToken
 from gateway.control.keys import Part
 from gateway.control.limits_compile import in_words, part_value
 from gateway.policies.rate_limit import seconds_up

@@ -8,8 +8,8 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from gateway.control.admin_token import AdminToken
-from gateway.control.reload import Outcome, Reloader
+from gateway.control.admin.token import AdminToken
+from gateway.control.running.reload import Outcome, Reloader
 
 PAGES: Final = {"/reload": "how the last reload went; POST reloads, with ?dry_run=1 it only says what would change"}
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
-from gateway.control.breaker_orders import breaker_word
+from gateway.control.admin.breaker_orders import breaker_word
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.policies.concurrency import RANKS
 from gateway.snapshot import Route, Snapshot

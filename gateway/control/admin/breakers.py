@@ -12,8 +12,8 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from gateway.control.admin_token import AdminToken
-from gateway.control.breaker_orders import Obeys, Order, Shown, UnknownError
+from gateway.control.admin.breaker_orders import Obeys, Order, Shown, UnknownError
+from gateway.control.admin.token import AdminToken
 from gateway.control.units import UnitError, format_duration, parse_duration
 
 LASTS: Final = "1h"

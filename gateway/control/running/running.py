@@ -16,14 +16,14 @@ from socket import socket
 from typing import Final
 
 from gateway import __version__
-from gateway.control.aside import aside
 from gateway.control.compile import compile_config, dropped_endpoints
 from gateway.control.compression_compile import compression_notes
-from gateway.control.discovery import Discovery
 from gateway.control.load import Loaded
 from gateway.control.metrics_compile import foresee
-from gateway.control.probes import Probes
-from gateway.control.resolver import SystemResolver
+from gateway.control.running.discovery import Discovery
+from gateway.control.running.off_loop import off_loop
+from gateway.control.running.probes import Probes
+from gateway.control.running.resolver import SystemResolver
 from gateway.control.tls import TlsError
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
@@ -195,7 +195,7 @@ class Running:
         if prepared.store is not None and prepared.store is not self._limit_store:
             await prepared.store.stop()
         if prepared.log is not None and prepared.log is not self._access_log:
-            await aside(prepared.log.close)
+            await off_loop(prepared.log.close)
         self._keep_metrics()
 
     async def commit(self, prepared: Prepared) -> None:
@@ -223,7 +223,7 @@ class Running:
         if former_store is not None and former_store is not prepared.store:
             await former_store.stop()
         if former_log is not None and former_log is not prepared.log:
-            await aside(former_log.close)
+            await off_loop(former_log.close)
 
     def reopen_logs(self) -> None:
         """The log file has been renamed: go on in a new one."""

@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.control.addresses import Address
-from gateway.control.metrics_page import Collected, metrics_page
-from gateway.control.pages import json_value
+from gateway.control.admin.metrics_page import Collected, metrics_page
+from gateway.control.admin.pages import json_value
 from gateway.headers import normalise_host, parse_address
 from gateway.proxy.listening import StartError, reason
 from gateway.snapshot import Listener
@@ -51,7 +51,7 @@ class AdminState(Protocol):
         """Called before `metrics` are read."""
 
     async def live(self, page: str) -> object:
-        """What a page of `control.pages` says now."""
+        """What a page of `control.admin.pages` says now."""
 
     @property
     def effective_config(self) -> dict[str, Any]:
