@@ -22,7 +22,7 @@ class AccessNames:
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """What is written about the requests of a route, as templates; see `proxy/access_entry.py`."""
+    """What is written about the requests of a route, as templates; see `proxy/access_log/line.py`."""
 
     line: bytes
     refused: bytes

@@ -23,7 +23,7 @@ from gateway.control.running.reload import Reloader, ReloadError
 from gateway.control.running.running import Member, Running
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
-from gateway.proxy.listening import StartError
+from gateway.proxy.downstream.listeners import StartError
 from gateway.proxy.loop_watch import LoopWatch
 from gateway.snapshot import Snapshot
 

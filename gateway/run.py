@@ -15,7 +15,7 @@ from gateway.app import App
 from gateway.control.load import Loaded, load
 from gateway.control.problems import ConfigError, render_text
 from gateway.loops import loop_factory
-from gateway.proxy.listening import StartError
+from gateway.proxy.downstream.listeners import StartError
 
 if TYPE_CHECKING:
     from gateway.supervisor.fleet import Fleet

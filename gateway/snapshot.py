@@ -194,7 +194,7 @@ class Upstream:
     dns_interval: float = 0.0
     """Seconds between two lookups of the names."""
     circuit_breaker: BreakerSettings | None = None
-    """Of each endpoint; the breakers themselves live in `proxy/breaking.py`."""
+    """Of each endpoint; the breakers themselves live in `proxy/upstream/circuit_breaker.py`."""
     gate: Gate | None = None
     """Its own limit on what is in flight."""
 

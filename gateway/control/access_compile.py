@@ -11,7 +11,7 @@ from gateway.control.access import AccessLog
 from gateway.control.effective import Value, effective_log
 from gateway.control.schema import Config
 from gateway.control.units import format_duration
-from gateway.proxy.access_entry import ECS, FLAT, OTEL, key, line_template, refused_template
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL, key, line_template, refused_template
 
 FORMATS: Final[dict[str, AccessNames]] = {"flat": FLAT, "otel": OTEL, "ecs": ECS}
 

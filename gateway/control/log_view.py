@@ -20,7 +20,7 @@ import orjson
 
 from gateway.access_settings import AccessNames
 from gateway.control.units import UnitError, parse_duration
-from gateway.proxy.access_entry import ECS, FLAT, OTEL
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 """C0 and C1 controls, and characters that hide or turn text around."""

@@ -1,6 +1,6 @@
 """Whether a response is compressed, and with which coding (RFC 9110 8.4.1, 12.5.3); what becomes of its fields then.
 
-Pure: field lines in, decisions and field lines out. The encoders are in `proxy/coders.py`.
+Pure: field lines in, decisions and field lines out. The encoders are in `proxy/bodies/coders.py`.
 """
 
 from __future__ import annotations

@@ -17,19 +17,19 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.connection import NEVER
-from gateway.proxy.heads import edited_lines, own_answer
+from gateway.proxy.steps.fields import edited_lines, own_answer
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.gates import Gate
     from gateway.policies.concurrency import Waiter
-    from gateway.proxy.body import Body
-    from gateway.proxy.http1 import RequestHead
-    from gateway.proxy.http1_response import ResponseHead
-    from gateway.proxy.retrying import Tries
-    from gateway.proxy.server import DownstreamConnection
-    from gateway.proxy.tunnel import Tunnel
-    from gateway.proxy.upstream import UpstreamConnection
+    from gateway.proxy.attempts.retry import Tries
+    from gateway.proxy.bodies.body import Body
+    from gateway.proxy.bodies.tunnel import Tunnel
+    from gateway.proxy.downstream.http1_connection import DownstreamConnection
+    from gateway.proxy.upstream.connection import UpstreamConnection
+    from gateway.proxy.wire.http1_request import RequestHead
+    from gateway.proxy.wire.http1_response import ResponseHead
     from gateway.snapshot import Route, Snapshot, Upstream
 
 _log = logging.getLogger("gateway")

@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies import timeout
-from gateway.proxy import heads
-from gateway.proxy.access_entry import access_line
-from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
-from gateway.proxy.breaking import raise_refusal, refusal
-from gateway.proxy.coding import prepare
+from gateway.proxy.access_log.line import access_line
+from gateway.proxy.attempts.forward import forward
+from gateway.proxy.attempts.load_balancing import fallback_for, gates_to
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.forward import forward
-from gateway.proxy.local import answer_locally, spend_forward
-from gateway.proxy.matching import identify, match
-from gateway.proxy.rate_limiting import ask_limits, refuse_if_denied, wait_for_limits
-from gateway.proxy.refusals import answer_again
-from gateway.proxy.responding import send_coded, send_whole, stream, switch
-from gateway.proxy.steering import fallback_for, gates_to
+from gateway.proxy.steps import fields as heads
+from gateway.proxy.steps.compression import prepare
+from gateway.proxy.steps.match import identify, match
+from gateway.proxy.steps.max_in_flight import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
+from gateway.proxy.steps.own_answer import answer_locally, spend_forward
+from gateway.proxy.steps.problem import answer_again
+from gateway.proxy.steps.rate_limit import ask_limits, refuse_if_denied, wait_for_limits
+from gateway.proxy.steps.response import send_coded, send_whole, stream, switch
+from gateway.proxy.upstream.circuit_breaker import raise_refusal, refusal
 
 if TYPE_CHECKING:
     from gateway.snapshot import Route

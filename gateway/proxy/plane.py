@@ -11,16 +11,16 @@ from gateway.metrics import GatewayMetrics
 from gateway.policies.overload import NOBODY
 from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
-from gateway.proxy.admission import let_in
-from gateway.proxy.breaking import Breakers
-from gateway.proxy.coding import Threads
-from gateway.proxy.http1 import RequestReader, request_kinds
-from gateway.proxy.limit_store import LocalStore
-from gateway.proxy.standing import Standing
+from gateway.proxy.rate_limit_store.local import LocalStore
+from gateway.proxy.steps.compression import Threads
+from gateway.proxy.steps.max_in_flight import let_in
+from gateway.proxy.upstream.circuit_breaker import Breakers
+from gateway.proxy.upstream.health import Standing
+from gateway.proxy.wire.http1_request import RequestReader, request_kinds
 from gateway.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from gateway.proxy.server import DownstreamConnection
+    from gateway.proxy.downstream.http1_connection import DownstreamConnection
 
 
 class DataPlane:

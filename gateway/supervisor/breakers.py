@@ -15,8 +15,8 @@ from gateway.supervisor.agreement import Agreement
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
 
 if TYPE_CHECKING:
-    from gateway.proxy.breaking import EndpointBreaker
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
     from gateway.supervisor.slot import Slot
 
 PATIENCE: Final = 5.0

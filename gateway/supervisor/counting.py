@@ -15,9 +15,9 @@ from gateway.metrics.reloads import reload_families
 from gateway.metrics.sums import Joined, label_values
 from gateway.metrics.workers import Worker, worker_families
 from gateway.ports import LimitStore
-from gateway.proxy.limit_store import LocalStore
-from gateway.proxy.redis_store import RedisStore
-from gateway.proxy.worker_store import LimitServer
+from gateway.proxy.rate_limit_store.batcher import RedisStore
+from gateway.proxy.rate_limit_store.local import LocalStore
+from gateway.proxy.rate_limit_store.worker_link import LimitServer
 from gateway.snapshot import Snapshot, UpstreamSettings
 from gateway.supervisor.slot import Slot, parts
 

@@ -31,7 +31,7 @@ from gateway.control.running.off_loop import off_loop
 from gateway.control.running.reload import Reloader, ReloadError
 from gateway.control.tls import TlsError
 from gateway.metrics import GatewayMetrics, ReloadMetrics
-from gateway.proxy.listening import StartError, bind_for, close_all
+from gateway.proxy.downstream.listeners import StartError, bind_for, close_all
 from gateway.snapshot import Snapshot
 from gateway.supervisor.breakers import FleetBreakers
 from gateway.supervisor.channel import ChannelClosedError, RefusedError

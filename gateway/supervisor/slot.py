@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from gateway.metrics.sums import State, Sums
-from gateway.proxy.listening import close_all
+from gateway.proxy.downstream.listeners import close_all
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
 
 STEADY: Final = 10.0

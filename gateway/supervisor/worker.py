@@ -27,7 +27,7 @@ from gateway.control.running.off_loop import off_loop
 from gateway.control.running.running import Member, Prepared
 from gateway.loops import loop_factory
 from gateway.metrics.sums import pieces
-from gateway.proxy.listening import StartError, close_all
+from gateway.proxy.downstream.listeners import StartError, close_all
 from gateway.supervisor.breakers import WorkerBreakers
 from gateway.supervisor.channel import Channel, ChannelClosedError
 

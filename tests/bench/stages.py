@@ -100,9 +100,9 @@ class World:
         from gateway.control.compile import compile_config
         from gateway.control.load import load
         from gateway.metrics import GatewayMetrics
+        from gateway.proxy.downstream.http1_connection import DownstreamConnection
         from gateway.proxy.plane import DataPlane
-        from gateway.proxy.server import DownstreamConnection
-        from gateway.proxy.upstream import EndpointPool, UpstreamConnection
+        from gateway.proxy.upstream.connection import EndpointPool, UpstreamConnection
 
         self.loop = _loop()
         self.metrics = GatewayMetrics("bench")
@@ -174,7 +174,7 @@ def _read_request(messages: Sequence[bytes]) -> Callable[[], Call]:
 
 def _read_response(messages: Sequence[bytes]) -> Callable[[], Call]:
     def make() -> Call:
-        from gateway.proxy.http1_response import read_response
+        from gateway.proxy.wire.http1_response import read_response
 
         message, end = _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
         last = read_response(messages[0], end, b"x-request-id").fields
@@ -251,7 +251,7 @@ def _metrics() -> Call:
 
 def _upstream_head(request: bytes) -> Callable[[], Call]:
     def make() -> Call:
-        from gateway.proxy.heads import upstream_head
+        from gateway.proxy.steps.fields import upstream_head
 
         world = World()
         world.client.data_received(request)
@@ -263,8 +263,8 @@ def _upstream_head(request: bytes) -> Callable[[], Call]:
 
 
 def _client_head() -> Call:
-    from gateway.proxy.heads import client_head
-    from gateway.proxy.http1_response import read_response
+    from gateway.proxy.steps.fields import client_head
+    from gateway.proxy.wire.http1_response import read_response
 
     world = World()
     world.client.data_received(SMALL)
@@ -274,7 +274,7 @@ def _client_head() -> Call:
 
 
 def _chunks() -> Call:
-    from gateway.proxy.framing import ChunkedDecoder
+    from gateway.proxy.wire.framing import ChunkedDecoder
 
     return lambda: ChunkedDecoder().feed(CHUNKS)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.access_entry import ECS, FLAT, OTEL, escaped, redacted
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL, escaped, redacted
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import OK, answers, closes_without_an_answer, drips, eventually, proxy
 

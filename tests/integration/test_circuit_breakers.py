@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientSession
 
 from gateway.policies.circuit_breaker import State
-from gateway.proxy.breaking import EndpointBreaker
+from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
@@ -375,7 +375,7 @@ async def test_it_survives_a_reload(
     """An open breaker stays open unless its own settings are others now; so does the refusal of what it guards."""
     from gateway.control.compile import compile_config
     from gateway.control.load import load
-    from gateway.proxy.upstream import EndpointPool
+    from gateway.proxy.upstream.connection import EndpointPool
 
     origin = await upstream(answers(ERROR % 500))
     text = breaking(origin.url)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.exchange import Exchange, suspend
-from gateway.proxy.http1 import RequestHead, RequestReader, request_kinds
+from gateway.proxy.wire.http1_request import RequestHead, RequestReader, request_kinds
 from tests.unit.fakes import RecordingTransport
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from gateway.control.log_view import Filter, FilterError, parse_statuses, read_entry, shown
-from gateway.proxy.access_entry import ECS, OTEL
+from gateway.proxy.access_log.line import ECS, OTEL
 
 ENTRY: dict[str, Any] = {
     "ts": 1795264000.25, "request_id": "abc", "trace_id": None, "client_ip": "192.0.2.1", "method": "GET", "scheme": "http",

@@ -11,8 +11,8 @@ from time import monotonic, time
 from typing import Any, Final, Protocol, TypeAlias
 
 from gateway.policies.circuit_breaker import NEVER, Breaker, Forced, State
-from gateway.proxy.breaking import EndpointBreaker
 from gateway.proxy.plane import DataPlane
+from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 
 Order: TypeAlias = dict[str, Any]
 Shown: TypeAlias = list[dict[str, Any]]

@@ -17,7 +17,7 @@ from gateway.control.keys import Part
 from gateway.control.limits_compile import in_words, part_value
 from gateway.policies.rate_limit import seconds_up
 from gateway.ports import Answers, Check, LimitCall, LimitStore
-from gateway.proxy.limit_store import LocalStore
+from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.snapshot import Limit, Snapshot
 
 PATIENCE: Final = 2.0

@@ -19,7 +19,7 @@ from gateway.control.addresses import Address
 from gateway.control.admin.metrics_page import Collected, metrics_page
 from gateway.control.admin.pages import json_value
 from gateway.headers import normalise_host, parse_address
-from gateway.proxy.listening import StartError, reason
+from gateway.proxy.downstream.listeners import StartError, reason
 from gateway.snapshot import Listener
 
 PAGES: Final = {

@@ -28,14 +28,14 @@ from gateway.control.tls import TlsError
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.ports import Answers, Resolver
-from gateway.proxy import worker_store
-from gateway.proxy.access_log import AccessLog, open_log
-from gateway.proxy.listening import Door, StartError, bind
-from gateway.proxy.open_files import raise_file_limit
+from gateway.proxy.access_log.writer import AccessLog, open_log
+from gateway.proxy.downstream.listeners import Door, StartError, bind
+from gateway.proxy.downstream.open_files import raise_file_limit
 from gateway.proxy.plane import DataPlane
-from gateway.proxy.redis_store import RedisStore
-from gateway.proxy.upstream import EndpointPool
-from gateway.proxy.worker_store import WorkerLink
+from gateway.proxy.rate_limit_store import worker_link as worker_store
+from gateway.proxy.rate_limit_store.batcher import RedisStore
+from gateway.proxy.rate_limit_store.worker_link import WorkerLink
+from gateway.proxy.upstream.connection import EndpointPool
 from gateway.snapshot import Listener, RedisSettings, Snapshot, UpstreamSettings
 
 LOOKUPS: Final = 2.0
