@@ -10,13 +10,13 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from gateway.access_settings import AccessSettings
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.gates import Gate
 from gateway.headers import Networks
-from gateway.metrics import CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.metrics import UNMATCHED, CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import CompressionSettings, Tags
@@ -389,3 +389,7 @@ class Snapshot:
     """All there are."""
     access_log: AccessSettings | None = None
     """For what no route took."""
+
+
+EMPTY: Final = Snapshot(ServerSettings((), "", Networks()), Names(), Router(()), (), (), RouteMetrics(UNMATCHED), "")
+"""What runs before the first configuration: no listener, so no request sees it."""

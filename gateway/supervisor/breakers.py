@@ -24,7 +24,7 @@ PATIENCE: Final = 5.0
 
 
 class FleetBreakers:
-    """The supervisor's side. See `control.admin.breaker_orders.Obeys`."""
+    """The supervisor's side."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots = slots
@@ -39,8 +39,8 @@ class FleetBreakers:
             if news or slot.index == origin:
                 slot.tell("breaker", word | {"own": news and slot.index == origin})
 
-    async def breakers(self, order: Order) -> Shown:
-        """See `Obeys`."""
+    async def order(self, order: Order) -> Shown:
+        """Have every worker obey, those that start later too. Raises UnknownError."""
         answers: dict[int, Shown] = {}
         refusals: list[str] = []
 

@@ -281,14 +281,14 @@ async def test_an_answer_between_the_preparation_of_a_reload_and_its_commit_is_n
     book = Phonebook(users=["127.0.0.1"])
     url = f"http://users:{origin.port}"
     running = await gateway(balanced(url, upstream="dns: 1h"), book)
-    path = running.app.loaded.path
+    path = running.app.runtime.loaded.path
     path.write_text(balanced(url, upstream="dns: 1h, panic: 10%"), encoding="utf-8")
-    prepared = await running.app.prepare(load(path))
+    prepared = await running.app.runtime.prepare(load(path))
     # An hour later:
     book.known["users"] = ["127.0.0.2"]
-    running.app._discovery._put(running.app.snapshot.upstreams[0].names[0], book.known["users"])
+    running.app.runtime._discovery._put(running.app.snapshot.upstreams[0].names[0], book.known["users"])
     assert addresses(running) == ["127.0.0.2"]
 
-    await running.app.commit(prepared)
+    await running.app.runtime.commit(prepared)
     await eventually(lambda: addresses(running) == ["127.0.0.2"])
     assert await picked(running) == {b"2": 40}

@@ -27,12 +27,12 @@ class UnknownError(Exception):
 class Obeys(Protocol):
     """A gateway of one process or of several."""
 
-    async def breakers(self, order: Order) -> Shown:
+    async def order_breakers(self, order: Order) -> Shown:
         """Obey. The breakers it is about, as they are then. Raises UnknownError."""
 
 
 def obey(plane: DataPlane, order: Order) -> Shown:
-    """In this process; see `Obeys.breakers`."""
+    """Obey in this process. Raises UnknownError."""
     now = monotonic()
     upstream, endpoint = order["upstream"], order["endpoint"]
     if order["do"] == "list":
