@@ -27,12 +27,14 @@ from gateway.control.load import Loaded
 from gateway.control.running.off_loop import off_loop
 from gateway.control.running.reload import Reloader, ReloadError
 from gateway.control.tls import TlsError
-from gateway.metrics import GatewayMetrics, ReloadMetrics
+from gateway.endpoints import Endpoint
+from gateway.metrics import GatewayMetrics, ReloadMetrics, UpstreamMetrics
 from gateway.proxy.downstream.listeners import StartError, bind_for, close_all
-from gateway.snapshot import EMPTY, Snapshot
-from gateway.supervisor.breakers import FleetBreakers
+from gateway.snapshot import EMPTY, Snapshot, UpstreamSettings
 from gateway.supervisor.channel import ChannelClosedError, RefusedError
-from gateway.supervisor.counting import Counting, FleetMetrics, NoPool
+from gateway.supervisor.circuit_breaker import FleetBreakers
+from gateway.supervisor.metrics import FleetMetrics
+from gateway.supervisor.rate_limit import FleetCounts
 from gateway.supervisor.slot import KEEP_SOCKETS, Files, Place, Slot, StartFailedError
 from gateway.supervisor.system import another, cause, lock_file, reap, unlink, wait_for
 
@@ -47,6 +49,22 @@ GRACE: Final = 5.0
 _log = logging.getLogger("gateway")
 
 
+class NoPool:
+    """The supervisor connects to no upstream."""
+
+    def __init__(self, endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics) -> None:
+        """As a pool is made."""
+
+    def retire(self) -> None:
+        pass
+
+    def sweep(self, now: float) -> None:
+        pass
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+
 class Fleet:
     """The supervisor; what the admin listener shows is `control.admin.listener.Gateway`."""
 
@@ -56,10 +74,11 @@ class Fleet:
         self.snapshot = EMPTY
         self.reloads = ReloadMetrics(time.time())
         self.reloader = Reloader(self, self.reloads)
-        self.counts = Counting(self, loaded.config.server.limits.rate_limit_keys)
-        self._slots = [Slot(index, self.counts.serve, self._breaker) for index in range(workers)]
-        self._breakers = FleetBreakers(self._slots)
+        self._slots: list[Slot] = []
         self.metrics = FleetMetrics(self._slots, self.reloads)
+        self.counts = FleetCounts(self._slots, self.metrics, loaded.config.server.limits.rate_limit_keys)
+        self._breakers = FleetBreakers(self._slots)
+        self._slots += [Slot(index, self.counts.serve, self._breakers.heard) for index in range(workers)]
         self.token: str | None = None
         self._lock = lock_file()
         """Locked while a worker writes to the access log."""
@@ -91,12 +110,8 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Ask every worker for what it has counted until now."""
-        await self.reports()
+        await self.metrics.refresh()
         await self.metrics.look()
-
-    async def reports(self) -> None:
-        """Have every worker say what it has counted."""
-        await asyncio.gather(*(slot.refresh() for slot in self._slots))
 
     async def live(self, page: str) -> object:
         """The pages of all workers of this name as one."""
@@ -166,9 +181,6 @@ class Fleet:
         server = loaded.data.get("server")
         data = loaded.data | {"server": (server or {}) | {"name": loaded.config.server.name or process_name()}}
         return {"data": data, "path": str(loaded.path), "hash": loaded.hash, "workers": self.workers}
-
-    def _breaker(self, worker: int, word: dict[str, Any]) -> None:
-        self._breakers.heard(worker, word)
 
     # -- keeping workers ---------------------------------------------------------------------------------------------
 

@@ -27,8 +27,8 @@ from gateway.control.running.runtime import Member, Prepared
 from gateway.loops import loop_factory
 from gateway.metrics.sums import pieces
 from gateway.proxy.downstream.listeners import StartError, close_all
-from gateway.supervisor.breakers import WorkerBreakers
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
+from gateway.supervisor.circuit_breaker import WorkerBreakers
 
 PUSH: Final = 1.0
 """Seconds between two reports: what a worker that is killed can lose of its counts."""

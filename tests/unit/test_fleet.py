@@ -14,7 +14,8 @@ from gateway.metrics import GatewayMetrics, ReloadMetrics
 from gateway.metrics.sums import State, pieces
 from gateway.snapshot import Snapshot
 from gateway.supervisor import slot as slot_module
-from gateway.supervisor.counting import FleetMetrics, NoPool
+from gateway.supervisor.fleet import NoPool
+from gateway.supervisor.metrics import FleetMetrics
 from gateway.supervisor.slot import FIRST_DELAY, LONGEST_DELAY, STEADY, Slot
 
 CONFIG = """
