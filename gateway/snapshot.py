@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from gateway.access_settings import AccessSettings
-from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.access_log import AccessSettings
+from gateway.endpoints import Endpoint, EndpointGroup, Steering
 from gateway.gates import Gate
 from gateway.headers import Networks
 from gateway.metrics import UNMATCHED, CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
@@ -29,8 +29,8 @@ from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitS
 from gateway.policies.retry import RetryBudget, RetrySettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
+from gateway.request_key import KeyPart
 from gateway.router import Router
-from gateway.steering import KeyPart, Steering
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,8 +17,9 @@ TESTS = ROOT / "tests"
 MAX_LINES = 400
 MAX_FILES = 16
 
-PURE = ("errors", "headers", "metrics", "router")
-"""Modules of the pure core that decide something. `ports` and `snapshot` only declare."""
+PURE = ("endpoints", "errors", "gates", "headers", "metrics", "router")
+DECLARED = ("access_log", "policies", "ports", "request_key", "snapshot")
+"""The pure core: modules that decide something, and those that only declare. Each policy has a test of its own."""
 
 SOURCES = sorted(GATEWAY.rglob("*.py"))
 TEST_SOURCES = sorted(TESTS.rglob("*.py"))
@@ -63,6 +65,14 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     module = tree(path)
 
     assert ast.get_docstring(module) or (path.name == "__init__.py" and not module.body)
+
+
+def test_every_module_of_the_core_is_listed() -> None:
+    """The contract of the pure core and the lists above name the same modules."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    core = next(contract["source_modules"] for contract in contracts if contract["name"].startswith("The core decides"))
+
+    assert sorted(core) == sorted(f"gateway.{module}" for module in PURE + DECLARED)
 
 
 @pytest.mark.parametrize("module", PURE)

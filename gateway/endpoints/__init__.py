@@ -2,6 +2,6 @@
 
 from gateway.endpoints.group import Endpoint, EndpointGroup, GroupWatcher
 from gateway.endpoints.introduce import introduce
-from gateway.endpoints.settings import DEFAULT, GroupSettings
+from gateway.endpoints.settings import DEFAULT, GroupSettings, Steering, Sticky
 
-__all__ = ["DEFAULT", "Endpoint", "EndpointGroup", "GroupSettings", "GroupWatcher", "introduce"]
+__all__ = ["DEFAULT", "Endpoint", "EndpointGroup", "GroupSettings", "GroupWatcher", "Steering", "Sticky", "introduce"]

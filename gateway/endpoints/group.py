@@ -12,9 +12,10 @@ from typing import Final, Protocol
 
 from gateway.endpoints.settings import DEFAULT, GroupSettings
 from gateway.errors import Failed
-from gateway.policies.circuit_breaker import NEVER, Breaker
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import Breaker
 from gateway.policies.ejection import in_a_row, lasts, most_ejected, too_many
-from gateway.policies.health import REST_429, AvailabilitySettings, State, least_healthy, ramp, rests
+from gateway.policies.health import REST_429, AvailabilitySettings, EndpointState, least_healthy, ramp, rests
 from gateway.policies.load_balancing import (
     Algorithm,
     Balancer,
@@ -28,7 +29,7 @@ from gateway.ports import Pool
 
 RAMP_STEP: Final = 1.0
 """Seconds between two steps of a slow start."""
-_SERVING: Final = frozenset({State.HEALTHY, State.SLOW_START, State.RESTING})
+_SERVING: Final = frozenset({EndpointState.HEALTHY, EndpointState.SLOW_START, EndpointState.RESTING})
 """With a share above 0."""
 
 
@@ -145,7 +146,7 @@ class Endpoint:
         self.ramp_since = -NEVER
         """When it came back."""
 
-        self.state = State.HEALTHY
+        self.state = EndpointState.HEALTHY
         self.since = 0.0
         """Of the state."""
         self.share = 1.0
@@ -154,43 +155,45 @@ class Endpoint:
     @property
     def why(self) -> str:
         """What led to the state, in words; empty for a healthy endpoint."""
-        if self.state is State.UNHEALTHY:
+        if self.state is EndpointState.UNHEALTHY:
             return self.probe_says
-        if self.state is State.EJECTED:
+        if self.state is EndpointState.EJECTED:
             return self.ejected_for
-        return "Retry-After" if self.state is State.RESTING else ""
+        return "Retry-After" if self.state is EndpointState.RESTING else ""
 
-    def judged(self, now: float, settings: AvailabilitySettings) -> State:
+    def judged(self, now: float, settings: AvailabilitySettings) -> EndpointState:
         """The state it is in from now on; `share` is set with it."""
         self.share = 1.0
         if self.breaker_open:
-            return State.BREAKER_OPEN
+            return EndpointState.BREAKER_OPEN
         if not self.up:
-            return State.UNHEALTHY
+            return EndpointState.UNHEALTHY
         if now < self.ejected_until:
-            return State.EJECTED
+            return EndpointState.EJECTED
         if now < self.rest_until:
             self.share = self.resting_share
-            return State.RESTING
+            return EndpointState.RESTING
         # A breaker has a way back of its own.
-        if self.state in (State.UNHEALTHY, State.EJECTED) or (self.state is State.RESTING and not self.resting_share):
+        if self.state in (EndpointState.UNHEALTHY, EndpointState.EJECTED) or (
+            self.state is EndpointState.RESTING and not self.resting_share
+        ):
             self.ramp_since = now
         self.share = ramp(settings, self.ramp_since, now)
-        return State.HEALTHY if self.share == 1.0 else State.SLOW_START
+        return EndpointState.HEALTHY if self.share == 1.0 else EndpointState.SLOW_START
 
     def changes_at(self, now: float) -> float:
         """When time alone may change its state or share."""
-        if self.state is State.EJECTED:
+        if self.state is EndpointState.EJECTED:
             return self.ejected_until
-        if self.state is State.RESTING:
+        if self.state is EndpointState.RESTING:
             return self.rest_until
-        return now + RAMP_STEP if self.state is State.SLOW_START else NEVER
+        return now + RAMP_STEP if self.state is EndpointState.SLOW_START else NEVER
 
 
 class GroupWatcher(Protocol):
     """Is told of what changes in a group. Must not raise; the group is whole again when it is called."""
 
-    def changed(self, endpoint: Endpoint, before: State) -> None:
+    def changed(self, endpoint: Endpoint, before: EndpointState) -> None:
         """The endpoint is in another state than before."""
 
     def panic_changed(self, group: EndpointGroup) -> None:
@@ -262,7 +265,7 @@ class EndpointGroup:
 
     def refresh(self, now: float) -> None:
         """Something that decides about availability or weight has changed, or `due` has come."""
-        changed: list[tuple[Endpoint, State]] = []
+        changed: list[tuple[Endpoint, EndpointState]] = []
         for endpoint in self.endpoints:
             before = endpoint.state
             state = endpoint.judged(now, self.settings.availability)
@@ -344,7 +347,7 @@ class EndpointGroup:
         if settings is None or not too_many(settings, endpoint.failures, endpoint.errors) or now < endpoint.ejected_until:
             return 0.0
         failures, endpoint.failures, endpoint.errors = endpoint.errors, 0, 0
-        out = sum(other.state in (State.UNHEALTHY, State.EJECTED) for other in self.endpoints)
+        out = sum(other.state in (EndpointState.UNHEALTHY, EndpointState.EJECTED) for other in self.endpoints)
         if out >= most_ejected(settings, len(self.endpoints)):
             return 0.0
         endpoint.ejections = in_a_row(settings, endpoint.ejections, endpoint.ejected_until, now)
@@ -383,7 +386,7 @@ def _fit(endpoints: Sequence[Endpoint], least: int) -> list[Endpoint]:
     fit = [endpoint for endpoint in endpoints if endpoint.state in _SERVING and endpoint.share]
     if len(fit) < max(1, least):
         for endpoint in endpoints:
-            if endpoint.state is State.RESTING and not endpoint.share:
+            if endpoint.state is EndpointState.RESTING and not endpoint.share:
                 endpoint.share = 1.0
                 fit.append(endpoint)
     return fit

@@ -1,4 +1,4 @@
-"""How a group chooses among its endpoints."""
+"""How a group chooses among its endpoints, and what of a request has a say in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from gateway.policies.ejection import EjectionSettings
 from gateway.policies.health import AvailabilitySettings
 from gateway.policies.load_balancing import BalancingSettings
+from gateway.request_key import KeyPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,24 @@ class GroupSettings:
 
 
 DEFAULT: Final = GroupSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What of a request decides which endpoint takes it."""
+
+    key: tuple[tuple[KeyPart, bytes], ...] = ()
+    """The parts of the key of consistent hashing, each with its name."""
+    sticky: Sticky | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sticky:
+    """A cookie that keeps a client with the endpoint that served it first. Its values are with the endpoints."""
+
+    cookie: bytes
+    """Its name."""
+    attributes: bytes
+    """What follows the value in `Set-Cookie`, but for `Secure`."""
+    secure: bool | None
+    """None: `Secure` when the client came by HTTPS."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
+from gateway.metrics.top_keys import TopKeys
 from gateway.policies.overload import NOBODY
-from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.steps.compression import Threads

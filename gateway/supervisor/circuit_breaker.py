@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.control.admin.breaker_orders import Order, Shown, UnknownError, as_one, obey
-from gateway.policies.circuit_breaker import State
+from gateway.policies.circuit_breaker import BreakerState
 from gateway.snapshot import Snapshot
 from gateway.supervisor.agreement import Agreement
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
@@ -94,7 +94,7 @@ class WorkerBreakers:
             "upstream": one.upstream,
             "endpoint": one.endpoint.label,
             "state": breaker.state.value,
-            "until": breaker.due if breaker.state is State.OPEN else 0.0,
+            "until": breaker.due if breaker.state is BreakerState.OPEN else 0.0,
             "reason": breaker.reason,
             "trips": breaker.trips,
             "version": one.version,
@@ -109,7 +109,7 @@ class WorkerBreakers:
             # Our own; by now time may have gone on from there.
             one.version = word["version"]
         elif one is not None:
-            one.follow(State(word["state"]), word["until"], word["reason"], word["trips"], word["version"])
+            one.follow(BreakerState(word["state"]), word["until"], word["reason"], word["trips"], word["version"])
 
     def obey(self, order: Order) -> Shown:
         """What an operator says. Raises UnknownError."""

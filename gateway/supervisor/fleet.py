@@ -192,7 +192,7 @@ class Fleet:
             if self._stopping.is_set():
                 return
             slot.restarts += 1
-            delay = slot.delay()
+            delay = slot.delay(time.monotonic())
             _log.error("worker %d has ended (%s): another one starts in %.1f s", slot.index, cause(code), delay)
             if delay > KEEP_SOCKETS and self.ready:
                 slot.close_sockets()

@@ -17,7 +17,7 @@ from gateway.supervisor.slot import Slot
 
 
 class FleetCounts:
-    """Counts for all workers, as `control.admin.limits.Counts` shows them."""
+    """LimitCounts for all workers, as `control.admin.limits.LimitCounts` shows them."""
 
     def __init__(self, slots: Sequence[Slot], metrics: FleetMetrics, keys: int) -> None:
         self._slots = slots

@@ -24,7 +24,7 @@ from gateway.app import App
 from gateway.control.load import Loaded, from_data
 from gateway.control.running.off_loop import off_loop
 from gateway.control.running.runtime import Member, Prepared
-from gateway.loops import loop_factory
+from gateway.event_loop import loop_factory
 from gateway.metrics.sums import pieces
 from gateway.proxy.downstream.listeners import StartError, close_all
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError

@@ -30,7 +30,7 @@ PAGES: Final = {
 }
 
 
-class Counts(Protocol):
+class LimitCounts(Protocol):
     """Where rate limits are counted: a worker's data plane, or the supervisor of several workers."""
 
     @property
@@ -60,7 +60,7 @@ class LimitPages:
 
     pages: Final = PAGES
 
-    def __init__(self, counts: Counts, token: AdminToken) -> None:
+    def __init__(self, counts: LimitCounts, token: AdminToken) -> None:
         self._counts = counts
         self._token = token
 

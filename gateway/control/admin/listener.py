@@ -18,7 +18,7 @@ from gateway.control.addresses import Address
 from gateway.control.admin.answers import json_answer
 from gateway.control.admin.breaker_orders import Obeys
 from gateway.control.admin.breakers import BreakerPages
-from gateway.control.admin.limits import Counts, LimitPages
+from gateway.control.admin.limits import LimitCounts, LimitPages
 from gateway.control.admin.metrics_page import Collected, metrics_page
 from gateway.control.admin.reload import ReloadPages
 from gateway.control.admin.token import AdminToken
@@ -67,7 +67,7 @@ class Gateway(AdminState, Obeys, Protocol):
     """A gateway of one process or of several, as all pages together see it."""
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> LimitCounts:
         """Where rate limits are counted."""
 
     @property

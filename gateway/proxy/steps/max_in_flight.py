@@ -12,7 +12,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import UPSTREAM, Failed, Failure
-from gateway.policies.concurrency import RANKS, State, Waiter
+from gateway.policies.concurrency import RANKS, Waiter
+from gateway.policies.concurrency import WaiterState as State
 from gateway.proxy.downstream import half_close as leaving
 from gateway.proxy.exchange import Exchange, suspend
 

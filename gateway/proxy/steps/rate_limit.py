@@ -15,8 +15,8 @@ from gateway.policies.rate_limit import MICROSECONDS, Headers, Missing, OnStoreE
 from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.steps.request_keys import key_part
+from gateway.request_key import KeyPart
 from gateway.snapshot import Limit, LimitTier, Route
-from gateway.steering import KeyPart
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane

@@ -14,7 +14,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.errors import Failed, Failure
-from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, BreakerSettings, State, Transition
+from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, BreakerSettings, Transition
+from gateway.policies.circuit_breaker import BreakerState as State
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint, EndpointGroup
