@@ -578,7 +578,7 @@ class Gateway:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        name = self.app.doors[0].sockets[0].getsockname()
+        name = self.app.runtime.doors[0].sockets[0].getsockname()
         return name[0], name[1]
 
     @property

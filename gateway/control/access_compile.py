@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.access_settings import AccessNames, AccessSettings
+from gateway.access_log import AccessNames, AccessSettings
 from gateway.control.access import AccessLog
 from gateway.control.effective import Value, effective_log
 from gateway.control.schema import Config

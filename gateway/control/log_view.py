@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.access_settings import AccessNames
+from gateway.access_log import AccessNames
 from gateway.control.units import UnitError, parse_duration
 from gateway.proxy.access_log.line import ECS, FLAT, OTEL
 

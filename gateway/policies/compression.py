@@ -137,7 +137,7 @@ SIZE: Final = "size"
 SET_COOKIE: Final = "set_cookie"
 CREDENTIALS: Final = "credentials"
 
-_NEVER: Final = frozenset({204, 205, 206, 304})
+_UNCODED_STATUSES: Final = frozenset({204, 205, 206, 304})
 
 
 # -- the fields of a response ------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def knows_as_weak(condition: bytes | None, tag: bytes, *, unknown: bool) -> bool
 
 def forbidden(settings: CompressionSettings, fields: Fields, choice: Choice, status: int, length: int, exempt: str = "") -> str:
     """Why this response is not compressed for this client, or nothing. `length` -1: unknown; `exempt`: the request's reason."""
-    if status in _NEVER:
+    if status in _UNCODED_STATUSES:
         return STATUS
     reason = fields.reason
     if reason and (reason != TYPE or choice.plain):

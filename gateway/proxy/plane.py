@@ -8,8 +8,8 @@ from typing import Protocol
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
+from gateway.metrics.top_keys import TopKeys
 from gateway.policies.overload import NOBODY
-from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.bodies.coding_threads import CodingThreads
 from gateway.proxy.queues import let_in

@@ -524,7 +524,7 @@ async def test_an_adaptive_limit_follows_the_upstream(upstream: StartUpstream, g
 
 async def reload(running: Gateway, text: str) -> None:
     """Put another configuration into the running gateway."""
-    running.app.loaded.path.write_text(text, encoding="utf-8")
+    running.app.runtime.loaded.path.write_text(text, encoding="utf-8")
     assert (await running.app.reloader.reload("test")).ok
 
 

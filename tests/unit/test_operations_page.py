@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import _parser
-from gateway.control import admin, admin_breakers, admin_limits, admin_reload
+from gateway.control.admin import breakers, limits, listener, reload
 from gateway.errors import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 OPERATIONS = (DOCS / "operations.md").read_text(encoding="utf-8")
-PAGES = {**admin.PAGES, **admin_limits.PAGES, **admin_breakers.PAGES, **admin_reload.PAGES}
+PAGES = {**listener.PAGES, **limits.PAGES, **breakers.PAGES, **reload.PAGES}
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^`?|/|\| )gateway ([a-z]+)(?: ([a-z]+)\b(?!\.))?", re.MULTILINE)
 

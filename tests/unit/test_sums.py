@@ -11,10 +11,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from gateway.metrics import GatewayMetrics
-from gateway.metrics.sums import LEAST, MOST, Joined, State, Sums, pieces
+from gateway.metrics.sums import LEAST, MOST, Joined, Pieces, Sums, pieces
 
 
-def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> State:
+def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> Pieces:
     """What a worker with so many requests says, as it comes out of the channel."""
     metrics = GatewayMetrics("1", "3.11")
     metrics.config_hash = "abc"
@@ -22,7 +22,7 @@ def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> State:
     for _ in range(requests):
         one.finished(b"GET", 200, 0.02)
     one.in_flight = in_flight
-    state: State = orjson.loads(orjson.dumps(list(pieces(metrics.collect()))))
+    state: Pieces = orjson.loads(orjson.dumps(list(pieces(metrics.collect()))))
     return state
 
 

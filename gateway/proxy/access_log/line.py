@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from gateway.access_settings import AccessNames, AccessSettings
+from gateway.access_log import AccessNames, AccessSettings
 from gateway.errors import Failure
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
-from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, State
+from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, BreakerState
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.proxy.exchange import Exchange
     from gateway.snapshot import Upstream
 
-_HALF_OPEN: Final = State.HALF_OPEN
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
 
 
 def refusal(upstream: Upstream) -> Failed | None:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from gateway.proxy.steps.request_keys import cookie_value, key_part
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
+    from gateway.endpoints import Endpoint, Steering, Sticky
     from gateway.gates import Gate
     from gateway.proxy.exchange import Exchange
     from gateway.snapshot import Route, Upstream
-    from gateway.steering import Steering, Sticky
 
 
 def pick(x: Exchange, route: Route, upstream: Upstream, failed: Endpoint | None) -> Endpoint | None:

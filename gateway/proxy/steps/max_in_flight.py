@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import UPSTREAM, Failed, Failure
-from gateway.policies.concurrency import RANKS, State, Waiter
+from gateway.policies.concurrency import RANKS, Waiter, WaiterState
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.queues import let_in
 
@@ -25,7 +25,7 @@ RETRY_AFTER: Final = (b"Retry-After: 1",)
 REFUSING_STATUS: Final = frozenset({429, 503, 504})
 """Answers by which an upstream says that it has too much to do."""
 
-_WAITING: Final = State.WAITING
+_WAITING: Final = WaiterState.WAITING
 _RANK_OF: Final = {word.encode("ascii"): rank for rank, word in enumerate(RANKS)}
 
 
@@ -90,9 +90,9 @@ async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
     try:
         while waiter.state is _WAITING:
             await suspend()
-        if waiter.state is State.EXPIRED:
+        if waiter.state is WaiterState.EXPIRED:
             raise _refusal(gate, rank, failure)
-        if waiter.state is State.DISPLACED:
+        if waiter.state is WaiterState.DISPLACED:
             raise _refusal(gate, rank, Failure.QUEUE_FULL)
         if client.ended and client.gone():
             raise Failed(Failure.CLIENT_CLOSED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-from gateway.steering import KeyPart
+from gateway.request_key import KeyPart
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

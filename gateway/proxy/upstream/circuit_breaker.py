@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from gateway.policies.circuit_breaker import NEVER, Breaker, BreakerSettings, State, Transition
+from gateway.policies.circuit_breaker import NEVER, Breaker, BreakerSettings, BreakerState, Transition
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint, EndpointGroup
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("gateway")
 
-_HALF_OPEN: Final = State.HALF_OPEN
+_HALF_OPEN: Final = BreakerState.HALF_OPEN
 _FOUND_OUT: Final = frozenset(
     {
-        (State.CLOSED, State.OPEN),
-        (State.RAMPING, State.OPEN),
-        (State.HALF_OPEN, State.OPEN),
-        (State.HALF_OPEN, State.RAMPING),
-        (State.HALF_OPEN, State.CLOSED),
+        (BreakerState.CLOSED, BreakerState.OPEN),
+        (BreakerState.RAMPING, BreakerState.OPEN),
+        (BreakerState.HALF_OPEN, BreakerState.OPEN),
+        (BreakerState.HALF_OPEN, BreakerState.RAMPING),
+        (BreakerState.HALF_OPEN, BreakerState.CLOSED),
     }
 )
 """Transitions that come of results. All others are made by time, in each worker by itself."""
@@ -94,7 +94,7 @@ class EndpointBreaker:
         else:
             self._metrics.changed(endpoint.label, transition.after.value)
             _log.log(
-                logging.WARNING if transition.after is State.OPEN else logging.INFO,
+                logging.WARNING if transition.after is BreakerState.OPEN else logging.INFO,
                 "circuit breaker of %s at %s%s: %s → %s: %s%s",
                 self.upstream,
                 endpoint.label,
@@ -107,7 +107,7 @@ class EndpointBreaker:
             if self.tell is not None and breaker.forced is None and (transition.before, transition.after) in _FOUND_OUT:
                 self.tell(self)
 
-    def follow(self, state: State, until: float, reason: str, trips: int, version: int) -> None:
+    def follow(self, state: BreakerState, until: float, reason: str, trips: int, version: int) -> None:
         """The workers have agreed upon this: see `Breaker.follow`."""
         if version <= self.version:
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import retry_after
 from gateway.metrics import Standings, UpstreamMetrics
-from gateway.policies.health import State
+from gateway.policies.health import EndpointState as State
 
 if TYPE_CHECKING:
     from gateway.proxy.wire.http1_response import ResponseHead

@@ -6,13 +6,12 @@ Keys are shown as digests: they may be credentials. A reset changes something, s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-import orjson
 from aiohttp import web
 
-from gateway.control.admin_token import AdminToken
+from gateway.control.admin.answers import json_answer
+from gateway.control.admin.token import AdminToken
 from gateway.control.keys import Part
 from gateway.control.limits_compile import in_words, part_value
 from gateway.policies.rate_limit import seconds_up
@@ -31,7 +30,7 @@ PAGES: Final = {
 }
 
 
-class Counts(Protocol):
+class LimitCounts(Protocol):
     """Where rate limits are counted: a worker's data plane, or the supervisor of several workers."""
 
     @property
@@ -50,19 +49,19 @@ class Counts(Protocol):
         """Whether the store outside answers; None without one."""
 
     async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
-        """See `TopKeys.top`."""
+        """The keys denied most: route, limit, digest, denials, and by how many that is too high at most."""
 
     def forget_key(self, limit_id: bytes, digest: bytes) -> None:
         """Whatever is remembered of a key in the processes of this gateway."""
 
 
-class AdminLimits:
-    """The handlers. `plane` is asked per request, so a reload is seen at once."""
+class LimitPages:
+    """The handlers of these pages."""
 
     pages: Final = PAGES
 
-    def __init__(self, plane: Callable[[], Counts], token: AdminToken) -> None:
-        self._plane = plane
+    def __init__(self, counts: LimitCounts, token: AdminToken) -> None:
+        self._counts = counts
         self._token = token
 
     def add_to(self, app: web.Application) -> None:
@@ -72,12 +71,12 @@ class AdminLimits:
         app.router.add_post("/limits/reset", self._reset)
 
     async def _overview(self, request: web.Request) -> web.Response:
-        plane = self._plane()
-        redis = plane.snapshot.redis
-        return _json(
+        counts = self._counts
+        redis = counts.snapshot.redis
+        return json_answer(
             {
-                "store": {"url": redis.shown if redis is not None else "", "up": plane.store_up()},
-                "keys_in_process": len(plane.local_counts),
+                "store": {"url": redis.shown if redis is not None else "", "up": counts.store_up()},
+                "keys_in_process": len(counts.local_counts),
                 "limits": [
                     {
                         "route": route.name,
@@ -89,31 +88,31 @@ class AdminLimits:
                         "overrides": len(limit.overrides),
                         "id": limit.id.decode("ascii"),
                     }
-                    for route in plane.snapshot.routes
+                    for route in counts.snapshot.routes
                     for limit in route.rate_limit or ()
                 ],
                 "top": [
                     {"route": route, "limit": limit, "key": digest.hex(), "denied": count, "too_high_by_at_most": error}
-                    for route, limit, digest, count, error in await plane.denied_most()
+                    for route, limit, digest, count, error in await counts.denied_most()
                 ],
             }
         )
 
     async def _state(self, request: web.Request) -> web.Response:
         limit, digest = self._named(request)
-        return _json(await self._ask(limit, digest, 0))
+        return json_answer(await self._ask(limit, digest, 0))
 
     async def _reset(self, request: web.Request) -> web.Response:
         self._token.check(request)
         limit, digest = self._named(request)
-        plane = self._plane()
-        plane.forget_key(limit.id, digest)
-        return _json(await self._ask(limit, digest, FORGET))
+        counts = self._counts
+        counts.forget_key(limit.id, digest)
+        return json_answer(await self._ask(limit, digest, FORGET))
 
     def _named(self, request: web.Request) -> tuple[Limit, bytes]:
         """The limit and the digest of the key that a query names."""
         query = request.query
-        for route in self._plane().snapshot.routes:
+        for route in self._counts.snapshot.routes:
             if route.name != query.get("route"):
                 continue
             limits = {limit.name: limit for limit in route.rate_limit or ()}
@@ -127,13 +126,13 @@ class AdminLimits:
         raise web.HTTPNotFound(text="There is no route of this name.\n")
 
     async def _ask(self, limit: Limit, digest: bytes, cost: int) -> dict[str, Any]:
-        plane = self._plane()
+        counts = self._counts
         tier = limit.overrides.get(digest, limit.tier)
-        local = plane.limit_store is plane.local_counts
+        local = counts.limit_store is counts.local_counts
         call = LimitCall([Check(limit, tier, digest, 0 if local else cost)])
         done = asyncio.Event()
         call.wake = done.set
-        plane.limit_store.ask(call)
+        counts.limit_store.ask(call)
         if not call.done:
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -145,7 +144,7 @@ class AdminLimits:
         if source == Answers.NONE:
             if cost == FORGET:
                 raise web.HTTPServiceUnavailable(text="The store is down: nothing was forgotten there.\n")
-            plane.local_counts.ask(call)
+            counts.local_counts.ask(call)
         left, reset, _ = call.verdicts[0]
         return {
             "limit": limit.name,
@@ -165,9 +164,3 @@ def _values(limit: Limit, text: str) -> list[bytes | None]:
     return [
         part.name.encode() if part.kind == "constant" else part_value(part, one) for part, one in zip(parts, texts, strict=True)
     ]
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), content_type="application/json"
-    )

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.control.breaker_orders import Order, Shown, UnknownError, as_one, obey
-from gateway.policies.circuit_breaker import State
+from gateway.control.admin.breaker_orders import Order, Shown, UnknownError, as_one, obey
+from gateway.policies.circuit_breaker import BreakerState
 from gateway.snapshot import Snapshot
 from gateway.supervisor.agreement import Agreement
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
@@ -24,7 +24,7 @@ PATIENCE: Final = 5.0
 
 
 class FleetBreakers:
-    """The supervisor's side. See `control.breaker_orders.Obeys`."""
+    """The supervisor's side."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots = slots
@@ -39,8 +39,8 @@ class FleetBreakers:
             if news or slot.index == origin:
                 slot.tell("breaker", word | {"own": news and slot.index == origin})
 
-    async def breakers(self, order: Order) -> Shown:
-        """See `Obeys`."""
+    async def order(self, order: Order) -> Shown:
+        """Have every worker obey, those that start later too. Raises UnknownError."""
         answers: dict[int, Shown] = {}
         refusals: list[str] = []
 
@@ -94,7 +94,7 @@ class WorkerBreakers:
             "upstream": one.upstream,
             "endpoint": one.endpoint.label,
             "state": breaker.state.value,
-            "until": breaker.due if breaker.state is State.OPEN else 0.0,
+            "until": breaker.due if breaker.state is BreakerState.OPEN else 0.0,
             "reason": breaker.reason,
             "trips": breaker.trips,
             "version": one.version,
@@ -109,7 +109,7 @@ class WorkerBreakers:
             # Our own; by now time may have gone on from there.
             one.version = word["version"]
         elif one is not None:
-            one.follow(State(word["state"]), word["until"], word["reason"], word["trips"], word["version"])
+            one.follow(BreakerState(word["state"]), word["until"], word["reason"], word["trips"], word["version"])
 
     def obey(self, order: Order) -> Shown:
         """What an operator says. Raises UnknownError."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
-from gateway.control.breaker_orders import breaker_word
+from gateway.control.admin.breaker_orders import breaker_word
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.policies.concurrency import RANKS
 from gateway.snapshot import Route, Snapshot
@@ -100,9 +100,3 @@ def _merged_lists(pages: dict[int, list[dict[str, Any]]]) -> list[Any]:
             name = next((str(entry[name]) + str(entry.get("address")) for name in NAMES if name in entry), str(place))
             entries.setdefault(name, {})[at] = entry
     return [merged(found) for found in entries.values()]
-
-
-def json_value(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def aside(function: Callable[[], T]) -> T:
+async def off_loop(function: Callable[[], T]) -> T:
     """The result of `function`, or what it raised. A cancelled caller leaves the thread to itself."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -38,5 +38,5 @@ async def aside(function: Callable[[], T]) -> T:
         except RuntimeError:
             pass  # the loop has ended
 
-    threading.Thread(target=work, name="aside", daemon=True).start()
+    threading.Thread(target=work, name="off_loop", daemon=True).start()
     return await answer

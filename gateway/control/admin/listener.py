@@ -11,13 +11,18 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
-import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.control.addresses import Address
-from gateway.control.metrics_page import Collected, metrics_page
-from gateway.control.pages import json_value
+from gateway.control.admin.answers import json_answer
+from gateway.control.admin.breaker_orders import Obeys
+from gateway.control.admin.breakers import BreakerPages
+from gateway.control.admin.limits import LimitCounts, LimitPages
+from gateway.control.admin.metrics_page import Collected, metrics_page
+from gateway.control.admin.reload import ReloadPages
+from gateway.control.admin.token import AdminToken
+from gateway.control.running.reload import Reloader
 from gateway.headers import normalise_host, parse_address
 from gateway.proxy.downstream.listeners import StartError, reason
 from gateway.snapshot import Listener
@@ -51,11 +56,27 @@ class AdminState(Protocol):
         """Called before `metrics` are read."""
 
     async def live(self, page: str) -> object:
-        """What a page of `control.pages` says now."""
+        """What a page of `control.admin.pages` says now."""
 
     @property
     def effective_config(self) -> dict[str, Any]:
         """The running configuration as data, defaults merged, secrets hidden."""
+
+
+class Gateway(AdminState, Obeys, Protocol):
+    """A gateway of one process or of several, as all pages together see it."""
+
+    @property
+    def counts(self) -> LimitCounts:
+        """Where rate limits are counted."""
+
+    @property
+    def reloader(self) -> Reloader:
+        """Who changes the configuration."""
+
+    @property
+    def token(self) -> str | None:
+        """What proves that somebody may change something; None: nobody may."""
 
 
 _log = logging.getLogger("gateway")
@@ -117,12 +138,18 @@ def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), more: Iterab
     return web.AppRunner(app, access_log=None, logger=_admin_log, handle_signals=False, shutdown_timeout=1.0)
 
 
-async def serve_admin(state: AdminState, address: Address | None, more: Iterable[Pages]) -> web.AppRunner | None:
+def all_pages(gateway: Gateway) -> tuple[Pages, ...]:
+    """The groups of pages that every gateway has beside `PAGES`."""
+    token = AdminToken(lambda: gateway.token)
+    return LimitPages(gateway.counts, token), BreakerPages(gateway, token), ReloadPages(gateway.reloader, token)
+
+
+async def serve_admin(gateway: Gateway, address: Address | None) -> web.AppRunner | None:
     """Open the admin listener; None when there is to be none. Raises StartError."""
     if address is None:
         return None
     where = Listener(address.host, address.port, address.path)
-    runner = make_admin_runner(state, [where.host] if where.host else [], more)
+    runner = make_admin_runner(gateway, [where.host] if where.host else [], all_pages(gateway))
     await runner.setup()
     unix = web.UnixSite(runner, where.path) if where.path else None
     try:
@@ -161,18 +188,13 @@ async def _livez(request: web.Request) -> web.Response:
 
 def _shows(value: Callable[[], object]) -> _Handler:
     async def show(request: web.Request) -> web.Response:
-        return _json(value())
+        return json_answer(value())
 
     return show
 
 
 def _shows_live(state: AdminState, name: str) -> _Handler:
     async def show(request: web.Request) -> web.Response:
-        return _json(await state.live(name))
+        return json_answer(await state.live(name))
 
     return show
-
-
-def _json(value: object) -> web.Response:
-    body = orjson.dumps(value, json_value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json")

@@ -10,14 +10,20 @@ from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Any, Final, Protocol, TypeAlias
 
-from gateway.policies.circuit_breaker import NEVER, Breaker, Forced, State
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import Breaker, BreakerState, Forced
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 
 Order: TypeAlias = dict[str, Any]
 Shown: TypeAlias = list[dict[str, Any]]
 
-_WORST_FIRST: Final = [State.OPEN.value, State.HALF_OPEN.value, State.RAMPING.value, State.CLOSED.value]
+_WORST_FIRST: Final = [
+    BreakerState.OPEN.value,
+    BreakerState.HALF_OPEN.value,
+    BreakerState.RAMPING.value,
+    BreakerState.CLOSED.value,
+]
 
 
 class UnknownError(Exception):
@@ -27,12 +33,12 @@ class UnknownError(Exception):
 class Obeys(Protocol):
     """A gateway of one process or of several."""
 
-    async def breakers(self, order: Order) -> Shown:
+    async def order_breakers(self, order: Order) -> Shown:
         """Obey. The breakers it is about, as they are then. Raises UnknownError."""
 
 
 def obey(plane: DataPlane, order: Order) -> Shown:
-    """In this process; see `Obeys.breakers`."""
+    """Obey in this process. Raises UnknownError."""
     now = monotonic()
     upstream, endpoint = order["upstream"], order["endpoint"]
     if order["do"] == "list":
@@ -67,7 +73,7 @@ def _shown(one: EndpointBreaker, now: float, offset: float) -> dict[str, Any]:
     breaker = one.breaker
     counts = breaker.window.counts(now)
     forced = breaker.forced
-    probes_at = breaker.due if breaker.state is State.OPEN else NEVER
+    probes_at = breaker.due if breaker.state is BreakerState.OPEN else NEVER
     return {
         "upstream": one.upstream,
         "endpoint": one.endpoint.label,

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Final
 
-import orjson
 from aiohttp import web
 
-from gateway.control.admin_token import AdminToken
-from gateway.control.reload import Outcome, Reloader
+from gateway.control.admin.answers import json_answer
+from gateway.control.admin.token import AdminToken
+from gateway.control.running.reload import Outcome, Reloader
 
 PAGES: Final = {"/reload": "how the last reload went; POST reloads, with ?dry_run=1 it only says what would change"}
 
 
-class AdminReload:
-    """The handlers."""
+class ReloadPages:
+    """The handlers of these pages."""
 
     pages: Final = PAGES
 
@@ -47,8 +47,4 @@ def _answer(outcome: Outcome, status: int = 200) -> web.Response:
         "problems": [asdict(problem) for problem in outcome.problems],
         "text": outcome.text,
     }
-    return web.Response(
-        status=status,
-        body=orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
-        content_type="application/json",
-    )
+    return json_answer(body, status)

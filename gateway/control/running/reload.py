@@ -14,12 +14,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gateway.control.aside import aside
 from gateway.control.diff import MOST, Change, diff, render
 from gateway.control.files import Look, Settling, Sources, Stamps, digests_of, stamps_of
 from gateway.control.load import Loaded, load
 from gateway.control.nodes import Loc
 from gateway.control.problems import ConfigError, Problem, render_text
+from gateway.control.running.off_loop import off_loop
 from gateway.metrics import ReloadMetrics
 
 INTERVAL: Final = 1.0
@@ -94,13 +94,13 @@ class Reloader:
     async def _reload(self, cause: str, *, dry_run: bool) -> Outcome:
         target, running = self._target, self._target.loaded
         try:
-            loaded = await aside(functools.partial(load, running.path))
+            loaded = await off_loop(functools.partial(load, running.path))
             if not dry_run:
                 await self._look_at(loaded.sources, loaded.sources)
             refused = list(refusals(running, loaded))
             if refused:
                 raise ConfigError(refused)
-            changes = await aside(functools.partial(diff, running, loaded))
+            changes = await off_loop(functools.partial(diff, running, loaded))
             if not dry_run:
                 await target.change_to(loaded)
         except ConfigError as error:
@@ -125,7 +125,7 @@ class Reloader:
     async def _look_at(self, read: Sources, every: Sources) -> None:
         """`read` has just been tried; look at the files of `every` from now on."""
         self._sources = every
-        self._settling.tried(read.digests, await aside(every.paths))
+        self._settling.tried(read.digests, await off_loop(every.paths))
 
     def _failed(self, cause: str, problems: tuple[Problem, ...], *, dry_run: bool) -> Outcome:
         if not dry_run:
@@ -156,12 +156,12 @@ class Reloader:
                 stamps = None
                 continue
             looks += 1
-            found = await aside(lambda: stamps_of(self._sources.paths()))
+            found = await off_loop(lambda: stamps_of(self._sources.paths()))
             if found == stamps and looks % READ_ANYWAY:
                 continue
             # Nothing that is settled is read again before its stamp changes.
             stamps = found
-            look = self._settling.seen(await aside(lambda: digests_of(self._sources.paths())))
+            look = self._settling.seen(await off_loop(lambda: digests_of(self._sources.paths())))
             if look is Look.RELOAD:
                 await self.reload("files have changed")
             elif look is Look.WAIT:

@@ -16,14 +16,15 @@ from socket import socket
 from typing import Final
 
 from gateway import __version__
-from gateway.control.aside import aside
 from gateway.control.compile import compile_config, dropped_endpoints
 from gateway.control.compression_compile import compression_notes
-from gateway.control.discovery import Discovery
 from gateway.control.load import Loaded
 from gateway.control.metrics_compile import foresee
-from gateway.control.probes import Probes
-from gateway.control.resolver import SystemResolver
+from gateway.control.running.discovery import Discovery
+from gateway.control.running.off_loop import off_loop
+from gateway.control.running.probes import Probes
+from gateway.control.running.reload import ReloadError
+from gateway.control.running.resolver import SystemResolver
 from gateway.control.tls import TlsError
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
@@ -36,7 +37,7 @@ from gateway.proxy.rate_limit_store import worker_link as worker_store
 from gateway.proxy.rate_limit_store.batcher import RedisStore
 from gateway.proxy.rate_limit_store.worker_link import WorkerLink
 from gateway.proxy.upstream.pool import EndpointPool
-from gateway.snapshot import Listener, RedisSettings, Snapshot, UpstreamSettings
+from gateway.snapshot import EMPTY, Listener, RedisSettings, Snapshot, UpstreamSettings
 
 LOOKUPS: Final = 2.0
 """Seconds that the start waits for the names of endpoints at most."""
@@ -76,16 +77,19 @@ class Prepared:
     store: RedisStore | None = None
 
 
-class Running:
-    """See the module's docstring. `plane` is there after the first `prepare`."""
+class Runtime:
+    """The configuration that one process runs, with its listeners, its log, its store, and the data plane between them."""
 
     def __init__(self, loaded: Loaded, resolver: Resolver | None = None, member: Member | None = None) -> None:
         self.loaded = loaded
         self.member = member
         self.metrics = GatewayMetrics(__version__, platform.python_version())
-        self.plane: DataPlane
+        self.plane = DataPlane(asyncio.get_running_loop(), EMPTY, self.metrics, None)
         self.doors: list[Door] = []
-        self._token: str | None = None
+        self.token: str | None = None
+        """What the admin listener asks for before it changes something."""
+        self.closing = False
+        """Shutdown has begun: nothing is changed any more."""
         self._access_log: AccessLog | None = None
         self._log_file: tuple[int, int] | None = None
         self._limit_store: RedisStore | None = None
@@ -94,15 +98,13 @@ class Running:
 
     async def prepare(self, loaded: Loaded) -> Prepared:
         """Do all of a change that can fail, beside what runs. Raises StartError, and leaves nothing behind then."""
-        if self.draining:
+        if self.closing:
             raise StartError("the gateway is shutting down")
-        previous = self.plane.snapshot if hasattr(self, "plane") else None
         for note in compression_notes(loaded):
             _log.warning("%s", note)
         try:
-            snapshot = compile_config(
-                loaded, self.metrics, self._make_pool, previous, workers=self.member.workers if self.member is not None else 1
-            )
+            workers = self.member.workers if self.member is not None else 1
+            snapshot = compile_config(loaded, self.metrics, self._make_pool, self.plane.snapshot, workers=workers)
             token = loaded.config.admin.secret("token")
         except (TlsError, OSError, ValueError) as error:
             self._keep_metrics()
@@ -111,8 +113,6 @@ class Running:
         try:
             self._prepare_log(prepared)
             await self._prepare_store(prepared)
-            if previous is None:
-                self.plane = DataPlane(asyncio.get_running_loop(), snapshot, self.metrics, prepared.log, prepared.store)
             await self._prepare_doors(prepared)
         except BaseException:
             await self.abandon(prepared)
@@ -195,14 +195,22 @@ class Running:
         if prepared.store is not None and prepared.store is not self._limit_store:
             await prepared.store.stop()
         if prepared.log is not None and prepared.log is not self._access_log:
-            await aside(prepared.log.close)
+            await off_loop(prepared.log.close)
         self._keep_metrics()
+
+    async def change_to(self, loaded: Loaded) -> None:
+        """Prepare and commit; what `Reloader` asks for."""
+        try:
+            prepared = await self.prepare(loaded)
+        except StartError as error:
+            raise ReloadError(str(error)) from None
+        await self.commit(prepared)
 
     async def commit(self, prepared: Prepared) -> None:
         """Run what was prepared: new requests live in it from the next line on. Exchanges keep the world they began in."""
         plane, metrics, snapshot = self.plane, self.metrics, prepared.snapshot
         previous, former_log, former_store = plane.snapshot, self._access_log, self._limit_store
-        self.loaded, self._token = prepared.loaded, prepared.token
+        self.loaded, self.token = prepared.loaded, prepared.token
         plane.log = self._access_log = prepared.log
         self._log_file = prepared.log_file
         self._limit_store = prepared.store
@@ -223,7 +231,7 @@ class Running:
         if former_store is not None and former_store is not prepared.store:
             await former_store.stop()
         if former_log is not None and former_log is not prepared.log:
-            await aside(former_log.close)
+            await off_loop(former_log.close)
 
     def reopen_logs(self) -> None:
         """The log file has been renamed: go on in a new one."""
@@ -258,28 +266,21 @@ class Running:
 
     def _keep_metrics(self) -> None:
         """Series of what is not configured end."""
-        if hasattr(self, "plane"):
-            snapshot = self.plane.snapshot
-            self.metrics.keep_only(
-                [route.name for route in snapshot.routes],
-                [upstream.name for upstream in snapshot.upstreams],
-                [(route.name, limit.name) for route in snapshot.routes for limit in route.rate_limit or ()],
-            )
-
-    @property
-    def draining(self) -> bool:
-        """Shutdown has begun."""
-        return False
+        snapshot = self.plane.snapshot
+        self.metrics.keep_only(
+            [route.name for route in snapshot.routes],
+            [upstream.name for upstream in snapshot.upstreams],
+            [(route.name, limit.name) for route in snapshot.routes for limit in route.rate_limit or ()],
+        )
 
     async def retire(self) -> None:
         """Close what the configuration has brought. The doors are closed before, by who drains."""
         await self._discovery.stop()
         await self._probes.stop()
-        if hasattr(self, "plane"):
-            self.plane.threads.stop()
-            for upstream in self.plane.snapshot.upstreams:
-                for endpoint in upstream.group.endpoints:
-                    endpoint.pool.retire()
+        self.plane.threads.stop()
+        for upstream in self.plane.snapshot.upstreams:
+            for endpoint in upstream.group.endpoints:
+                endpoint.pool.retire()
         if self._limit_store is not None:
             await self._limit_store.stop()
         if self._access_log is not None:

@@ -9,11 +9,11 @@ import logging
 from time import monotonic
 from typing import Final
 
-import orjson
 from aiohttp import web
 
-from gateway.control.admin_token import AdminToken
-from gateway.control.breaker_orders import Obeys, Order, Shown, UnknownError
+from gateway.control.admin.answers import json_answer
+from gateway.control.admin.breaker_orders import Obeys, Order, Shown, UnknownError
+from gateway.control.admin.token import AdminToken
 from gateway.control.units import UnitError, format_duration, parse_duration
 
 LASTS: Final = "1h"
@@ -27,8 +27,8 @@ PAGES: Final = {
 _log = logging.getLogger("gateway")
 
 
-class AdminBreakers:
-    """The handlers. `gateway` does what they say, in all of its processes."""
+class BreakerPages:
+    """The handlers of these pages. `gateway` does what they say, in all of its processes."""
 
     pages: Final = PAGES
 
@@ -44,7 +44,7 @@ class AdminBreakers:
         app.router.add_post("/breakers/release", self._release)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return _answer(await self._gateway.breakers(_order(request, "list")))
+        return json_answer({"breakers": await self._gateway.order_breakers(_order(request, "list"))})
 
     async def _open(self, request: web.Request) -> web.Response:
         return await self._force(request, "open")
@@ -75,22 +75,22 @@ class AdminBreakers:
                 format_duration(seconds),
                 reason,
             )
-        return _answer(shown)
+        return json_answer({"breakers": shown})
 
     async def _release(self, request: web.Request) -> web.Response:
         self._token.check(request)
         by = _who(request)
-        held = [one for one in await self._gateway.breakers(_order(request, "list")) if one["forced"] is not None]
+        held = [one for one in await self._gateway.order_breakers(_order(request, "list")) if one["forced"] is not None]
         shown = await self._ordered(_order(request, "release") | {"by": by})
         for one in held:
             _log.warning("audit: %s releases the circuit breaker of %s at %s", by, one["upstream"], one["endpoint"])
-        return _answer(shown)
+        return json_answer({"breakers": shown})
 
     async def _ordered(self, order: Order) -> Shown:
         if order["upstream"] is None:
             raise web.HTTPBadRequest(text="An `upstream` is missing.\n")
         try:
-            return await self._gateway.breakers(order)
+            return await self._gateway.order_breakers(order)
         except UnknownError as error:
             raise web.HTTPNotFound(text=f"{error}\n") from None
 
@@ -110,10 +110,3 @@ def _text(request: web.Request, name: str) -> str:
 def _who(request: web.Request) -> str:
     """Who says so: what the request calls itself, and where it comes from. Only the token is proof of anything."""
     return f"{_text(request, 'by') or 'somebody'} ({request.remote or 'unix socket'})"
-
-
-def _answer(shown: Shown) -> web.Response:
-    return web.Response(
-        body=orjson.dumps({"breakers": shown}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
-        content_type="application/json",
-    )
