@@ -15,11 +15,11 @@ from typing import Final
 from gateway.errors import Failed, Failure
 from gateway.proxy import pipeline, time_limits
 from gateway.proxy.access_log.line import refused_line
-from gateway.proxy.bodies.body import Body, Outlet
+from gateway.proxy.bodies.body import Body
 from gateway.proxy.bodies.tunnel import Tunnel
 from gateway.proxy.connection import Connection
 from gateway.proxy.downstream import half_close
-from gateway.proxy.downstream.client_connection import ClientConnection
+from gateway.proxy.downstream.http1_answers import Http1Answers
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.steps.own_answer import field_block
@@ -33,7 +33,7 @@ from gateway.proxy.wire.http1_request import (
     check_request_size,
 )
 from gateway.proxy.wire.http1_response import ResponseHead
-from gateway.proxy.wire.http1_writer import REASONS, interim_head, response_message, switching_head
+from gateway.proxy.wire.http1_writer import REASONS, response_message, switching_head
 
 PIPELINE_LIMIT: Final = 64 * 1024
 """Bytes a client may send ahead of the response it waits for, before its socket is no longer read."""
@@ -42,14 +42,11 @@ LINGER: Final = 5.0
 """Seconds that unread input is read and thrown away after a final response, so that a reset does not destroy the
 response on its way (RFC 9112 9.6)."""
 
-LARGE: Final = 16 * 1024
-"""Bytes of content from which on it is cheaper to hand head and content over apart than to join them."""
-
 FAIR_SHARE: Final = 32
 """Requests of one connection that are answered here in a row before other connections have their turn."""
 
 
-class Http1Connection(ClientConnection):
+class Http1Connection(Http1Answers):
     """One client connection and its requests."""
 
     __slots__ = (
@@ -349,53 +346,7 @@ class Http1Connection(ClientConnection):
             self.closing = True
             self.transport.close()
 
-    # -- Client: the answer ------------------------------------------------------------------------------------------
-
-    def interim(self, head: ResponseHead) -> None:
-        """Never to HTTP/1.0, and a 100 only to who expects it."""
-        exchange = self.exchange
-        if exchange is None or not exchange.head.minor:
-            return
-        if head.status == 100:
-            if not exchange.head.expect_continue:
-                return
-            exchange.head.expect_continue = False
-            time_limits.upload_began(exchange, monotonic())
-        # A client that takes nothing gets no more of what it can do without.
-        if not self.write_paused:
-            self.transport.write(interim_head(head))
-
-    def respond(self, status: int, reason: bytes, lines: list[bytes], content: bytes, length: int) -> None:
-        if length >= 0:
-            lines.append(b"Content-Length: %d\r\n" % length)
-        self._add_persistence(lines)
-        if len(content) < LARGE:
-            self.transport.write(response_message(status, reason, lines, content))
-        else:
-            self.transport.writelines((response_message(status, reason, lines), content))
-
-    def open(self, status: int, reason: bytes, lines: list[bytes], length: int) -> Outlet:
-        exchange = self.exchange
-        assert exchange is not None
-        chunked = False
-        if length >= 0:
-            lines.append(b"Content-Length: %d\r\n" % length)
-        elif exchange.head.minor:
-            chunked = True
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        else:
-            exchange.keep_alive = exchange.framed = False
-        self._add_persistence(lines)
-        return Outlet(self, response_message(status, reason, lines), chunked=chunked)
-
-    def _add_persistence(self, lines: list[bytes]) -> None:
-        """What `Connection` must say (RFC 9112 9.3)."""
-        exchange = self.exchange
-        assert exchange is not None
-        if not exchange.keep_alive:
-            lines.append(b"Connection: close\r\n")
-        elif not exchange.head.minor:
-            lines.append(b"Connection: keep-alive\r\n")
+    # -- Client ------------------------------------------------------------------------------------------------------
 
     def switch(
         self, lines: list[bytes], head: ResponseHead, upstream: Connection, first: bytes, on_closed: Callable[[], None]
