@@ -16,11 +16,11 @@ from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
 from gateway.control.breaker_orders import Order, Shown, obey
-from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
 from gateway.control.pages import LIVE
 from gateway.control.reload import Reloader, ReloadError
 from gateway.control.running import Member, Running
+from gateway.control.tools.dump import effective_config
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.listening import StartError

@@ -7,10 +7,10 @@ from typing import Any, Final
 import orjson
 
 from gateway.access_settings import AccessNames, AccessSettings
-from gateway.control.access import AccessLog
+from gateway.control.blocks.message.access_log import AccessLog
 from gateway.control.effective import Value, effective_log
 from gateway.control.schema import Config
-from gateway.control.units import format_duration
+from gateway.control.words.units import format_duration
 from gateway.proxy.access_entry import ECS, FLAT, OTEL, key, line_template, refused_template
 
 FORMATS: Final[dict[str, AccessNames]] = {"flat": FLAT, "otel": OTEL, "ecs": ECS}

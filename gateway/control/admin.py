@@ -15,9 +15,9 @@ import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.control.addresses import Address
 from gateway.control.metrics_page import Collected, metrics_page
 from gateway.control.pages import json_value
+from gateway.control.words.addresses import Address
 from gateway.headers import normalise_host, parse_address
 from gateway.proxy.listening import StartError, reason
 from gateway.snapshot import Listener

@@ -13,8 +13,8 @@ import orjson
 from aiohttp import web
 
 from gateway.control.admin_token import AdminToken
-from gateway.control.keys import Part
-from gateway.control.limits_compile import in_words, part_value
+from gateway.control.blocks.traffic.rate_limit_compile import in_words, part_value
+from gateway.control.words.keys import Part
 from gateway.policies.rate_limit import seconds_up
 from gateway.ports import Answers, Check, LimitCall, LimitStore
 from gateway.proxy.limit_store import LocalStore

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.control.balancing import LoadBalancing, Sticky
 from gateway.control.balancing_compile import serving
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
+from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.schema import Config
-from gateway.control.values import did_you_mean
+from gateway.control.words.values import did_you_mean
 from gateway.router import split_path
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 
-from gateway.control.balancing import LoadBalancing
-from gateway.control.balancing import Sticky as StickyConfig
+from gateway.control.blocks.upstream.load_balancing import LoadBalancing
+from gateway.control.blocks.upstream.load_balancing import Sticky as StickyConfig
 from gateway.control.schema import NO_FALLBACK, Config, Route, Upstream
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
 from gateway.steering import KeyPart, Steering, Sticky

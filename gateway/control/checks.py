@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from gateway.control import tls
-from gateway.control.addresses import Address
 from gateway.control.balancing_checks import check_balancing
-from gateway.control.breakers import check_breaker
+from gateway.control.blocks.server import tls
+from gateway.control.blocks.server.server import ListenTls
+from gateway.control.blocks.traffic.rate_limit_checks import check_limits
+from gateway.control.blocks.upstream.circuit_breaker import check_breaker
 from gateway.control.concurrency_checks import check_concurrency
 from gateway.control.effective import strip_prefix
 from gateway.control.health_explain import check_health
-from gateway.control.limits_checks import check_limits
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.retries_checks import check_retries
 from gateway.control.schema import Config, FieldEdits, Policies, Route, Upstream, UpstreamTls
-from gateway.control.server import ListenTls
 from gateway.control.shadowing import hidden_routes
-from gateway.control.units import format_duration
-from gateway.control.values import did_you_mean, one_of
+from gateway.control.words.addresses import Address
+from gateway.control.words.units import format_duration
+from gateway.control.words.values import did_you_mean, one_of
 from gateway.headers import HOP_BY_HOP
 from gateway.policies.timeout import TimeoutSettings
 

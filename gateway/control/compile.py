@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TypeAlias
 from urllib.parse import quote
 
-from gateway.control import tls
 from gateway.control.access_compile import access_settings, fields_logged
 from gateway.control.balancing_compile import (
     balancing_settings,
@@ -25,12 +24,14 @@ from gateway.control.balancing_compile import (
     steering,
     sticky_secret,
 )
-from gateway.control.breakers import breaker_settings
+from gateway.control.blocks.server import tls
+from gateway.control.blocks.server.server import Listen, Server
+from gateway.control.blocks.traffic.rate_limit_compile import compile_limits, fields_read, redis_settings, template
+from gateway.control.blocks.upstream.circuit_breaker import breaker_settings
 from gateway.control.compression_compile import compile_compression, compile_decompression, plain_upstream, request_fields_read
 from gateway.control.concurrency_compile import Gates, rank_of
 from gateway.control.effective import Edits, effective, strip_prefix
 from gateway.control.health_compile import availability, ejection_settings, is_name, probe_settings
-from gateway.control.limits_compile import compile_limits, fields_read, redis_settings, template
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.retries_compile import compile_hedge, compile_retry, retry_budget
@@ -38,7 +39,6 @@ from gateway.control.schema import Config, UpstreamTls
 from gateway.control.schema import Endpoint as EndpointConfig
 from gateway.control.schema import Route as RouteConfig
 from gateway.control.schema import Upstream as UpstreamConfig
-from gateway.control.server import Listen, Server
 from gateway.endpoints import Endpoint, EndpointGroup, GroupSettings, introduce
 from gateway.gates import Gate
 from gateway.headers import Networks

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.control.compression import COMPRESSION_OFF, DECOMPRESSION_OFF, Decompression
-from gateway.control.compression import Compression as CompressionConfig
+from gateway.control.blocks.message.compression import COMPRESSION_OFF, DECOMPRESSION_OFF, Decompression
+from gateway.control.blocks.message.compression import Compression as CompressionConfig
 from gateway.control.effective import Value
 from gateway.control.load import Loaded
 from gateway.control.matches import Request
-from gateway.control.nodes import Loc
+from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Config
-from gateway.control.units import format_size
+from gateway.control.words.units import format_size
 from gateway.metrics import GatewayMetrics
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate
 from gateway.policies.decompression import DecompressionSettings

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.control.concurrency import MaxInFlight, UpstreamMaxInFlight, shown_lag
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, UpstreamMaxInFlight, shown_lag
 from gateway.control.effective import effective
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.schema import Config
-from gateway.control.units import format_duration
+from gateway.control.words.units import format_duration
 
 
 def check_concurrency(config: Config, positions: Positions) -> Iterator[Problem]:

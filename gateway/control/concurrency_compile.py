@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from gateway.control.balancing_compile import serving
-from gateway.control.concurrency import MaxInFlight, UpstreamMaxInFlight
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, UpstreamMaxInFlight
 from gateway.control.effective import effective
 from gateway.control.schema import Config
 from gateway.gates import Gate

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.control.concurrency import shown_lag
+from gateway.control.blocks.traffic.max_in_flight import shown_lag
 from gateway.control.concurrency_compile import limits, ranks_at, settings_of
 from gateway.control.effective import effective
 from gateway.control.load import Loaded
-from gateway.control.nodes import Loc
-from gateway.control.units import format_duration
+from gateway.control.reading.nodes import Loc
+from gateway.control.words.units import format_duration
 from gateway.policies.concurrency import RANKS
 
 Row = tuple[str, str, str]

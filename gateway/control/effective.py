@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from gateway.control.access import BUILT_IN_SLOW
-from gateway.control.limits import RateLimit
-from gateway.control.nodes import Loc
-from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge
+from gateway.control.blocks.message.access_log import BUILT_IN_SLOW
+from gateway.control.blocks.traffic.rate_limit import RateLimit
+from gateway.control.blocks.traffic.retry import HEDGE_OFF, RETRY_OFF, Hedge
+from gateway.control.reading.nodes import Loc
 from gateway.control.schema import EDITS_OFF, WEBSOCKET, Config, FieldEdits, Policies, Route
 from gateway.policies.retry import RetrySettings
 from gateway.policies.timeout import TimeoutSettings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.control.addresses import EndpointUrl
-from gateway.control.health import Ejection
+from gateway.control.blocks.upstream.health import Ejection
 from gateway.control.schema import Upstream
+from gateway.control.words.addresses import EndpointUrl
 from gateway.endpoints import Endpoint
 from gateway.headers import parse_address
 from gateway.policies.ejection import EjectionSettings

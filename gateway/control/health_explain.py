@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.control.health import Health
+from gateway.control.blocks.upstream.health import Health
 from gateway.control.health_compile import is_name
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.schema import Upstream
-from gateway.control.units import format_duration
+from gateway.control.words.units import format_duration
 from gateway.headers import HOP_BY_HOP
 
 

@@ -17,14 +17,25 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from gateway.control import checks
-from gateway.control.expand import expand, read_secret
-from gateway.control.files import Sources, digest, digest_of, matching
 from gateway.control.json_schema import known_fields
-from gateway.control.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence, TreeParser, problem_at, to_data
-from gateway.control.problems import ConfigError, Problem
+from gateway.control.reading.expand import expand, read_secret
+from gateway.control.reading.files import Sources, digest, digest_of, matching
+from gateway.control.reading.nodes import (
+    Loc,
+    Mapping,
+    Node,
+    Position,
+    Positions,
+    Scalar,
+    Sequence,
+    TreeParser,
+    problem_at,
+    to_data,
+)
+from gateway.control.reading.problems import ConfigError, Problem
 from gateway.control.salvage import salvage
 from gateway.control.schema import Config
-from gateway.control.values import did_you_mean
+from gateway.control.words.values import did_you_mean
 
 MAX_FILE: Final = 8 * 1024 * 1024
 MAX_INCLUDES: Final = 1000

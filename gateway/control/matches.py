@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.control.schema import Config
 from gateway.control.schema import Match as MatchConfig
-from gateway.control.values import Condition
+from gateway.control.words.values import Condition
 from gateway.router import Match
 
 

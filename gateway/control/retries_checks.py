@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.control.effective import Retries, effective
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.schema import Config
-from gateway.control.units import format_duration
+from gateway.control.words.units import format_duration
 
 
 def check_retries(config: Config, positions: Positions) -> Iterator[Problem]:

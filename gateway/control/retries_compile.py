@@ -7,8 +7,8 @@ from typing import Final
 
 from tenacity.wait import wait_random_exponential
 
+from gateway.control.blocks.traffic.retry import ALL_5XX, CAUSES, Hedge, RetryBudget
 from gateway.control.effective import Retries
-from gateway.control.retries import ALL_5XX, CAUSES, Hedge, RetryBudget
 from gateway.policies.hedging import HedgeDelay, HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings
 from gateway.policies.retry import RetryBudget as LiveBudget

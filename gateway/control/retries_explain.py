@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.control.blocks.traffic.retry import Hedge
 from gateway.control.effective import Retries, Value
 from gateway.control.load import Loaded
-from gateway.control.retries import Hedge
 from gateway.control.retries_compile import longest_back_off
-from gateway.control.units import format_duration, format_size
+from gateway.control.words.units import format_duration, format_size
 from gateway.policies.hedging import SAFE
 from gateway.policies.retry import IDEMPOTENT
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from gateway import __version__
 from gateway.control.aside import aside
+from gateway.control.blocks.server.tls import TlsError
 from gateway.control.compile import compile_config, dropped_endpoints
 from gateway.control.compression_compile import compression_notes
 from gateway.control.discovery import Discovery
@@ -24,7 +25,6 @@ from gateway.control.load import Loaded
 from gateway.control.metrics_compile import foresee
 from gateway.control.probes import Probes
 from gateway.control.resolver import SystemResolver
-from gateway.control.tls import TlsError
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.ports import Answers, Resolver

@@ -9,18 +9,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from gateway.control import addresses, units, values
-from gateway.control.access import AccessLog, RouteLogSetting
-from gateway.control.balancing import LoadBalancing, Sticky
-from gateway.control.breakers import CircuitBreaker
-from gateway.control.compression import CompressionValue, DecompressionValue
-from gateway.control.concurrency import MaxInFlight, Priority, UpstreamMaxInFlight
-from gateway.control.health import Dns, Ejection, Health, Panic
-from gateway.control.limits import OneOrSeveral, RateLimit, Redis
-from gateway.control.model import Model, required, setting
-from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge, Retry, RetryBudget
-from gateway.control.server import Admin, Server
-from gateway.control.values import OneOrMany, OrOff, choice, number_of
+from gateway.control.blocks.message.access_log import AccessLog, RouteLogSetting
+from gateway.control.blocks.message.compression import CompressionValue, DecompressionValue
+from gateway.control.blocks.server.server import Admin, Server
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, Priority, UpstreamMaxInFlight
+from gateway.control.blocks.traffic.rate_limit import OneOrSeveral, RateLimit, Redis
+from gateway.control.blocks.traffic.retry import HEDGE_OFF, RETRY_OFF, Hedge, Retry, RetryBudget
+from gateway.control.blocks.upstream.circuit_breaker import CircuitBreaker
+from gateway.control.blocks.upstream.health import Dns, Ejection, Health, Panic
+from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
+from gateway.control.words import addresses, units, values
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import OneOrMany, OrOff, choice, number_of
 
 WEBSOCKET = "websocket"
 NO_FALLBACK = ""

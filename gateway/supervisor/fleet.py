@@ -24,12 +24,12 @@ from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
 from gateway.control.aside import aside
+from gateway.control.blocks.server.tls import TlsError
 from gateway.control.compile import compile_config, process_name
-from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
 from gateway.control.pages import merged
 from gateway.control.reload import Reloader, ReloadError
-from gateway.control.tls import TlsError
+from gateway.control.tools.dump import effective_config
 from gateway.metrics import GatewayMetrics, ReloadMetrics
 from gateway.proxy.listening import StartError, bind_for, close_all
 from gateway.snapshot import Snapshot

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.control.access_compile import access_rows, access_settings
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError, render_text
+from gateway.control.reading.problems import ConfigError, render_text
 
 
 def loaded(tmp_path: Path, text: str) -> Loaded:

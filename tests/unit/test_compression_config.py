@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.control.compression_compile import compile_compression, compile_decompression
-from gateway.control.explain import explain
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.compression import Breach
 from gateway.policies.decompression import DecompressionSettings

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.explain import explain
 from gateway.control.health_compile import availability, ejection_settings, probe_settings
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
 from gateway.control.schema import Upstream
+from gateway.control.tools.explain import explain
 
 
 def loaded(folder: Path, settings: str, url: str = "http://users:1") -> Loaded:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from gateway.control.compile import compile_config
-from gateway.control.dump import effective_config
 from gateway.control.effective import effective
-from gateway.control.explain import explain
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
 from gateway.control.retries_compile import longest_back_off
+from gateway.control.tools.dump import effective_config
+from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.hedging import HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
-from gateway.control import units, values
-from gateway.control.model import Model, required, setting
-from gateway.control.values import OneOrMany, did_you_mean, invalid, text_value
+from gateway.control.words import units, values
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import OneOrMany, did_you_mean, invalid, text_value
 
 CAUSES: Final = ("connect", "reset", "timeout", "invalid")
 ALL_5XX: Final = "5xx"

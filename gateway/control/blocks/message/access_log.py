@@ -9,9 +9,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.control import units, values
-from gateway.control.model import Model, setting
-from gateway.control.values import choice, invalid, text_value
+from gateway.control.words import units, values
+from gateway.control.words.model import Model, setting
+from gateway.control.words.values import choice, invalid, text_value
 
 SECRET_FIELDS: Final = frozenset(
     (

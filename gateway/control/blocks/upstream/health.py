@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from gateway.control import addresses, units, values
-from gateway.control.model import Model, setting
-from gateway.control.values import choice, invalid, text_value
+from gateway.control.words import addresses, units, values
+from gateway.control.words.model import Model, setting
+from gateway.control.words.values import choice, invalid, text_value
 
 _STATUS: Final = re.compile(r"([1-5][0-9]{2})(?: ?- ?([1-5][0-9]{2}))?")
 _PATH: Final = re.compile(r"/[!-~]*")

@@ -7,8 +7,8 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+from gateway.control.blocks.server.server import ListenTls
 from gateway.control.schema import UpstreamTls
-from gateway.control.server import ListenTls
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
-from gateway.control import values
-from gateway.control.values import OneOrMany, invalid, text_value
+from gateway.control.words import values
+from gateway.control.words.values import OneOrMany, invalid, text_value
 
 KEY_PATTERN: Final = r"^(client_ip|host|method|route|(header|query|cookie|path|constant):.+)$"
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.access_settings import AccessNames
-from gateway.control.units import UnitError, parse_duration
+from gateway.control.words.units import UnitError, parse_duration
 from gateway.proxy.access_entry import ECS, FLAT, OTEL
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")

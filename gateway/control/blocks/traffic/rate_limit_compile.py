@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from ipaddress import ip_network
 
+from gateway.control.blocks.traffic.rate_limit import Candidate, RateLimit, Redis
 from gateway.control.effective import effective
-from gateway.control.keys import Part
-from gateway.control.limits import Candidate, RateLimit, Redis
 from gateway.control.schema import Config
-from gateway.control.units import format_duration
+from gateway.control.words.keys import Part
+from gateway.control.words.units import format_duration
 from gateway.headers import Networks
 from gateway.metrics import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES, GatewayMetrics
 from gateway.policies.rate_limit import (

@@ -13,8 +13,8 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 
 from gateway.control.load import Loaded
-from gateway.control.nodes import Loc, Scalar
-from gateway.control.problems import printable
+from gateway.control.reading.nodes import Loc, Scalar
+from gateway.control.reading.problems import printable
 
 HIDDEN: Final = "***"
 NAMES: Final = ("name", "url", "address")

@@ -7,12 +7,12 @@ from typing import Annotated, Final, TypeAlias
 
 from pydantic import Field
 
-from gateway.control import units, values
-from gateway.control.model import Model, setting
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
-from gateway.control.units import format_duration
-from gateway.control.values import choice, text_value
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.words import units, values
+from gateway.control.words.model import Model, setting
+from gateway.control.words.units import format_duration
+from gateway.control.words.values import choice, text_value
 from gateway.policies.circuit_breaker import NEVER, STATUSES, BreakerSettings
 
 MODES: Final = ("enforce", "shadow", "off")

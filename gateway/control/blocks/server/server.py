@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import SecretStr
 
-from gateway.control import addresses, values
-from gateway.control.concurrency import MaxInFlight, Overload
-from gateway.control.model import Model, required, setting
-from gateway.control.values import OneOrMany, OrOff, choice
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, Overload
+from gateway.control.words import addresses, values
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import OneOrMany, OrOff, choice
 
 
 class ListenTls(Model):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, SecretS
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from gateway.control.expand import read_secret
+from gateway.control.reading.expand import read_secret
 
 
 def setting(default: object, description: str, **more: Any) -> Any:

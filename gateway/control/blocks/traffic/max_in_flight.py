@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Final, TypeAlias
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 
-from gateway.control import units, values
-from gateway.control.model import Model, required, setting
-from gateway.control.values import OrOff, did_you_mean, invalid, one_of, text_value
+from gateway.control.words import units, values
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import OrOff, did_you_mean, invalid, one_of, text_value
 from gateway.policies.concurrency import RANKS
 
 SHARE_PATTERN: Final = r"^[0-9]{1,3}(\.[0-9]+)?%$"

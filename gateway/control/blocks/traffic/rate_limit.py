@@ -11,10 +11,10 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.control import addresses, units, values
-from gateway.control.keys import KeyParts
-from gateway.control.model import Model, required, setting
-from gateway.control.values import choice, invalid, text_value
+from gateway.control.words import addresses, units, values
+from gateway.control.words.keys import KeyParts
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import choice, invalid, text_value
 from gateway.policies.rate_limit import LARGEST_LIMIT
 
 QUOTA_PATTERN: Final = r"^[0-9]+(/[0-9a-z]+)?$"

@@ -7,21 +7,21 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.access_compile import access_rows
-from gateway.control.balancing import balancing_in_words, sticky_in_words
 from gateway.control.balancing_compile import fallback_of
-from gateway.control.breakers import breaker_rows
+from gateway.control.blocks.traffic.rate_limit_explain import limit_rows
+from gateway.control.blocks.upstream.circuit_breaker import breaker_rows
+from gateway.control.blocks.upstream.load_balancing import balancing_in_words, sticky_in_words
 from gateway.control.compression_compile import compression_rows, decompression_rows
 from gateway.control.concurrency_explain import concurrency_rows
 from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
 from gateway.control.health_explain import health_rows
-from gateway.control.limits_explain import limit_rows
 from gateway.control.load import Loaded
 from gateway.control.matches import Request, route_matches
-from gateway.control.nodes import Loc
+from gateway.control.reading.nodes import Loc
 from gateway.control.retries_explain import hedge_rows, retry_rows
 from gateway.control.schema import Route
-from gateway.control.units import format_duration, format_size
-from gateway.control.values import NO_LIMIT
+from gateway.control.words.units import format_duration, format_size
+from gateway.control.words.values import NO_LIMIT
 from gateway.headers import FIELD_NAME, normalise_host
 from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllowed, Router, normalise_path, rank, split_path
 

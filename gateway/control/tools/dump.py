@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from gateway.control.addresses import Address, EndpointUrl
+from gateway.control.blocks.traffic.retry import Hedge
 from gateway.control.effective import Edits, Retries, effective
 from gateway.control.load import Loaded
-from gateway.control.retries import Hedge
-from gateway.control.values import Condition
+from gateway.control.words.addresses import Address, EndpointUrl
+from gateway.control.words.values import Condition
 
 HIDDEN = "***"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from typing import Annotated, Final, TypeAlias
 
-from gateway.control.values import did_you_mean, invalid, text_value
+from gateway.control.words.values import did_you_mean, invalid, text_value
 from gateway.headers import normalise_host
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"

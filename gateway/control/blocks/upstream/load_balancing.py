@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import SecretStr
 
-from gateway.control import values
-from gateway.control.keys import KeyParts
-from gateway.control.model import Model, required, setting
-from gateway.control.units import format_duration
-from gateway.control.values import OrOff, choice, invalid, text_value
+from gateway.control.words import values
+from gateway.control.words.keys import KeyParts
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.units import format_duration
+from gateway.control.words.values import OrOff, choice, invalid, text_value
 from gateway.policies.load_balancing import Algorithm
 
 _ALGORITHMS = tuple(algorithm.value for algorithm in Algorithm)

@@ -9,9 +9,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.control import units, values
-from gateway.control.model import Model, setting
-from gateway.control.values import OFF, OneOrMany, OrOff, choice, invalid, text_value
+from gateway.control.words import units, values
+from gateway.control.words.model import Model, setting
+from gateway.control.words.values import OFF, OneOrMany, OrOff, choice, invalid, text_value
 from gateway.policies.compression import CODINGS, Breach
 from gateway.proxy.coders import LEVELS
 

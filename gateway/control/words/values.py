@@ -13,8 +13,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from gateway.control import units
-from gateway.control.patterns import slow_pattern
+from gateway.control.words import units
+from gateway.control.words.patterns import slow_pattern
 from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP, normalise_host
 from gateway.router import split_path
 

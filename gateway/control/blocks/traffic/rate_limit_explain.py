@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.control.blocks.traffic.rate_limit import RateLimit
+from gateway.control.blocks.traffic.rate_limit_compile import candidate_settings, in_words, settings_of
 from gateway.control.effective import effective
-from gateway.control.keys import Part
-from gateway.control.limits import RateLimit
-from gateway.control.limits_compile import candidate_settings, in_words, settings_of
 from gateway.control.load import Loaded
 from gateway.control.matches import Request
+from gateway.control.words.keys import Part
 
 _LONGEST: Final = 40
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from gateway.control.problems import Problem, shown
+from gateway.control.reading.problems import Problem, shown
 
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 200_000

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.control.blocks.traffic.rate_limit import RateLimit
+from gateway.control.blocks.traffic.rate_limit_compile import (
+    candidate_settings,
+    key_value,
+    most_cost,
+    redis_settings,
+    settings_of,
+)
 from gateway.control.effective import effective
-from gateway.control.limits import RateLimit
-from gateway.control.limits_compile import candidate_settings, key_value, most_cost, redis_settings, settings_of
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.schema import Config
-from gateway.control.values import did_you_mean
+from gateway.control.words.values import did_you_mean
 from gateway.policies.rate_limit import LARGEST_LOG, Algorithm, LimitSettings
 from gateway.router import split_path
 
