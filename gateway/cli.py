@@ -167,7 +167,7 @@ def _worker(arguments: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gateway.control.compression_compile import compression_notes
+    from gateway.control.checks import notes as notes_of
     from gateway.control.load import load
     from gateway.control.reading.problems import ConfigError, render_github, render_json, render_text
 
@@ -177,7 +177,7 @@ def _check(options: argparse.Namespace) -> int:
     try:
         loaded = load(options.config)
         config = loaded.config
-        notes = compression_notes(loaded)
+        notes = notes_of(loaded.resolved, loaded.positions)
         summary = f"{options.config}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
     except ConfigError as error:
         problems = error.problems

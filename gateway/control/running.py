@@ -17,9 +17,9 @@ from typing import Final
 
 from gateway import __version__
 from gateway.control.aside import aside
-from gateway.control.blocks.server.tls import TlsError
+from gateway.control.blocks.tls import TlsError
+from gateway.control.checks import notes
 from gateway.control.compile import compile_config, dropped_endpoints
-from gateway.control.compression_compile import compression_notes
 from gateway.control.discovery import Discovery
 from gateway.control.load import Loaded
 from gateway.control.metrics_compile import foresee
@@ -97,7 +97,7 @@ class Running:
         if self.draining:
             raise StartError("the gateway is shutting down")
         previous = self.plane.snapshot if hasattr(self, "plane") else None
-        for note in compression_notes(loaded):
+        for note in notes(loaded.resolved, loaded.positions):
             _log.warning("%s", note)
         try:
             snapshot = compile_config(

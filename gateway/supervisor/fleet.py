@@ -24,8 +24,9 @@ from gateway.control.admin_limits import AdminLimits
 from gateway.control.admin_reload import AdminReload
 from gateway.control.admin_token import AdminToken
 from gateway.control.aside import aside
-from gateway.control.blocks.server.tls import TlsError
-from gateway.control.compile import compile_config, process_name
+from gateway.control.blocks.server.server import process_name
+from gateway.control.blocks.tls import TlsError
+from gateway.control.compile import compile_config
 from gateway.control.load import Loaded
 from gateway.control.pages import merged
 from gateway.control.reload import Reloader, ReloadError

@@ -15,8 +15,9 @@ from pydantic import BaseModel, SecretStr
 from gateway.control.load import Loaded
 from gateway.control.reading.nodes import Loc, Scalar
 from gateway.control.reading.problems import printable
+from gateway.control.words.inherit import written_value
+from gateway.control.words.model import HIDDEN, Model
 
-HIDDEN: Final = "***"
 NAMES: Final = ("name", "url", "address")
 """Fields that tell the entries of a list apart."""
 MOST: Final = 200
@@ -86,7 +87,7 @@ def render(changes: list[Change]) -> str:
 
 def _compare(path: str, old: _Place, new: _Place) -> Iterator[Change]:
     one, other = old.value, new.value
-    if isinstance(one, BaseModel) and type(one) is type(other):
+    if isinstance(one, Model) and type(one) is type(other):
         for name, field in type(one).model_fields.items():
             step = field.alias or name
             here = f"{path}.{step}" if path else step
@@ -111,7 +112,8 @@ def _compare(path: str, old: _Place, new: _Place) -> Iterator[Change]:
 
 def _field(place: _Place, name: str, step: str, default: Any) -> _Place:
     short = place.value.short_form is not None and place.value.short_form[0] == name
-    return _Place(place.side, getattr(place.value, name), (*place.loc, step), default, place.hidden, short)
+    value = written_value(place.value, name)
+    return _Place(place.side, value, (*place.loc, step), None if value is None else default, place.hidden, short)
 
 
 def _content(place: _Place) -> bytes | None:
@@ -119,7 +121,7 @@ def _content(place: _Place) -> bytes | None:
 
 
 def _is_named(values: tuple[Any, ...]) -> bool:
-    return bool(values) and all(isinstance(value, BaseModel) and _name_of(value) is not None for value in values)
+    return bool(values) and all(isinstance(value, Model) and _name_of(value) is not None for value in values)
 
 
 def _name_of(value: BaseModel) -> str | None:
@@ -168,8 +170,8 @@ def _plain(value: Any) -> Any:
     """What two equal values have in common, whatever their types make of `==`."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Model):
+        return {name: _plain(written_value(value, name)) for name in type(value).model_fields}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
@@ -188,6 +190,6 @@ def _text(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, SecretStr):
         return HIDDEN
-    if isinstance(value, BaseModel):
-        return _text({field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()})
+    if isinstance(value, Model):
+        return _text({field.alias or name: written_value(value, name) for name, field in type(value).model_fields.items()})
     return str(getattr(value, "shown", None) or getattr(value, "url", None) or value)

@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from gateway.control.access_compile import access_rows
-from gateway.control.balancing_compile import fallback_of
-from gateway.control.blocks.traffic.rate_limit_explain import limit_rows
-from gateway.control.blocks.upstream.circuit_breaker import breaker_rows
-from gateway.control.blocks.upstream.load_balancing import balancing_in_words, sticky_in_words
-from gateway.control.compression_compile import compression_rows, decompression_rows
-from gateway.control.concurrency_explain import concurrency_rows
-from gateway.control.effective import Edits, Effective, Value, effective, strip_prefix
-from gateway.control.health_explain import health_rows
+from gateway.control.blocks.block import Asked
+from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
+from gateway.control.blocks.upstream.fallback import places
 from gateway.control.load import Loaded
-from gateway.control.matches import Request, route_matches
+from gateway.control.matches import route_matches
 from gateway.control.reading.nodes import Loc
-from gateway.control.retries_explain import hedge_rows, retry_rows
 from gateway.control.schema import Route
-from gateway.control.words.units import format_duration, format_size
-from gateway.control.words.values import NO_LIMIT
+from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
 from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllowed, Router, normalise_path, rank, split_path
 
@@ -112,8 +104,8 @@ def _action(route: Route) -> str:
     if route.upstream is not None:
         return f"upstream `{route.upstream}`"
     if route.redirect is not None:
-        return f"redirect {route.redirect.status} to {route.redirect.to}"
-    return f"respond {route.respond.status}" if route.respond is not None else ""
+        return f"redirect {route.redirect}"
+    return f"respond {route.respond}" if route.respond is not None else ""
 
 
 def _place(loaded: Loaded, loc: Loc) -> str:
@@ -193,92 +185,30 @@ def _advantage(better: Match, worse: Match) -> str:
 
 
 def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...], request: Request) -> list[str]:
-    values = effective(loaded.config, index)
-    route = loaded.config.routes[index]
-    rows: list[tuple[str, str, str]] = [(f"parameter {name}", repr(value)[1:], "") for name, value in parameters]
-    rows += _action_rows(loaded, route, index)
-    if route.upstream is not None:
-        rows += _timeout_rows(loaded, values)
-        rows += retry_rows(loaded, values.retry, route.upstream, request.method)
-        rows += hedge_rows(loaded, values.hedge, route.upstream, request.method)
-    limit = "off" if values.max_body.value == NO_LIMIT else format_size(values.max_body.value)
-    rows.append(("limits.body", limit, _origin(loaded, values.max_body)))
-    rows += _edit_rows(loaded, "request_fields", values.request_edits)
-    rows += _edit_rows(loaded, "response_fields", values.response_edits)
-    if route.upstream is not None:
-        rows.append(("upgrades", ", ".join(values.upgrades.value) or "off", _origin(loaded, values.upgrades)))
-    rows.append(("server_timing", values.server_timing.value, _origin(loaded, values.server_timing)))
-    rows += [(name, shown, _origin(loaded, value)) for name, shown, value in access_rows(loaded.config, index)]
-    rows += compression_rows(loaded, index, request)
-    rows += decompression_rows(loaded, index)
-    rows += concurrency_rows(loaded, index)
-    rows += limit_rows(loaded, index, request, parameters)
+    resolved = loaded.resolved
+    route = resolved.routes[index]
+    facts, blocks = route.facts, route.blocks
+    upstream = resolved.upstreams[facts.upstream] if facts.upstream is not None else None
+    asked = Asked(
+        request=request,
+        parameters=dict(parameters),
+        positions=loaded.positions,
+        file=resolved.file,
+        upstream=upstream.blocks if upstream is not None else {},
+        priority=blocks["priority"],
+        in_flight=resolved.in_flight,
+        fallbacks=places(blocks["fallback"], facts),
+    )
+    rows = [(f"parameter {name}", repr(value)[1:], "") for name, value in parameters]
+    if upstream is not None:
+        rows.append(("upstream", upstream.facts.name, _place(loaded, (*facts.loc, "upstream"))))
+        for upstream_block in UPSTREAM_BLOCKS:
+            rows += upstream_block.rows(upstream.blocks[upstream_block.name], upstream.facts, asked)
+    for block in ROUTE_BLOCKS:
+        if upstream is not None or not block.forwards:
+            rows += block.rows(blocks[block.name], facts, asked)
     wide, long = max(len(row[0]) for row in rows), min(48, max(len(row[1]) for row in rows))
     return [f"  {name:<{wide}}  {value:<{long}}  {origin}".rstrip() for name, value, origin in rows]
-
-
-def _action_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, str, str]]:
-    if route.upstream is None:
-        kind = "redirect" if route.redirect is not None else "respond"
-        return [(kind, _action(route).partition(" ")[2], _place(loaded, ("routes", index, kind)))]
-    upstream = loaded.config.upstreams[route.upstream]
-    loc: Loc = ("upstreams", route.upstream)
-    rows = [("upstream", route.upstream, _place(loaded, ("routes", index, "upstream")))]
-    rows += [
-        (
-            f"endpoint {at + 1}",
-            f"{endpoint.url.url} weight {endpoint.weight}{', backup' if endpoint.backup else ''}",
-            _place(loaded, (*loc, "endpoints", at)),
-        )
-        for at, endpoint in enumerate(upstream.endpoints)
-    ]
-    written = loaded.positions.written((*loc, "load_balancing"))
-    rows.append(("load_balancing", balancing_in_words(upstream.load_balancing), str(written or "default")))
-    if upstream.sticky is not None:
-        rows.append(("sticky", sticky_in_words(upstream.sticky), _place(loaded, (*loc, "sticky"))))
-    rows += _fallback_rows(loaded, route, index)
-    rows.append(("host", upstream.host, str(loaded.positions.written((*loc, "host")) or "default")))
-    rows += health_rows(loc, upstream, loaded.positions)
-    rows += breaker_rows((*loc, "circuit_breaker"), upstream.circuit_breaker, loaded.positions)
-    if route.rewrite_prefix is not None:
-        text = f"{route.rewrite_prefix.old} → {route.rewrite_prefix.new}"
-        rows.append(("rewrite_prefix", text, _place(loaded, ("routes", index, "rewrite_prefix"))))
-    elif strip_prefix(route):
-        rows.append(("strip_prefix", strip_prefix(route), _place(loaded, ("routes", index, "strip_prefix"))))
-    return rows
-
-
-def _fallback_rows(loaded: Loaded, route: Route, index: int) -> list[tuple[str, str, str]]:
-    """The upstreams that serve in its place, in the order in which they are tried."""
-    upstreams = loaded.config.upstreams
-    name = fallback_of(route, upstreams)
-    loc: Loc = ("routes", index) if route.fallback is not None else ("upstreams", route.upstream or "")
-    if name is None:
-        return [("fallback", "off", _place(loaded, (*loc, "fallback")))] if route.fallback is not None else []
-    rows = []
-    while name is not None:
-        rows.append(("fallback", name, _place(loaded, (*loc, "fallback"))))
-        loc, name = ("upstreams", name), upstreams[name].fallback
-    return rows
-
-
-def _timeout_rows(loaded: Loaded, values: Effective) -> list[tuple[str, str, str]]:
-    named = (("request", values.request), ("attempt", values.attempt), ("connect", values.connect), ("idle", values.idle))
-    return [(f"timeout.{name}", format_duration(value.value), _origin(loaded, value)) for name, value in named]
-
-
-def _edit_rows(loaded: Loaded, name: str, edits: Edits) -> list[tuple[str, str, str]]:
-    rows = [(f"{name}.remove", value.value, _origin(loaded, value)) for value in edits.remove]
-    for kind, pairs in (("set", tuple(edits.set.items())), ("add", edits.add)):
-        for field, value in pairs:
-            # Header values may be credentials: only the name and the place are shown.
-            rows.append((f"{name}.{kind}", field, _origin(loaded, value)))
-    return rows
-
-
-def _origin(loaded: Loaded, value: Value[Any]) -> str:
-    place = "default" if value.origin is None else str(loaded.positions.at(value.origin))
-    return f"{place} ({value.note})" if value.note else place
 
 
 def route_table(loaded: Loaded) -> str:

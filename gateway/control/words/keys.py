@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
 from gateway.control.words import values
 from gateway.control.words.values import OneOrMany, invalid, text_value
+from gateway.steering import KeyPart
 
 KEY_PATTERN: Final = r"^(client_ip|host|method|route|(header|query|cookie|path|constant):.+)$"
 
@@ -49,3 +51,17 @@ PartValue: TypeAlias = Annotated[
     Part, *text_value("a key such as `client_ip` or `header:X-Tenant`", _parse_part, pattern=KEY_PATTERN)
 ]
 KeyParts: TypeAlias = Annotated[tuple[PartValue, ...], OneOrMany()]
+
+
+def fields_of_key(key: Iterable[Part]) -> Iterator[bytes]:
+    """The request fields that a key is made of, in lower case."""
+    for part in key:
+        if part.kind == "header":
+            yield part.name.encode("ascii")
+        elif part.kind == "cookie":
+            yield b"cookie"
+
+
+def compiled_key(key: Iterable[Part]) -> tuple[tuple[KeyPart, bytes], ...]:
+    """The parts as the data plane asks for them."""
+    return tuple((KeyPart(part.kind), part.name.encode("utf-8")) for part in key)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, SecretStr, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gateway.control.reading.expand import read_secret
+
+HIDDEN: Final = "***"
+"""What is shown in place of a secret."""
 
 
 def setting(default: object, description: str, **more: Any) -> Any:

@@ -59,6 +59,14 @@ def parse_duration(text: str) -> float:
     return total
 
 
+def parse_duration_within(text: str, least: str, most: str) -> float:
+    """Seconds from a duration between these two. Raises UnitError."""
+    seconds = parse_duration(text)
+    if not parse_duration(least) <= seconds <= parse_duration(most):
+        raise UnitError(f"must be between `{least}` and `{most}`")
+    return seconds
+
+
 def _duration_hint(text: str) -> str:
     if len(text) > _MAX_TEXT:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP, normalise_host
 from gateway.router import split_path
 
 OFF: Final = "off"
+ON: Final = "on"
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 NO_LIMIT: Final = -1
 
@@ -110,6 +112,12 @@ def _header_size(text: str) -> int:
     return size
 
 
+def duration_within(least: str, most: str, example: str = "5s") -> tuple[PlainValidator, WithJsonSchema]:
+    """A duration between these two."""
+    parse = functools.partial(units.parse_duration_within, least=least, most=most)
+    return text_value(f"a duration such as `{example}`", parse, pattern=units.DURATION_PATTERN)
+
+
 Duration: TypeAlias = Annotated[
     float, *text_value("a duration such as `5s`", _positive_duration, pattern=units.DURATION_PATTERN)
 ]
@@ -124,6 +132,8 @@ BodySize: TypeAlias = Annotated[
     int, *text_value("a size such as `10MiB`, or `off`", _size_or_off, pattern=rf"^off$|{units.SIZE_PATTERN}")
 ]
 """Bytes; `NO_LIMIT` for `off`."""
+Size: TypeAlias = Annotated[int, *text_value("a size such as `1KiB`", units.parse_size, pattern=units.SIZE_PATTERN)]
+"""Bytes."""
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -327,6 +337,19 @@ class OneOrMany:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+class Switched:
+    """Annotation: `on` stands for the block with nothing written in it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def opened(value: Any) -> Any:
+            return {} if value == ON or value is True else OFF if value is False else value
+
+        return core_schema.no_info_before_validator_function(opened, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"const": ON}, {"type": "boolean"}, *handler(schema).get("anyOf", [])]}
 
 
 @dataclass(frozen=True)

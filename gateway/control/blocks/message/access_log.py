@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
+import orjson
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.access_settings import AccessNames, AccessSettings
+from gateway.control.blocks.block import Asked, Block, Blocks, Making, RouteFacts, Row
 from gateway.control.words import units, values
+from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import Model, setting
+from gateway.control.words.units import format_duration
 from gateway.control.words.values import choice, invalid, text_value
+from gateway.proxy.access_entry import ECS, FLAT, OTEL, key, line_template, refused_template
 
 SECRET_FIELDS: Final = frozenset(
     (
@@ -32,9 +39,6 @@ REDACTED: Final = (
     "signature", "token", "x-amz-credential", "x-amz-security-token", "x-amz-signature",
 )  # fmt: skip
 """Query parameters that are credentials in most services."""
-
-BUILT_IN_SLOW: Final = 1.0
-"""Seconds."""
 
 
 def _resolve_file(value: Any, info: ValidationInfo) -> str:
@@ -94,12 +98,15 @@ class AccessLog(Model):
     headers: LoggedFields = setting({}, "Header fields to log.")
 
 
-class RouteLog(Model):
+class RouteLog(Policy):
     """Which requests of a route are logged. Those that fail or are slow always are."""
 
+    # Whoever writes the block wants a log.
+    nearest = frozenset({"enabled"})
+
     enabled: bool = setting(True, "`false` logs nothing, as `access_log: off` does.")
-    sample: Sample | None = setting(None, "Share of the requests that is logged if nothing is wrong with them. Default `100%`.")
-    slow: values.Duration | None = setting(None, "How long a request takes that is slow. Default `1s`.")
+    sample: Sample = setting("100%", "Share of the requests that is logged if nothing is wrong with them. Default `100%`.")
+    slow: values.Duration = setting("1s", "How long a request takes that is slow. Default `1s`.")
 
 
 ROUTE_LOG_OFF: Final = RouteLog(enabled=False)
@@ -126,3 +133,61 @@ class OnOrOff:
 
 
 RouteLogSetting: TypeAlias = Annotated[RouteLog | None, OnOrOff()]
+
+
+FORMATS: Final[dict[str, AccessNames]] = {"flat": FLAT, "otel": OTEL, "ecs": ECS}
+
+
+def access_settings(chosen: RouteLog, name: str | None, making: Making) -> AccessSettings:
+    """How requests of a route are logged; without a name: those that no route takes."""
+    written: AccessLog = making.file["access_log"].value or AccessLog()
+    names, share = FORMATS[written.format], chosen.sample
+    return AccessSettings(
+        line=line_template(names, name, making.config_hash),
+        refused=refused_template(names, making.config_hash),
+        time_scale=names.time_scale,
+        duration_scale=names.duration_scale,
+        share=share,
+        slow=chosen.slow,
+        sampled=b"," + key(names, "sample_rate") + orjson.dumps(share),
+        slow_mark=b"," + key(names, "slow") + b"true",
+        fallback_key=b"," + key(names, "fallback_for"),
+        breaker_key=b"," + key(names, "breaker"),
+        attempts_key=b"," + key(names, "attempt_log"),
+        optional=written.query or bool(written.headers.request or written.headers.response),
+        query_key=b"," + key(names, "query") if written.query else b"",
+        redact=frozenset(name.encode("utf-8") for name in written.redact),
+        request_fields_key=b"," + key(names, "request_headers"),
+        request_fields=frozenset(name.encode("ascii") for name in written.headers.request),
+        response_fields_key=b"," + key(names, "response_headers"),
+        response_fields=frozenset(name.encode("ascii") for name in written.headers.response),
+    )
+
+
+def _compile(found: Resolved[RouteLog], facts: RouteFacts, making: Making) -> dict[str, Any]:
+    return {"access_log": access_settings(found.value, facts.name, making) if found.value.enabled else None}
+
+
+def fields_logged(file: Blocks) -> Iterator[bytes]:
+    """Lower-case names of request fields whose values the access log needs at hand."""
+    if file["access_log"].value is not None:
+        yield from (b"user-agent", b"traceparent")
+
+
+def _rows(found: Resolved[RouteLog], facts: RouteFacts, asked: Asked) -> list[Row]:
+    top = asked.file["access_log"]
+    if top.value is None or not found.value.enabled:
+        return [("access_log", "off", (top if top.value is None else found).place(asked.positions))]
+    share = f"{found.value.sample * 100:g}%"
+    sampled = share if share == "100%" else f"{share}, and what fails or is slow"
+    return [
+        ("access_log.sample", sampled, found["sample"].place(asked.positions)),
+        ("access_log.slow", format_duration(found.value.slow), found["slow"].place(asked.positions)),
+    ]
+
+
+def _dump(found: Resolved[RouteLog]) -> dict[str, Any]:
+    return {"on": found.value.enabled, "sample": found.value.sample, "slow": found.value.slow}
+
+
+BLOCK: Final = Block[RouteFacts]("access_log", RouteLog(), compile=_compile, rows=_rows, dump=_dump)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import SecretStr
 
-from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, Overload
+from gateway.control.blocks.server.overload import Overload, shown_lag
+from gateway.control.blocks.tls import ListenTls, check_tls, listen_fingerprint, server_context
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, check_limit
+from gateway.control.reading.nodes import Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, values
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.values import OneOrMany, OrOff, choice
-
-
-class ListenTls(Model):
-    """The certificate a listener shows."""
-
-    certificate: values.FilePath = required("PEM file with the certificate and the chain behind it.")
-    key: values.FilePath = required("PEM file with the private key.")
-    key_password: SecretStr | None = setting(None, "Password of the private key. Better: `key_password_file`.")
-    key_password_file: values.FilePath | None = setting(None, "File that holds the password of the private key.")
-    min_version: Annotated[str, *choice("1.2", "1.3")] = setting("1.2", "Oldest TLS version that is accepted: `1.2` or `1.3`.")
+from gateway.headers import Networks
+from gateway.policies.overload import OverloadSettings
+from gateway.snapshot import ForwardedFields, Limits, Listener, Names, ServerSettings
+from gateway.snapshot import ServerTimeouts as ServerTimeoutsSnapshot
 
 
 class Listen(Model):
@@ -144,3 +146,82 @@ class Admin(Model):
     token_file: values.FilePath | None = setting(
         None, "File that holds the token for requests that change something. Without a token nothing can be changed."
     )
+
+
+def check_server(server: Server, positions: Positions) -> Iterator[Problem]:
+    """What is wrong although each field is right."""
+    for index, listen in enumerate(server.listen):
+        if listen.tls is not None:
+            yield from check_tls(listen.tls, ("server", "listen", index, "tls"), positions)
+    yield from check_limit(server.max_in_flight, ("server", "max_in_flight"), positions)
+    overload = server.overload
+    if overload.sheddable > overload.default:
+        written = "sheddable" if positions.find(("server", "overload", "sheddable"))[2] else "default"
+        yield positions.problem(
+            ("server", "overload", written),
+            f"`sheddable` ({shown_lag(overload.sheddable)}) is shed before `default` "
+            f"({shown_lag(overload.default)}): its limit is the lower one",
+        )
+    if server.priority_field is not None and not server.trusted_proxies:
+        message = "`priority_field` has no effect without `trusted_proxies`: nobody else is believed"
+        yield positions.problem(("server", "priority_field"), message, key=True)
+
+
+@functools.cache
+def process_name() -> str:
+    """The pseudonym of a gateway that has none in its file."""
+    return f"gateway-{secrets.token_hex(3)}"
+
+
+def _listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
+    """A TLS context is kept as long as its settings and files are the same, so that sessions can be resumed."""
+    plain = Listener(
+        listen.address.host,
+        listen.address.port,
+        listen.address.path,
+        tls_fingerprint=listen_fingerprint(listen.tls) if listen.tls is not None else "",
+    )
+    if plain in known or listen.tls is None:
+        return known.get(plain, plain)
+    return replace(plain, tls=server_context(listen.tls))
+
+
+def server_settings(server: Server, previous: tuple[Listener, ...]) -> ServerSettings:
+    """What it becomes. A listener that is the same as before keeps its TLS context. Raises `tls.TlsError` and OSError."""
+    limits, timeouts = server.limits, server.timeouts
+    known = {listener: listener for listener in previous}
+    return ServerSettings(
+        listeners=tuple(_listener(listen, known) for listen in server.listen),
+        name=server.name or process_name(),
+        trusted_proxies=Networks(server.trusted_proxies),
+        limits=Limits(
+            headers=limits.headers,
+            header_count=limits.header_count,
+            target=limits.target,
+            response_headers=limits.response_headers,
+            connections=limits.connections,
+            requests_per_connection=limits.requests_per_connection,
+            tunnels=limits.tunnels,
+            upload_rate=max(0, limits.upload_rate),
+            rate_limit_keys=limits.rate_limit_keys,
+        ),
+        timeouts=ServerTimeoutsSnapshot(
+            header=timeouts.header,
+            body_idle=timeouts.body_idle,
+            write_stall=timeouts.write_stall,
+            keep_alive=timeouts.keep_alive,
+            drain=timeouts.drain,
+            drain_delay=timeouts.drain_delay,
+        ),
+        forwarded=ForwardedFields(server.forwarded),
+        overload=OverloadSettings(server.overload.default, server.overload.sheddable),
+        encoded_slash=server.paths.encoded_slash == "match",
+        double_slash=server.paths.double_slash == "match",
+    )
+
+
+def field_names(server: Server) -> Names:
+    """The names of fields that an operator can choose."""
+    request_id, budget = server.request_id.header.encode("ascii"), server.budget_field.encode("ascii")
+    priority = (server.priority_field or "").lower().encode("ascii")
+    return Names(request_id.lower(), budget.lower(), request_id + b": ", budget + b": ", priority)

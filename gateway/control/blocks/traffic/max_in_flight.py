@@ -1,21 +1,39 @@
-"""The blocks `max_in_flight:`, `overload:` and `priority:` of the configuration, and the values in them."""
+"""The block `max_in_flight:` of the server, of upstreams and of routes.
+
+It becomes a gate. A gate lives as long as its name: a reload gives it other settings, and nobody is lost.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
-from pydantic import PlainValidator, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 
-from gateway.control.words import units, values
+from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row, UpstreamFacts
+from gateway.control.blocks.server.overload import shown_lag
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.words import values
+from gateway.control.words.inherit import BUILT_IN, Resolved
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OrOff, did_you_mean, invalid, one_of, text_value
-from gateway.policies.concurrency import RANKS
+from gateway.control.words.units import format_duration
+from gateway.control.words.values import OrOff, invalid, text_value
+from gateway.errors import Failure
+from gateway.gates import Gate
+from gateway.metrics import GatewayMetrics
+from gateway.policies.adaptive_limit import AdaptiveSettings
+from gateway.policies.concurrency import RANKS, ConcurrencySettings
+from gateway.snapshot import GateSettings, Route
+
+Key: TypeAlias = tuple[str, str]
+"""Scope (`server`, `upstream`, `route`) and name."""
+
+_QUEUEING: Final = (Failure.CONCURRENCY_LIMIT, Failure.QUEUE_FULL, Failure.QUEUE_TIMEOUT)
 
 SHARE_PATTERN: Final = r"^[0-9]{1,3}(\.[0-9]+)?%$"
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
-NEVER: Final = float("inf")
 
 
 def _parse_share(text: str) -> float:
@@ -28,19 +46,7 @@ def _parse_share(text: str) -> float:
     return share
 
 
-def _parse_priority(value: Any) -> str:
-    if isinstance(value, str) and value in RANKS:
-        return value
-    hint = ""
-    if isinstance(value, str):
-        number = re.fullmatch(r"[+-]?[0-9]+", value)
-        hint = "which of two routes wins is said by `priority` of `match`" if number else did_you_mean(value, RANKS)
-    raise invalid(f"expected {one_of(RANKS)}", hint)
-
-
 Share: TypeAlias = Annotated[float, *text_value("a share such as `95%`", _parse_share, pattern=SHARE_PATTERN)]
-Priority: TypeAlias = Annotated[str, PlainValidator(_parse_priority), WithJsonSchema({"enum": list(RANKS)})]
-LagLimit: TypeAlias = Annotated[values.Duration, OrOff(NEVER)]
 
 
 class Queue(Model):
@@ -95,13 +101,118 @@ class UpstreamMaxInFlight(Model):
     shares: Shares = setting({}, "How much of the limit a priority may fill.")
 
 
-class Overload(Model):
-    """How late the event loop may be before requests are refused with 503. `critical` never is."""
+def check_limit(limit: MaxInFlight | UpstreamMaxInFlight | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    """What is wrong with a limit although each of its fields is right."""
+    if limit is None:
+        return
+    if limit.shares.sheddable > limit.shares.default:
+        written = "sheddable" if positions.find((*loc, "shares", "sheddable"))[2] else "default"
+        yield positions.problem((*loc, "shares", written), "the share of `sheddable` is at most that of `default`")
+    if not isinstance(limit, UpstreamMaxInFlight):
+        return
+    adaptive = limit.adaptive
+    if adaptive is None:
+        if limit.limit is None:
+            yield positions.problem(loc, "`limit` is missing", "write `max_in_flight: 200`, or add `adaptive`")
+        return
+    if adaptive.min > adaptive.max:
+        yield positions.problem((*loc, "adaptive", "min"), f"`min` ({adaptive.min}) is more than `max` ({adaptive.max})")
+    elif limit.limit is not None and not adaptive.min <= limit.limit <= adaptive.max:
+        yield positions.problem(
+            (*loc, "limit"), f"the limit to begin with lies between `min` ({adaptive.min}) and `max` ({adaptive.max})"
+        )
+    if adaptive.backoff > 0.99:
+        yield positions.problem((*loc, "adaptive", "backoff"), "with more than `99%` the limit would hardly fall")
 
-    default: LagLimit = setting("1s", "For `default`; `off`: never.")
-    sheddable: LagLimit = setting("100ms", "For `sheddable`; `off`: never.")
+
+def settings_of(
+    written: MaxInFlight | UpstreamMaxInFlight, ranks: Iterable[int]
+) -> tuple[ConcurrencySettings, AdaptiveSettings | None]:
+    """The settings; a share is kept only for ranks that there are."""
+    highest = min(ranks, default=0)
+    shares = tuple(
+        1.0 if rank <= highest else share for rank, share in enumerate((1.0, written.shares.default, written.shares.sheddable))
+    )
+    adaptive = None
+    limit = written.limit
+    if isinstance(written, UpstreamMaxInFlight) and written.adaptive is not None:
+        chosen = written.adaptive
+        adaptive = AdaptiveSettings(chosen.min, chosen.max, chosen.latency, chosen.backoff, chosen.tolerance)
+        limit = limit or chosen.min
+    assert limit is not None
+    queue = written.queue
+    return ConcurrencySettings(
+        limit=limit,
+        queue=0 if queue is None else queue.size,
+        max_wait=0.0 if queue is None else queue.max_wait,
+        shares=(shares[0], shares[1], shares[2]),
+    ), adaptive
 
 
-def shown_lag(seconds: float) -> str:
-    """A threshold in words."""
-    return "off" if seconds == NEVER else units.format_duration(seconds)
+def make_gates(
+    limits: Mapping[Key, tuple[MaxInFlight | UpstreamMaxInFlight, frozenset[int]]],
+    metrics: GatewayMetrics,
+    previous: Iterable[GateSettings],
+) -> dict[Key, GateSettings]:
+    """The gates of a configuration: those there were, as long as they are named the same."""
+    known = {(one.gate.metrics.scope, one.gate.metrics.name): one.gate for one in previous}
+    made: dict[Key, GateSettings] = {}
+    for key, (written, ranks) in limits.items():
+        settings, adaptive = settings_of(written, ranks)
+        made[key] = GateSettings(known.get(key) or Gate(settings, adaptive, metrics.gate(*key)), settings, adaptive)
+    return made
+
+
+def _compile(found: Resolved[MaxInFlight | None], facts: RouteFacts, making: Making) -> dict[str, Any]:
+    """Its own gate, and all that a request passes, the widest first: who waits at one holds no slot that is scarcer."""
+    if facts.upstream is None:
+        return {"gate": None, "gates": ()}
+    own = making.gate("route", facts.name)
+    gates = (making.gate("server", ""), own, making.gate("upstream", facts.upstream))
+    return {"gate": own, "gates": tuple(gate for gate in gates if gate is not None)}
+
+
+def _rows(found: Resolved[MaxInFlight | None], facts: RouteFacts, asked: Asked) -> list[Row]:
+    """Every limit that the request passes, and when it is shed."""
+    server, priority = asked.file["server"], asked.priority.value
+    assert facts.upstream is not None
+    places: tuple[tuple[Key, Loc], ...] = (
+        (("server", ""), ("server", "max_in_flight")),
+        (("route", facts.name), (*facts.loc, "max_in_flight")),
+        (("upstream", facts.upstream), ("upstreams", facts.upstream, "max_in_flight")),
+    )
+    rows: list[Row] = []
+    for key, loc in places:
+        place = str(asked.positions.written(loc) or BUILT_IN)
+        text = _in_words(*asked.in_flight[key], priority) if key in asked.in_flight else "off"
+        rows.append((f"max_in_flight.{key[0]}", text, place))
+    lag = getattr(server.value.overload, priority, None)
+    shown = "never" if lag is None else f"event loop late by {shown_lag(lag)}"
+    return [*rows, ("shed when", shown, str(asked.positions.written(("server", "overload", priority)) or BUILT_IN))]
+
+
+def _in_words(written: MaxInFlight | UpstreamMaxInFlight, ranks: frozenset[int], priority: str) -> str:
+    settings, adaptive = settings_of(written, ranks)
+    room = settings.rooms(settings.limit)[RANKS.index(priority)]
+    text = f"{settings.limit} per worker"
+    if adaptive is not None:
+        text = f"{adaptive.min} to {adaptive.max} per worker, adaptive to {format_duration(adaptive.latency)}"
+    elif room < settings.limit:
+        text += f", of which {room} for {priority}"
+    return text + (f", {settings.queue} wait for {format_duration(settings.max_wait)}" if settings.queue else ", no queue")
+
+
+def _foresee(route: Route) -> tuple[Failure, ...]:
+    return _QUEUEING if route.gates else ()
+
+
+BLOCK: Final = Block[RouteFacts](
+    "max_in_flight", forwards=True, check_written=check_limit, compile=_compile, rows=_rows, foresee=_foresee
+)
+
+
+def _compile_upstream(found: Resolved[UpstreamMaxInFlight | None], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
+    return {"gate": making.gate("upstream", facts.name)}
+
+
+UPSTREAM_BLOCK: Final = Block[UpstreamFacts]("max_in_flight", check_written=check_limit, compile=_compile_upstream)

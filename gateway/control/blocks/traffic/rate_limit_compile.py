@@ -1,15 +1,17 @@
-"""`rate_limit:` and `redis:` ▸ what the data plane asks per request."""
+"""`rate_limit:` ▸ what the data plane asks per request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
 from ipaddress import ip_network
+from typing import Any
 
-from gateway.control.blocks.traffic.rate_limit import Candidate, RateLimit, Redis
-from gateway.control.effective import effective
-from gateway.control.schema import Config
-from gateway.control.words.keys import Part
+from gateway.control.blocks.block import Making, RouteFacts
+from gateway.control.blocks.server.redis import Redis
+from gateway.control.blocks.traffic.rate_limit_model import Candidate, RateLimit
+from gateway.control.words.inherit import Resolved
+from gateway.control.words.keys import Part, compiled_key
 from gateway.control.words.units import format_duration
 from gateway.headers import Networks
 from gateway.metrics import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES, GatewayMetrics
@@ -24,31 +26,10 @@ from gateway.policies.rate_limit import (
     policy_item,
     rule_of,
 )
-from gateway.snapshot import Limit, LimitTier, RedisSettings
+from gateway.snapshot import Limit, LimitTier
 from gateway.steering import KeyPart
 
 _STEADY = frozenset({KeyPart.CLIENT_IP, KeyPart.HOST, KeyPart.ROUTE, KeyPart.CONSTANT})
-
-
-def redis_settings(redis: Redis) -> RedisSettings | None:
-    """The store outside the process; None without one. Raises ValueError when the password file cannot be read."""
-    url = redis.url
-    if not url.scheme:
-        return None
-    return RedisSettings(
-        scheme=url.scheme,
-        nodes=url.nodes,
-        path=url.path,
-        tls=url.tls,
-        ca=str(redis.ca) if redis.ca is not None else "",
-        database=url.database,
-        service=url.service,
-        username=redis.username or url.username,
-        password=redis.secret("password") or url.password,
-        timeout=redis.timeout,
-        prefix=redis.prefix.encode("ascii"),
-        shown=str(url),
-    )
 
 
 def settings_of(limit: RateLimit) -> LimitSettings:
@@ -101,37 +82,26 @@ def limit_id(scope: str, name: str, settings: LimitSettings) -> bytes:
     return blake2b(text.encode("utf-8"), digest_size=6).hexdigest().encode("ascii")
 
 
-def compile_limits(config: Config, index: int, metrics: GatewayMetrics, workers: int = 1) -> tuple[Limit, ...] | None:
-    """The limits of route number `index`; None when it has none. `workers` are the processes that cannot see each other while
-    the store is in trouble."""
-    found = effective(config, index).rate_limit
-    route = config.routes[index].name
-    # A limit of `defaults` is one limit for all routes that inherit it.
-    scope = "" if found.origin is not None and found.origin[0] == "defaults" else route
-    share = workers * (config.redis.expected_instances if config.redis.url.scheme else 1)
-    limits = [one for limit in found.value if limit.mode != "off" for one in _compiled(limit, route, scope, share, metrics)]
-    return tuple(limits) or None
+def compile_limits(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, making: Making) -> dict[str, Any]:
+    """The limits of a route. Those of `defaults` are each one limit for all routes that inherit it."""
+    redis: Redis = making.file["redis"].value
+    # The gateways that cannot see each other while the store is in trouble.
+    share = making.workers * (redis.expected_instances if redis.url.scheme else 1)
+    scope = facts.name if found.origin is not None and found.origin[: len(facts.loc)] == facts.loc else ""
+    limits = tuple(
+        one
+        for limit in found.value
+        if limit.mode != "off"
+        for one in _compiled(limit, facts.name, scope, share, making.metrics)
+    )
+    return {"rate_limit": limits or None, "limit_template": _template(limits)}
 
 
-def template(limits: tuple[Limit, ...] | None) -> bytes | None:
-    """See `Route.limit_template`."""
+def _template(limits: tuple[Limit, ...]) -> bytes | None:
     if not limits or not all(limit.plain and limit.enforce and limit.headers is Headers.DRAFT for limit in limits):
         return None
     policies = b", ".join(limit.tier.policy for limit in limits)
     return b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (policies, b", ".join(limit.item + b";r=%d;t=%d" for limit in limits))
-
-
-def fields_read(config: Config) -> Iterator[bytes]:
-    """The request fields that rate limits read, in lower case."""
-    for index in range(len(config.routes)):
-        for limit in effective(config, index).rate_limit.value:
-            if limit.cost.header is not None:
-                yield limit.cost.header.lower().encode("ascii")
-            for part in limit.key:
-                if part.kind == "header":
-                    yield part.name.encode("ascii")
-                elif part.kind == "cookie":
-                    yield b"cookie"
 
 
 def _compiled(limit: RateLimit, route: str, scope: str, share: int, metrics: GatewayMetrics) -> Iterator[Limit]:
@@ -175,7 +145,7 @@ def _limit(
         candidate=candidate,
         tier=_tier(limit, name, settings, share, enforce=enforce),
         overrides=overrides,
-        key=tuple((KeyPart(part.kind), part.name.encode("utf-8")) for part in limit.key),
+        key=compiled_key(limit.key),
         digest=digest,
         missing=Missing(limit.missing),
         cost=CostSettings(cost.default, cost.min, cost.max or cost.default),

@@ -1,19 +1,23 @@
-"""The block `circuit_breaker:` of an upstream: the model, what can be wrong with it, what it becomes, how it is explained."""
+"""The block `circuit_breaker:` of an upstream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field
 
+from gateway.control.blocks.block import Asked, Block, Making, Row, UpstreamFacts
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import units, values
+from gateway.control.words.inherit import BUILT_IN, Resolved
 from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import choice, text_value
+from gateway.control.words.values import choice, duration_within, text_value
+from gateway.errors import Failure
 from gateway.policies.circuit_breaker import NEVER, STATUSES, BreakerSettings
+from gateway.snapshot import Route
 
 MODES: Final = ("enforce", "shadow", "off")
 
@@ -25,24 +29,9 @@ def _rate(text: str) -> float:
     return share
 
 
-def _window(text: str) -> float:
-    return _between(text, 1.0, 3600.0)
-
-
-def _open_time(text: str) -> float:
-    return _between(text, 0.1, units.MAX_DURATION)
-
-
-def _between(text: str, least: float, most: float) -> float:
-    seconds = units.parse_duration(text)
-    if not least <= seconds <= most:
-        raise units.UnitError(f"must be between `{format_duration(least)}` and `{format_duration(most)}`")
-    return seconds
-
-
 Rate: TypeAlias = Annotated[float, *text_value("a percentage such as `50%`", _rate, pattern=units.PERCENT_PATTERN)]
-Window: TypeAlias = Annotated[float, *text_value("a duration such as `10s`", _window, pattern=units.DURATION_PATTERN)]
-OpenTime: TypeAlias = Annotated[float, *text_value("a duration such as `5s`", _open_time, pattern=units.DURATION_PATTERN)]
+Window: TypeAlias = Annotated[float, *duration_within("1s", "1h", "10s")]
+OpenTime: TypeAlias = Annotated[float, *duration_within("100ms", "24h")]
 
 
 class CircuitBreaker(Model):
@@ -93,8 +82,7 @@ def breaker_settings(written: CircuitBreaker) -> BreakerSettings | None:
     )
 
 
-def check_breaker(loc: Loc, written: CircuitBreaker, positions: Positions) -> Iterator[Problem]:
-    """What is wrong although each field is right."""
+def _check(written: CircuitBreaker, loc: Loc, positions: Positions) -> Iterator[Problem]:
     if written.open_for > written.max_open_for:
         longest = format_duration(written.max_open_for)
         at = "open_for" if positions.written((*loc, "open_for")) else "max_open_for"
@@ -104,30 +92,42 @@ def check_breaker(loc: Loc, written: CircuitBreaker, positions: Positions) -> It
         yield positions.problem((*loc, "slow_rate"), "`slow_rate` has no effect without `slow_call`", key=True)
 
 
-def breaker_rows(loc: Loc, written: CircuitBreaker, positions: Positions) -> list[tuple[str, str, str]]:
-    """Name, value and place, for `gateway explain`."""
-    place = str(positions.written(loc) or "default")
+def _compile(found: Resolved[CircuitBreaker], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
+    return {"circuit_breaker": breaker_settings(found.value)}
+
+
+def _rows(found: Resolved[CircuitBreaker], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    written, place = found.value, found.place(asked.positions)
     if written.mode == "off":
         return [("circuit_breaker", "off", place)]
     shadow = ", shadow: nothing is refused" if written.mode == "shadow" else ""
     window = f"{written.min_requests} calls or more in {format_duration(written.window)}"
     rows = [("circuit_breaker", f"opens when {_percent(written.failure_rate)} of {window} failed{shadow}", place)]
+    times = f"{format_duration(written.open_for)}, doubling to {format_duration(written.max_open_for)}"
+    named = [
+        ("open_for", times),
+        ("probes", f"{written.probes} probes, then a ramp of {format_duration(written.ramp)}"),
+        ("statuses", ", ".join(map(str, written.statuses)) or "none"),
+    ]
     if written.slow_call is not None:
         slow = f"opens when {_percent(written.slow_rate)} took {format_duration(written.slow_call)} or longer"
-        rows.append(("circuit_breaker.slow_call", slow, _at(positions, (*loc, "slow_call"))))
-    times = f"{format_duration(written.open_for)}, doubling to {format_duration(written.max_open_for)}"
-    rows.append(("circuit_breaker.open_for", times, _at(positions, (*loc, "open_for"))))
-    back = f"{written.probes} probes, then a ramp of {format_duration(written.ramp)}"
-    rows.append(("circuit_breaker.probes", back, _at(positions, (*loc, "probes"))))
-    rows.append(
-        ("circuit_breaker.statuses", ", ".join(map(str, written.statuses)) or "none", _at(positions, (*loc, "statuses")))
-    )
-    return rows
-
-
-def _at(positions: Positions, loc: Loc) -> str:
-    return str(positions.written(loc) or "default")
+        named.insert(0, ("slow_call", slow))
+    at = asked.positions.written
+    loc = (*facts.loc, "circuit_breaker")
+    return rows + [(f"circuit_breaker.{name}", text, str(at((*loc, name)) or BUILT_IN)) for name, text in named]
 
 
 def _percent(share: float) -> str:
     return f"{share * 100:.4g}%"
+
+
+def _foresee(route: Route) -> tuple[Failure, ...]:
+    serving = route.upstream
+    while serving is not None:
+        if serving.circuit_breaker is not None:
+            return (Failure.CIRCUIT_OPEN,)
+        serving = serving.fallback
+    return ()
+
+
+BLOCK: Final = Block[UpstreamFacts]("circuit_breaker", check_written=_check, compile=_compile, rows=_rows, foresee=_foresee)

@@ -1,15 +1,27 @@
-"""The blocks `health:`, `ejection:` and `dns:` of an upstream, and the values in them."""
+"""The blocks of an upstream that say which endpoints are used: `health:`, `ejection:`, `slow_start:`, `panic:` and `dns:`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from gateway.control.blocks.block import Asked, Block, Making, Row, UpstreamFacts
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, units, values
+from gateway.control.words.addresses import EndpointUrl
+from gateway.control.words.inherit import Resolved
 from gateway.control.words.model import Model, setting
-from gateway.control.words.values import choice, invalid, text_value
+from gateway.control.words.units import format_duration
+from gateway.control.words.values import choice, duration_within, invalid, text_value
+from gateway.endpoints import Endpoint
+from gateway.headers import HOP_BY_HOP, parse_address
+from gateway.policies.ejection import EjectionSettings
+from gateway.policies.health import Thresholds
+from gateway.snapshot import ProbeSettings
 
 _STATUS: Final = re.compile(r"([1-5][0-9]{2})(?: ?- ?([1-5][0-9]{2}))?")
 _PATH: Final = re.compile(r"/[!-~]*")
@@ -46,13 +58,6 @@ def _parse_panic(text: str) -> float:
     return 0.0 if text == values.OFF else _parse_share(text)
 
 
-def _parse_interval(text: str) -> float:
-    seconds = units.parse_duration(text)
-    if not 0.1 <= seconds <= 3600:
-        raise units.UnitError("must be between `100ms` and `1h`")
-    return seconds
-
-
 _SHARE_PATTERN: Final = r"^[0-9.]+%$"
 
 StatusRange: TypeAlias = Annotated[
@@ -71,7 +76,7 @@ StatusRanges: TypeAlias = Annotated[tuple[StatusRange, ...], Field(min_length=1,
 ProbePath: TypeAlias = Annotated[str, *text_value("a path such as `/healthz`", _parse_path, pattern="^/")]
 Share: TypeAlias = Annotated[float, *text_value("a share such as `50%`", _parse_share, pattern=_SHARE_PATTERN)]
 Panic: TypeAlias = Annotated[float, *text_value("a share such as `50%`, or `off`", _parse_panic, pattern=r"^off$|^[0-9.]+%$")]
-Interval: TypeAlias = Annotated[float, *text_value("a duration such as `5s`", _parse_interval, pattern=units.DURATION_PATTERN)]
+Interval: TypeAlias = Annotated[float, *duration_within("100ms", "1h")]
 """Seconds, 0.1 to 3600."""
 
 
@@ -122,3 +127,137 @@ class Dns(Model):
     interval: Interval = setting(
         "30s", "How often names are looked up again. The system's resolver does not say how long an answer holds."
     )
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_health(health: Health | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    if health is None:
+        return
+    for name in ("path", "host", "headers", "statuses", "body"):
+        if health.type == "tcp" and positions.written((*loc, name)) is not None:
+            yield positions.problem((*loc, name), f"`{name}` has no effect with `type: tcp`", key=True)
+    for name in health.headers:
+        place = (*loc, "headers", name)
+        if name.lower() == "host":
+            yield positions.problem(place, "use `host` of `health`", key=True)
+        elif name.lower() == "content-length" or name.lower().encode("ascii") in HOP_BY_HOP:
+            yield positions.problem(place, f"a probe cannot have `{name}`: it is about the framing", key=True)
+
+
+def _check_ejection(ejection: Ejection | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    if ejection is not None and ejection.base > ejection.max:
+        yield positions.problem(loc, "`base` is longer than `max`")
+
+
+def _check_dns(found: Resolved[Dns | None], facts: UpstreamFacts, positions: Positions) -> Iterator[Problem]:
+    if found.value is not None and found.origin is not None and not any(map(is_name, facts.urls)):
+        yield positions.problem(found.origin, "`dns` has no effect: no endpoint has a name as its host", key=True)
+
+
+# -- what they become -------------------------------------------------------------------------------------------------
+
+
+def probe_settings(health: Health | None, host: str) -> ProbeSettings | None:
+    """How the endpoints are asked; None: not at all."""
+    if health is None:
+        return None
+    fixed = "" if host in ("preserve", "endpoint") else host
+    return ProbeSettings(
+        tcp=health.type == "tcp",
+        target=health.path,
+        host=health.host or fixed,
+        fields=tuple(health.headers.items()),
+        interval=health.interval,
+        timeout=health.timeout,
+        thresholds=Thresholds(health.fall, health.rise),
+        statuses=health.statuses,
+        body=(health.body or "").encode("utf-8"),
+    )
+
+
+def ejection_settings(ejection: Ejection | None) -> EjectionSettings | None:
+    """When endpoints are ejected; None: never."""
+    if ejection is None:
+        return None
+    return EjectionSettings(
+        failures=ejection.failures,
+        statuses=frozenset(status for low, high in ejection.statuses for status in range(low, high + 1)),
+        errors=ejection.errors,
+        base=ejection.base,
+        longest=max(ejection.base, ejection.max),
+        max_ejected=ejection.max_ejected,
+    )
+
+
+def is_name(url: EndpointUrl) -> bool:
+    """The host is a name that can stand for several addresses."""
+    return not url.path and parse_address(url.host) is None
+
+
+def endpoint_at(name: Endpoint, address: str) -> Endpoint:
+    """The endpoint for one of the addresses that the host of `name` stands for. It has no pool yet."""
+    return Endpoint(
+        name.url,
+        host=name.host,
+        port=name.port,
+        path="",
+        tls=name.tls,
+        weight=name.weight,
+        backup=name.backup,
+        authority=name.authority,
+        address=address,
+    )
+
+
+def _compile_health(found: Resolved[Health | None], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
+    return {"probe": probe_settings(found.value, facts.host)}
+
+
+def _compile_dns(found: Resolved[Dns | None], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
+    return {"dns_interval": 0.0 if found.value is None else found.value.interval}
+
+
+# -- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _rows_health(found: Resolved[Health | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    health, text = found.value, "off"
+    if health is not None:
+        what = "connect" if health.type == "tcp" else f"GET {health.path}"
+        times = f"every {format_duration(health.interval)} for {format_duration(health.timeout)}"
+        text = f"{what}, {times}; fall {health.fall}, rise {health.rise}"
+    return [("health", text, found.place(asked.positions))]
+
+
+def _rows_ejection(found: Resolved[Ejection | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    ejection, text = found.value, "off"
+    if ejection is not None:
+        times = f"for {format_duration(ejection.base)}, {format_duration(ejection.max)} at most"
+        text = f"after {ejection.failures} failures in a row, {times}; {ejection.max_ejected:.0%} of the endpoints at most"
+    return [("ejection", text, found.place(asked.positions))]
+
+
+def _rows_slow_start(found: Resolved[float], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    return [("slow_start", format_duration(found.value) if found.value else "off", found.place(asked.positions))]
+
+
+def _rows_panic(found: Resolved[float], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    return [("panic", f"below {found.value:.0%}" if found.value else "off", found.place(asked.positions))]
+
+
+def _rows_dns(found: Resolved[Dns | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    if not any(map(is_name, facts.urls)):
+        return []
+    text = "off" if found.value is None else f"every {format_duration(found.value.interval)}"
+    return [("dns", text, found.place(asked.positions))]
+
+
+BLOCKS: Final = (
+    Block[UpstreamFacts]("health", check_written=_check_health, compile=_compile_health, rows=_rows_health),
+    Block[UpstreamFacts]("ejection", check_written=_check_ejection, rows=_rows_ejection),
+    Block[UpstreamFacts]("slow_start", rows=_rows_slow_start),
+    Block[UpstreamFacts]("panic", rows=_rows_panic),
+    Block[UpstreamFacts]("dns", check=_check_dns, compile=_compile_dns, rows=_rows_dns),
+)

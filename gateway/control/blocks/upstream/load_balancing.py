@@ -1,18 +1,27 @@
-"""The block `load_balancing:` of an upstream."""
+"""The blocks `load_balancing:` and `sticky:` of an upstream."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Annotated, Final
 
 from pydantic import SecretStr
 
+from gateway.control.blocks.block import Asked, Block, Row, UpstreamFacts, parameters
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
 from gateway.control.words import values
-from gateway.control.words.keys import KeyParts
+from gateway.control.words.inherit import Resolved
+from gateway.control.words.keys import KeyParts, compiled_key, fields_of_key
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import OrOff, choice, invalid, text_value
-from gateway.policies.load_balancing import Algorithm
+from gateway.control.words.values import OrOff, choice, did_you_mean, invalid, text_value
+from gateway.policies.load_balancing import Algorithm, BalancingSettings
+from gateway.steering import Steering
+from gateway.steering import Sticky as StickySnapshot
 
 _ALGORITHMS = tuple(algorithm.value for algorithm in Algorithm)
 
@@ -74,6 +83,97 @@ class Sticky(Model):
     secret_key_file: values.FilePath | None = setting(None, "File that holds it.")
 
 
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_algorithm(balancing: LoadBalancing, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    algorithm = balancing.algorithm
+    if algorithm == "consistent_hash" and balancing.key is None:
+        hint = "write `{algorithm: consistent_hash, key: client_ip}`, or another key"
+        yield positions.problem(loc, "`consistent_hash` needs a `key`", hint)
+    for name, owner in (("key", "consistent_hash"), ("bounded_load", "consistent_hash"), ("decay", "latency")):
+        if algorithm != owner and positions.find((*loc, name))[2]:
+            hint = f"it belongs to `algorithm: {owner}`"
+            yield positions.problem((*loc, name), f"`{name}` has no effect with `{algorithm}`", hint, key=True)
+    for index, part in enumerate(balancing.key or ()):
+        if part.kind in ("constant", "route"):
+            yield positions.problem((*loc, "key", index), f"`{part}` is the same for all requests: nothing is spread by it")
+
+
+def _check_sticky(sticky: Sticky | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    if sticky is None:
+        return
+    if sticky.same_site == "none" and sticky.secure is False:
+        yield positions.problem(
+            (*loc, "secure"), "browsers refuse a cookie with `same_site: none` that is not `Secure`", key=True
+        )
+    if sticky.secret_key is not None and sticky.secret_key_file is not None:
+        message = "`secret_key` and `secret_key_file`: only one of them"
+        yield positions.problem((*loc, "secret_key_file"), message, key=True)
+        return
+    try:
+        sticky.secret("secret_key")
+    except ValueError as error:
+        yield positions.problem((*loc, "secret_key_file"), str(error))
+
+
+def _check_parameters(found: Resolved[LoadBalancing], facts: UpstreamFacts, positions: Positions) -> Iterator[Problem]:
+    """`path:NAME` goes by a parameter of the routes that lead to the upstream."""
+    known = [name for path in facts.paths for name in parameters(path)]
+    for index, part in enumerate(found.value.key or ()):
+        if part.kind == "path" and part.name not in known and facts.paths:
+            loc: Loc = (*facts.loc, "load_balancing", "key", index)
+            message = f"`{part}`: no route to `{facts.name}` has a path parameter of this name"
+            yield positions.problem(loc, message, did_you_mean(part.name, known))
+
+
+# -- what they become -------------------------------------------------------------------------------------------------
+
+
+def balancing_settings(balancing: LoadBalancing) -> BalancingSettings:
+    """The numbers of a balancer."""
+    bound = math.inf if balancing.bounded_load is None else balancing.bounded_load
+    return BalancingSettings(Algorithm(balancing.algorithm), bound, balancing.decay)
+
+
+def steering(balancing: LoadBalancing, sticky: Sticky | None) -> Steering | None:
+    """What of a request decides about its endpoint; None: nothing does."""
+    key = compiled_key(balancing.key or ())
+    return Steering(key, _sticky(sticky)) if key or sticky is not None else None
+
+
+def _sticky(sticky: Sticky | None) -> StickySnapshot | None:
+    if sticky is None:
+        return None
+    attributes = f"; Path={sticky.path}; HttpOnly; SameSite={sticky.same_site.capitalize()}"
+    if sticky.ttl is not None:
+        attributes = f"; Max-Age={max(1, round(sticky.ttl))}{attributes}"
+    secure = True if sticky.same_site == "none" else sticky.secure
+    return StickySnapshot(sticky.cookie.encode("ascii"), attributes.encode("ascii"), secure)
+
+
+def sticky_secret(name: str, sticky: Sticky | None) -> bytes:
+    """What the values of the cookie are made with: for each upstream another; empty without a cookie.
+
+    Raises ValueError when the file cannot be read.
+    """
+    if sticky is None:
+        return b""
+    secret = sticky.secret("secret_key") or ""
+    return blake2b(f"{name}\0{secret}".encode(), digest_size=32, person=b"gateway sticky").digest()
+
+
+def _fields_read(found: Resolved[LoadBalancing], facts: UpstreamFacts) -> Iterator[bytes]:
+    return fields_of_key(found.value.key or ())
+
+
+def _fields_read_sticky(found: Resolved[Sticky | None], facts: UpstreamFacts) -> tuple[bytes, ...]:
+    return () if found.value is None else (b"cookie",)
+
+
+# -- in words ---------------------------------------------------------------------------------------------------------
+
+
 def balancing_in_words(balancing: LoadBalancing) -> str:
     """`consistent_hash by header:x-tenant, at most 1.25 × its share`."""
     if balancing.algorithm == "latency":
@@ -88,3 +188,19 @@ def sticky_in_words(sticky: Sticky) -> str:
     """`cookie route, 1h, SameSite=lax`."""
     ttl = "until the browser is closed" if sticky.ttl is None else format_duration(sticky.ttl)
     return f"cookie {sticky.cookie}, {ttl}, path {sticky.path}, SameSite {sticky.same_site}"
+
+
+def _rows(found: Resolved[LoadBalancing], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    return [("load_balancing", balancing_in_words(found.value), found.place(asked.positions))]
+
+
+def _rows_sticky(found: Resolved[Sticky | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
+    return [] if found.value is None else [("sticky", sticky_in_words(found.value), found.place(asked.positions))]
+
+
+BLOCKS: Final = (
+    Block[UpstreamFacts](
+        "load_balancing", check_written=_check_algorithm, check=_check_parameters, rows=_rows, fields_read=_fields_read
+    ),
+    Block[UpstreamFacts]("sticky", check_written=_check_sticky, rows=_rows_sticky, fields_read=_fields_read_sticky),
+)

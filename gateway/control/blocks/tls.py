@@ -1,16 +1,48 @@
-"""TLS contexts from the configuration. Built once when it is checked and again when it is compiled."""
+"""The blocks `tls:` of listeners and of upstreams, and their contexts: built when they are checked, and again when compiled."""
 
 from __future__ import annotations
 
 import hashlib
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from gateway.control.blocks.server.server import ListenTls
-from gateway.control.schema import UpstreamTls
+from pydantic import SecretStr
+
+from gateway.control.blocks.block import Block, UpstreamFacts
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.words import values
+from gateway.control.words.inherit import Resolved
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import choice
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class ListenTls(Model):
+    """The certificate a listener shows."""
+
+    certificate: values.FilePath = required("PEM file with the certificate and the chain behind it.")
+    key: values.FilePath = required("PEM file with the private key.")
+    key_password: SecretStr | None = setting(None, "Password of the private key. Better: `key_password_file`.")
+    key_password_file: values.FilePath | None = setting(None, "File that holds the password of the private key.")
+    min_version: Annotated[str, *choice("1.2", "1.3")] = setting("1.2", "Oldest TLS version that is accepted: `1.2` or `1.3`.")
+
+
+class UpstreamTls(Model):
+    """How `https` endpoints are verified, and what we show them."""
+
+    verify: bool = setting(True, "Verify the certificate. `false` gives up all protection against a man in the middle.")
+    ca: values.FilePath | None = setting(None, "PEM file of the authorities to trust. Default: those of the system.")
+    server_name: str | None = setting(
+        None, "Name to ask for and to verify. Default: the endpoint's host.", pattern=r"^[A-Za-z0-9._:-]{1,253}$"
+    )
+    certificate: values.FilePath | None = setting(None, "PEM file with our client certificate.")
+    key: values.FilePath | None = setting(None, "PEM file with its private key.")
+    key_password: SecretStr | None = setting(None, "Password of the private key. Better: `key_password_file`.")
+    key_password_file: values.FilePath | None = setting(None, "File that holds the password of the private key.")
 
 
 class TlsError(Exception):
@@ -110,3 +142,35 @@ def _digest(tls: ListenTls | UpstreamTls, settings: tuple[object, ...], files: t
     for path in files:
         digest.update(b"\0" if path is None else hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def check_tls(written: ListenTls | UpstreamTls, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    """What is wrong with certificates, keys and passwords."""
+    if written.key_password is not None and written.key_password_file is not None:
+        place = (*loc, "key_password_file")
+        yield positions.problem(place, "`key_password` and `key_password_file`: only one of them", key=True)
+        return
+    try:
+        if isinstance(written, ListenTls):
+            server_context(written)
+        else:
+            client_context(written)
+    except TlsError as error:
+        yield positions.problem((*loc, error.field), f"`{error.field}`: {error}")
+
+
+def _check(found: Resolved[UpstreamTls | None], facts: UpstreamFacts, positions: Positions) -> Iterator[Problem]:
+    written, loc = found.value, (*facts.loc, "tls")
+    if written is None:
+        return
+    if not any(url.tls for url in facts.urls):
+        yield positions.problem(loc, "`tls` has no effect: no endpoint is `https`")
+    elif not written.verify and written.ca is not None:
+        yield positions.problem((*loc, "ca"), "`ca` has no effect with `verify: false`", key=True)
+    elif written.certificate is None and (written.key is not None or written.key_password_file or written.key_password):
+        yield positions.problem(loc, "a `key` needs a `certificate`")
+    else:
+        yield from check_tls(written, loc, positions)
+
+
+BLOCK: Final = Block[UpstreamFacts]("tls", check=_check)
