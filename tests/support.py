@@ -22,6 +22,7 @@ from gateway.app import App
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, RouteMetrics, UpstreamMetrics
 from gateway.ports import Resolver
+from gateway.proxy.downstream.http1_connection import Http1Connection
 from gateway.proxy.plane import DataPlane
 
 PATIENCE: Final = 5.0
@@ -555,6 +556,10 @@ class Gateway:
         """Its data plane."""
         return self.app.plane
 
+    def client_connections(self) -> list[Http1Connection]:
+        """The connections of its clients."""
+        return [connection for connection in self.plane.connections if isinstance(connection, Http1Connection)]
+
     @property
     def metrics(self) -> GatewayMetrics:
         """What it counts."""
@@ -573,7 +578,7 @@ class Gateway:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        name = self.app.doors[0].sockets[0].getsockname()
+        name = self.app.runtime.doors[0].sockets[0].getsockname()
         return name[0], name[1]
 
     @property

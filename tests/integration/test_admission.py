@@ -71,7 +71,10 @@ async def test_a_request_without_a_slot_waits_and_is_served(upstream: StartUpstr
 
     assert [(await first).status, (await second).status] == [200, 200]
     assert running.log.entries[0]["queue_ms"] == 0.0
-    assert running.log.entries[1]["queue_ms"] >= 90
+    waited = running.log.entries[1]
+    assert waited["queue_ms"] >= 90
+    parts = waited["queue_ms"] + waited["upstream_ms"] + waited["overhead_ms"]
+    assert parts == pytest.approx(waited["duration_ms"], abs=0.005)
     assert sum(gate(running).metrics.wait.counts) == 1
 
 
@@ -521,7 +524,7 @@ async def test_an_adaptive_limit_follows_the_upstream(upstream: StartUpstream, g
 
 async def reload(running: Gateway, text: str) -> None:
     """Put another configuration into the running gateway."""
-    running.app.loaded.path.write_text(text, encoding="utf-8")
+    running.app.runtime.loaded.path.write_text(text, encoding="utf-8")
     assert (await running.app.reloader.reload("test")).ok
 
 

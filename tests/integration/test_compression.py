@@ -13,7 +13,7 @@ import brotli
 import pytest
 from backports import zstd
 
-from gateway.proxy.coders import LIBRARIES
+from gateway.proxy.bodies.coders import LIBRARIES
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import PATIENCE, Behaviour, Client, Peer, Response, answers, drips, echoes_requests, eventually, proxy, stays
 

@@ -190,7 +190,7 @@ async def test_a_client_that_leaves_a_full_stream_frees_its_upstream(upstream: S
     running = await gateway(proxy(origin.url))
     client = await running.client(limit=1024)
     await client.send(GET)
-    await eventually(lambda: any(connection.write_paused for connection in running.plane.connections))
+    await eventually(lambda: any(connection.write_paused for connection in running.client_connections()))
     client.reset()
 
     await eventually(lambda: running.pools()["open"] == 0, within=1.0)
@@ -202,7 +202,7 @@ async def test_a_client_that_resets_a_stalled_upload_frees_its_upstream(upstream
     running = await gateway(proxy(origin.url, route="limits: {body: 64MiB}"))
     client = await running.client()
     client.writer.write(UPLOAD % (32 * MIB) + bytes(32 * MIB))
-    await eventually(lambda: origin.requests and all(connection.reading_paused for connection in running.plane.connections))
+    await eventually(lambda: origin.requests and all(connection.reading_paused for connection in running.client_connections()))
     client.reset()
 
     await eventually(lambda: running.pools()["open"] == 0, within=2.5)

@@ -20,8 +20,8 @@ from gateway.control.blocks.server.redis import Redis, redis_settings
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, Verdict, rule_of
 from gateway.ports import Answers, Check, LimitCall, LimitStore
-from gateway.proxy.limit_store import LocalStore
-from gateway.proxy.redis_store import LARGEST_BATCH, LONGEST_QUEUE, RedisStore
+from gateway.proxy.rate_limit_store.batcher import LARGEST_BATCH, LONGEST_QUEUE, RedisStore
+from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.snapshot import RedisSettings
 from tests.conftest import StartUpstream
 from tests.redis_server import Cluster, Sentinel, Server, free_port

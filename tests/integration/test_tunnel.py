@@ -124,8 +124,8 @@ async def test_a_tunnel_has_back_pressure(upstream: StartUpstream, gateway: Star
     client = await running.client(limit=1024)
     await client.send(UPGRADE)
     await client.head()
-    await eventually(lambda: any(connection.write_paused for connection in running.plane.connections))
-    (connection,) = running.plane.connections
+    await eventually(lambda: any(connection.write_paused for connection in running.client_connections()))
+    (connection,) = running.client_connections()
 
     await stays(lambda: connection.transport.get_write_buffer_size() < 512 * 1024)
     client.reset()

@@ -13,8 +13,8 @@ from gateway.control.reading.problems import ConfigError
 from gateway.control.tools.dump import effective_config
 from gateway.metrics import GatewayMetrics
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
+from gateway.request_key import KeyPart
 from gateway.snapshot import Snapshot
-from gateway.steering import KeyPart
 
 BASE = """\
 version: 1

@@ -15,7 +15,7 @@ from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.hedging import HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings
-from gateway.proxy.retrying import Tries
+from gateway.proxy.exchange import Tries
 from gateway.snapshot import Route, Snapshot
 
 BASE = """\

@@ -8,7 +8,7 @@ from typing import Annotated, Final, TypeAlias
 
 from gateway.control.words import values
 from gateway.control.words.values import OneOrMany, invalid, text_value
-from gateway.steering import KeyPart
+from gateway.request_key import KeyPart
 
 KEY_PATTERN: Final = r"^(client_ip|host|method|route|(header|query|cookie|path|constant):.+)$"
 

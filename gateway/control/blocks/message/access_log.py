@@ -11,14 +11,14 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.access_settings import AccessNames, AccessSettings
+from gateway.access_log import AccessNames, AccessSettings
 from gateway.control.blocks.block import Asked, Block, Blocks, Making, RouteFacts, Row
 from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
 from gateway.control.words.values import choice, invalid, text_value
-from gateway.proxy.access_entry import ECS, FLAT, OTEL, key, line_template, refused_template
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL, key, line_template, refused_template
 
 SECRET_FIELDS: Final = frozenset(
     (

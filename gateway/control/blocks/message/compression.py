@@ -15,7 +15,7 @@ from gateway.control.words.request import Request
 from gateway.control.words.units import format_size
 from gateway.control.words.values import OneOrMany, OrOff, Switched, choice, invalid, text_value
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate
-from gateway.proxy.coders import DEFAULT_LEVELS, LEVELS, LIBRARIES, coder
+from gateway.proxy.bodies.coders import DEFAULT_LEVELS, LEVELS, LIBRARIES, coder
 from gateway.snapshot import Compression as CompressionSnapshot
 from gateway.snapshot import FieldEdits
 

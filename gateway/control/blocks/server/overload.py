@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, TypeAlias
 
 from gateway.control.words import units, values
 from gateway.control.words.model import Model, setting
 from gateway.control.words.values import OrOff
-
-NEVER: Final = float("inf")
+from gateway.policies import NEVER
 
 LagLimit: TypeAlias = Annotated[values.Duration, OrOff(NEVER)]
 

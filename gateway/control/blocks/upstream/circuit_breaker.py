@@ -16,7 +16,8 @@ from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
 from gateway.control.words.values import choice, duration_within, text_value
 from gateway.errors import Failure
-from gateway.policies.circuit_breaker import NEVER, STATUSES, BreakerSettings
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import STATUSES, BreakerSettings
 from gateway.snapshot import Route
 
 MODES: Final = ("enforce", "shadow", "off")

@@ -19,9 +19,9 @@ from gateway.control.words.keys import KeyParts, compiled_key, fields_of_key
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.units import format_duration
 from gateway.control.words.values import OrOff, choice, did_you_mean, invalid, text_value
+from gateway.endpoints import Steering
+from gateway.endpoints import Sticky as StickySnapshot
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
-from gateway.steering import Steering
-from gateway.steering import Sticky as StickySnapshot
 
 _ALGORITHMS = tuple(algorithm.value for algorithm in Algorithm)
 
