@@ -13,10 +13,10 @@ from aiohttp import web
 from gateway.control.admin.breaker_orders import Order, Shown, obey
 from gateway.control.admin.listener import serve_admin
 from gateway.control.admin.pages import LIVE
-from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
 from gateway.control.running.reload import Reloader
 from gateway.control.running.runtime import Member, Runtime
+from gateway.control.tools.dump import effective_config
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.loop_watch import LoopWatch

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 if TYPE_CHECKING:
-    from gateway.control.addresses import Address
     from gateway.control.load import Loaded
-    from gateway.control.problems import Problem
+    from gateway.control.reading.problems import Problem
+    from gateway.control.words.addresses import Address
 
 OK: Final = 0
 INVALID: Final = 1
@@ -140,7 +140,7 @@ def _colour(stream: TextIO) -> bool:
 def _load(path: str) -> Loaded | None:
     """The configuration; None after its problems went to standard error."""
     from gateway.control.load import load
-    from gateway.control.problems import ConfigError, render_text
+    from gateway.control.reading.problems import ConfigError, render_text
 
     try:
         return load(path)
@@ -166,9 +166,9 @@ def _worker(arguments: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gateway.control.compression_compile import compression_notes
+    from gateway.control.checks import notes as notes_of
     from gateway.control.load import load
-    from gateway.control.problems import ConfigError, render_github, render_json, render_text
+    from gateway.control.reading.problems import ConfigError, render_github, render_json, render_text
 
     problems: tuple[Problem, ...] = ()
     notes: list[str] = []
@@ -176,7 +176,7 @@ def _check(options: argparse.Namespace) -> int:
     try:
         loaded = load(options.config)
         config = loaded.config
-        notes = compression_notes(loaded)
+        notes = notes_of(loaded.resolved, loaded.positions)
         summary = f"{options.config}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
     except ConfigError as error:
         problems = error.problems
@@ -199,7 +199,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from gateway.control.explain import RequestError, explain
+    from gateway.control.tools.explain import RequestError, explain
 
     loaded = _load(options.config)
     if loaded is None:
@@ -213,7 +213,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _routes(options: argparse.Namespace) -> int:
-    from gateway.control.explain import route_table
+    from gateway.control.tools.explain import route_table
 
     loaded = _load(options.config)
     if loaded is None:
@@ -230,7 +230,7 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from gateway.control.starter import STARTER
+    from gateway.control.tools.starter import STARTER
 
     path = Path(options.path)
     try:
@@ -315,7 +315,7 @@ def _reload(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from gateway.control.diff import diff, render
+    from gateway.control.tools.diff import diff, render
 
     old, new = _load(options.old), _load(options.new)
     if old is None or new is None:
@@ -346,7 +346,7 @@ def _limits(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from gateway.control.log_view import FilterError, run
+    from gateway.control.tools.log_view import FilterError, run
 
     try:
         run(options, colour=_colour(sys.stdout))

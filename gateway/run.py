@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.app import App
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError, render_text
+from gateway.control.reading.problems import ConfigError, render_text
 from gateway.event_loop import loop_factory
 from gateway.proxy.downstream.listeners import StartError
 

@@ -1,65 +1,91 @@
-"""What the schema cannot see: names that must exist, values that contradict one another, routes that can never win."""
+"""What the schema cannot see. What concerns one block is checked there; what follows are the rules between several."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
-from gateway.control import tls
-from gateway.control.addresses import Address
-from gateway.control.balancing_checks import check_balancing
-from gateway.control.breakers import check_breaker
-from gateway.control.concurrency_checks import check_concurrency
-from gateway.control.effective import strip_prefix
-from gateway.control.health_explain import check_health
-from gateway.control.limits_checks import check_limits
-from gateway.control.nodes import Loc, Positions
-from gateway.control.problems import Problem
-from gateway.control.retries_checks import check_retries
-from gateway.control.schema import Config, FieldEdits, Policies, Route, Upstream, UpstreamTls
-from gateway.control.server import ListenTls
+from gateway.control.blocks.block import Block, Blocks, RouteFacts
+from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
+from gateway.control.blocks.server.redis import check_redis
+from gateway.control.blocks.server.server import check_server
+from gateway.control.blocks.traffic.retry import RETRY_OFF
+from gateway.control.blocks.upstream import fallback
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.resolved import ResolvedConfig, ResolvedRoute, ResolvedUpstream
+from gateway.control.schema import Config, Route
 from gateway.control.shadowing import hidden_routes
-from gateway.control.units import format_duration
-from gateway.control.values import did_you_mean, one_of
-from gateway.headers import HOP_BY_HOP
-from gateway.policies.timeout import TimeoutSettings
-
-_DEFAULT_REQUEST: Final = TimeoutSettings().request
+from gateway.control.words.addresses import Address
+from gateway.control.words.model import Model
+from gateway.control.words.units import format_duration
+from gateway.control.words.values import did_you_mean, one_of
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
-_ONLY_UPSTREAM: Final = (
-    "strip_prefix",
-    "rewrite_prefix",
-    "request_fields",
-    "upgrades",
-    "timeout",
-    "retry",
-    "hedge",
-    "compression",
-    "decompress_request",
-    "max_in_flight",
-    "priority",
-)
-_FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
 
 
-def check(config: Config, positions: Positions) -> list[Problem]:
+def check(config: Config, resolved: ResolvedConfig, positions: Positions) -> list[Problem]:
     """Everything that is wrong with a configuration that fits the schema."""
     return [
         *_addresses(config, positions),
+        *check_server(config.server, positions),
+        *check_redis(config.redis, positions),
         *_names(config, positions),
-        *_upstreams(config, positions),
-        *_policies(("defaults",), config.defaults, config, positions),
-        *(problem for index in range(len(config.routes)) for problem in _route(index, config, positions)),
-        *check_balancing(config, positions),
-        *check_limits(config, positions),
-        *check_retries(config, positions),
-        *check_concurrency(config, positions),
+        *(problem for one in resolved.upstreams.values() for problem in _blocks(UPSTREAM_BLOCKS, one, positions)),
+        *_blocks(ROUTE_BLOCKS, resolved.defaults, positions),
+        *(problem for one in resolved.routes for problem in _blocks(ROUTE_BLOCKS, one, positions)),
+        *(problem for index, route in enumerate(config.routes) for problem in _route(index, route, config, positions)),
+        *_cookies(config, positions),
+        *_fallbacks(config, positions),
+        *(problem for one in resolved.routes for problem in _between(one.facts, one.blocks, positions)),
         *_hidden(config, positions),
     ]
 
 
-# -- server ----------------------------------------------------------------------------------------------------------
+def notes(resolved: ResolvedConfig, positions: Positions) -> list[str]:
+    """What an operator should know although it is not wrong, each with its place."""
+    found: dict[str, None] = {}
+    for one in resolved.routes:
+        for block in ROUTE_BLOCKS:
+            if one.facts.upstream is not None or not block.forwards:
+                found.update(dict.fromkeys(block.notes(one.blocks[block.name], positions)))
+    return list(found)
+
+
+def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream, positions: Positions) -> Iterator[Problem]:
+    for block in blocks:
+        written = getattr(one.written, block.name, None)
+        if written is not None:
+            yield from block.check_written(written, (*one.facts.loc, block.name), positions)
+        yield from block.check(one.blocks[block.name], one.facts, positions)
+
+
+# -- rules between blocks ----------------------------------------------------------------------------------------------
+
+
+def _between(facts: RouteFacts, blocks: Blocks, positions: Positions) -> Iterator[Problem]:
+    """What two blocks of a route ask of each other."""
+    if facts.upstream is not None and blocks["retry"].value is not RETRY_OFF:
+        yield from _idempotency_key(blocks, positions)
+    limit, budget = blocks["max_in_flight"].value, blocks["timeout"].value.request
+    if limit is not None and limit.queue is not None and limit.queue.max_wait > budget:
+        place = (*facts.loc, "max_in_flight", "queue", "max_wait")
+        message = f"`max_wait` ({format_duration(limit.queue.max_wait)}) is longer than the budget of the request"
+        yield positions.problem(place, message, f"`timeout.request` is {format_duration(budget)}")
+    if facts.upstream is not None and blocks["strip_prefix"].value is not False and blocks["rewrite_prefix"].value is not None:
+        place = (*facts.loc, "rewrite_prefix")
+        yield positions.problem(place, "`strip_prefix` and `rewrite_prefix`: only one of them", key=True)
+
+
+def _idempotency_key(blocks: Blocks, positions: Positions) -> Iterator[Problem]:
+    key = blocks["retry"]["idempotency_key"]
+    removals = blocks["request_fields"].parts.get("remove")
+    if not key.value or key.origin is None or removals is None:
+        return
+    for name, removed in removals.parts.items():
+        if name.lower() == "idempotency-key" and removed.origin is not None:
+            message = "`retry.idempotency_key` relies on this header: the upstream must get it"
+            yield positions.problem(removed.origin, message)
 
 
 def _addresses(config: Config, positions: Positions) -> Iterator[Problem]:
@@ -73,59 +99,48 @@ def _addresses(config: Config, positions: Positions) -> Iterator[Problem]:
         if address in seen and (address.port or address.path):
             yield positions.problem(loc, f"`{address}` is already listened on, by {seen[address]}")
         seen.setdefault(address, ".".join(str(step) for step in loc[:2]))
-    for index, listen in enumerate(config.server.listen):
-        if listen.tls is not None:
-            yield from _tls(("server", "listen", index, "tls"), listen.tls, positions)
 
 
-def _tls(loc: Loc, settings: ListenTls | UpstreamTls, positions: Positions) -> Iterator[Problem]:
-    if settings.key_password is not None and settings.key_password_file is not None:
-        yield positions.problem(
-            (*loc, "key_password_file"), "`key_password` and `key_password_file`: only one of them", key=True
-        )
-        return
-    try:
-        if isinstance(settings, ListenTls):
-            tls.server_context(settings)
-        else:
-            tls.client_context(settings)
-    except tls.TlsError as error:
-        yield positions.problem((*loc, error.field), f"`{error.field}`: {error}")
-
-
-# -- upstreams -------------------------------------------------------------------------------------------------------
-
-
-def _upstreams(config: Config, positions: Positions) -> Iterator[Problem]:
+def _cookies(config: Config, positions: Positions) -> Iterator[Problem]:
+    """A browser keeps one cookie per name and path: two upstreams would take turns in overwriting it."""
+    first: dict[tuple[str, str], str] = {}
     for name, upstream in config.upstreams.items():
-        loc: Loc = ("upstreams", name)
-        first: dict[str, int] = {}
-        for index, endpoint in enumerate(upstream.endpoints):
-            if endpoint.url.url in first:
-                place = (*loc, "endpoints", index, "url")
-                hint = "give it a `weight` instead"
-                yield positions.problem(place, f"this endpoint is already listed as number {first[endpoint.url.url] + 1}", hint)
-            first.setdefault(endpoint.url.url, index)
-        yield from _upstream_tls(loc, upstream, positions)
-        yield from check_health(loc, upstream, positions)
-        yield from check_breaker((*loc, "circuit_breaker"), upstream.circuit_breaker, positions)
+        if upstream.sticky is None:
+            continue
+        cookie = (upstream.sticky.cookie, upstream.sticky.path)
+        if cookie in first:
+            message = f"the upstream `{first[cookie]}` sets the same cookie: each would overwrite that of the other"
+            yield positions.problem(("upstreams", name, "sticky", "cookie"), message, "give it another name, or another `path`")
+        first.setdefault(cookie, name)
 
 
-def _upstream_tls(loc: Loc, upstream: Upstream, positions: Positions) -> Iterator[Problem]:
-    settings = upstream.tls
-    if settings is None:
-        return
-    if not any(endpoint.url.tls for endpoint in upstream.endpoints):
-        yield positions.problem((*loc, "tls"), "`tls` has no effect: no endpoint is `https`")
-    elif not settings.verify and settings.ca is not None:
-        yield positions.problem((*loc, "tls", "ca"), "`ca` has no effect with `verify: false`", key=True)
-    elif settings.certificate is None and (settings.key is not None or settings.key_password_file or settings.key_password):
-        yield positions.problem((*loc, "tls"), "a `key` needs a `certificate`")
-    else:
-        yield from _tls((*loc, "tls"), settings, positions)
+def _fallbacks(config: Config, positions: Positions) -> Iterator[Problem]:
+    fallbacks = {name: upstream.fallback for name, upstream in config.upstreams.items()}
+    for name, following in fallbacks.items():
+        yield from _known(("upstreams", name, "fallback"), following, config, positions)
+    for circle in fallback.circles(fallbacks):
+        text = " ▸ ".join(f"`{member}`" for member in circle)
+        yield positions.problem(("upstreams", circle[0], "fallback"), f"the fallbacks go in a circle: {text}")
+    for index, route in enumerate(config.routes):
+        place: Loc = ("routes", index, "fallback")
+        if route.fallback is None:
+            continue
+        if route.upstream is None:
+            yield positions.problem(place, "`fallback` has no effect in a route without `upstream`", key=True)
+        elif route.fallback == route.upstream:
+            yield positions.problem(place, "this is the upstream of the route itself")
+        elif route.fallback:
+            yield from _known(place, route.fallback, config, positions)
 
 
-# -- routes ----------------------------------------------------------------------------------------------------------
+def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> Iterator[Problem]:
+    if name is not None and name not in config.upstreams:
+        known = list(config.upstreams)
+        hint = did_you_mean(name, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
+        yield positions.problem(loc, "there is no upstream of this name", hint)
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------
 
 
 def _names(config: Config, positions: Positions) -> Iterator[Problem]:
@@ -137,8 +152,7 @@ def _names(config: Config, positions: Positions) -> Iterator[Problem]:
         first.setdefault(route.name, index)
 
 
-def _route(index: int, config: Config, positions: Positions) -> Iterator[Problem]:
-    route = config.routes[index]
+def _route(index: int, route: Route, config: Config, positions: Positions) -> Iterator[Problem]:
     loc: Loc = ("routes", index)
     actions = [action for action in _ACTIONS if getattr(route, action) is not None]
     if not actions:
@@ -148,66 +162,17 @@ def _route(index: int, config: Config, positions: Positions) -> Iterator[Problem
             (*loc, actions[1]), f"`{actions[0]}` and `{actions[1]}`: a route has only one of them", key=True
         )
     elif actions == ["upstream"]:
-        yield from _known_upstream(loc, route, config, positions)
-        yield from _prefixes(loc, route, positions)
+        yield from _known((*loc, "upstream"), route.upstream, config, positions)
     else:
         yield from _without_effect(loc, route, actions[0], positions)
-    yield from _answers(loc, route, positions)
-    yield from _policies(loc, route, config, positions)
     yield from _match(loc, route, positions)
 
 
-def _known_upstream(loc: Loc, route: Route, config: Config, positions: Positions) -> Iterator[Problem]:
-    assert route.upstream is not None
-    if route.upstream not in config.upstreams:
-        known = list(config.upstreams)
-        hint = did_you_mean(route.upstream, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
-        yield positions.problem((*loc, "upstream"), "there is no upstream of this name", hint)
-
-
-def _without_effect(loc: Loc, route: Route, action: str, positions: Positions) -> Iterator[Problem]:
-    for name in _ONLY_UPSTREAM:
-        if getattr(route, name) not in (None, False):
-            yield positions.problem((*loc, name), f"`{name}` has no effect in a route with `{action}`", key=True)
-
-
-def _prefixes(loc: Loc, route: Route, positions: Positions) -> Iterator[Problem]:
-    if route.strip_prefix is not False and route.rewrite_prefix is not None:
-        yield positions.problem((*loc, "rewrite_prefix"), "`strip_prefix` and `rewrite_prefix`: only one of them", key=True)
-    elif route.strip_prefix is True:
-        if not strip_prefix(route):
-            yield positions.problem(
-                (*loc, "strip_prefix"), "there is nothing to strip: `match.path` does not start with a literal part"
-            )
-    elif isinstance(route.strip_prefix, str) and not _starts_with(route.match.path, route.strip_prefix):
-        yield positions.problem((*loc, "strip_prefix"), f"`match.path` (`{route.match.path}`) does not start with this prefix")
-    if route.rewrite_prefix is not None and not _starts_with(route.match.path, route.rewrite_prefix.old):
-        place = (*loc, "rewrite_prefix", "from")
-        yield positions.problem(place, f"`match.path` (`{route.match.path}`) does not start with this prefix")
-
-
-def _starts_with(path: str, prefix: str) -> bool:
-    """Whether every path that `path` matches starts with the segments of `prefix`."""
-    wanted = [segment for segment in prefix.split("/") if segment]
-    return path.split("/")[1 : len(wanted) + 1] == wanted
-
-
-def _answers(loc: Loc, route: Route, positions: Positions) -> Iterator[Problem]:
-    redirect, respond = route.redirect, route.respond
-    if redirect is not None:
-        keeps = redirect.keep_path or redirect.keep_query
-        if "#" in redirect.to or ("?" in redirect.to and keeps):
-            yield positions.problem((*loc, "redirect", "to"), "nothing can be put behind a query or fragment")
-        if not redirect.keep_path and redirect.to == route.match.path:
-            yield positions.problem((*loc, "redirect", "to"), "the redirect leads to itself")
-    if respond is not None:
-        if respond.body and respond.status in (204, 205, 304):
-            yield positions.problem((*loc, "respond", "body"), f"a {respond.status} response has no body", key=True)
-        yield from _edited((*loc, "respond", "fields"), respond.fields, positions, request=False)
-        for name in respond.fields:
-            if name.lower() == "content-type":
-                place = (*loc, "respond", "fields", name)
-                yield positions.problem(place, "use `content_type` of `respond`", key=True)
+def _without_effect(loc: Loc, route: Model, action: str, positions: Positions) -> Iterator[Problem]:
+    for block in ROUTE_BLOCKS:
+        # Of `fallback` it is said in other words.
+        if block.forwards and block.name != "fallback" and getattr(route, block.name) not in (None, False):
+            yield positions.problem((*loc, block.name), f"`{block.name}` has no effect in a route with `{action}`", key=True)
 
 
 def _match(loc: Loc, route: Route, positions: Positions) -> Iterator[Problem]:
@@ -219,75 +184,6 @@ def _match(loc: Loc, route: Route, positions: Positions) -> Iterator[Problem]:
         seen[name.lower()] = name
         if name.lower() == "host":
             yield positions.problem(place, "use `match.host`", key=True)
-
-
-# -- policies --------------------------------------------------------------------------------------------------------
-
-
-def _policies(loc: Loc, policies: Policies, config: Config, positions: Positions) -> Iterator[Problem]:
-    yield from _budgets(loc, policies, config, positions)
-    for name in ("request_fields", "response_fields"):
-        edits: FieldEdits | None = getattr(policies, name)
-        if edits is None:
-            continue
-        request = name == "request_fields"
-        yield from _edited((*loc, name, "set"), edits.set, positions, request=request)
-        yield from _edited((*loc, name, "add"), edits.add, positions, request=request)
-        for index, field in enumerate(edits.remove):
-            refusal = _refusal(field, request=request)
-            if refusal:
-                yield positions.problem((*loc, name, "remove", index), f"`{field}` cannot be changed: {refusal}")
-            elif field.lower() in {other.lower() for other in edits.set}:
-                yield positions.problem((*loc, name, "remove", index), f"`{field}` is removed and set: `set` alone replaces it")
-
-
-def _edited(loc: Loc, names: Iterable[str], positions: Positions, *, request: bool) -> Iterator[Problem]:
-    seen: dict[str, str] = {}
-    for name in names:
-        refusal = _refusal(name, request=request)
-        if refusal:
-            yield positions.problem((*loc, name), f"`{name}` cannot be changed: {refusal}", key=True)
-        elif name.lower() in seen:
-            yield positions.problem((*loc, name), f"the header stands twice, also as `{seen[name.lower()]}`", key=True)
-        seen[name.lower()] = name
-
-
-def _refusal(name: str, *, request: bool) -> str:
-    """Why a header section must not be edited in this place, or nothing."""
-    lower = name.lower()
-    if lower in ("content-length", "transfer-encoding", "trailer"):
-        return "it says where the message ends"
-    if lower.encode("ascii") in HOP_BY_HOP:
-        return "it belongs to one connection, not to the message"
-    if lower == "via":
-        return "it is how loops are found"
-    if request and lower == "host":
-        return "use `host` of the upstream"
-    if request and lower == "expect":
-        return "it says when the body is sent"
-    if request and lower in _FORWARDED:
-        return "use `server.forwarded` and `server.trusted_proxies`"
-    return ""
-
-
-def _budgets(loc: Loc, policies: Policies, config: Config, positions: Positions) -> Iterator[Problem]:
-    """A part that was written here must fit into the whole that holds here; inherited parts are cut silently."""
-    timeout = policies.timeout
-    if timeout is None:
-        return
-    base = config.defaults.timeout
-    request = timeout.request or (base.request if base else None) or _DEFAULT_REQUEST
-    attempt = timeout.attempt or (base.attempt if base else None) or request
-    parts = (
-        ("attempt", timeout.attempt, "request", request),
-        ("connect", timeout.connect, "request", request),
-        ("connect", timeout.connect, "attempt", attempt),
-    )
-    for name, value, around, whole in parts:
-        if value is not None and value > whole:
-            message = f"`{name}` ({format_duration(value)}) is longer than `{around}` ({format_duration(whole)}) around it"
-            yield positions.problem((*loc, "timeout", name), message)
-            return
 
 
 def _hidden(config: Config, positions: Positions) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import functools
 import json
 from typing import Any, Final
 
-from gateway.control.nodes import Loc
+from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Config
 
 _REFERENCE: Final = r"\$\{[^}]*\}"

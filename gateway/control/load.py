@@ -17,14 +17,26 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from gateway.control import checks
-from gateway.control.expand import expand, read_secret
-from gateway.control.files import Sources, digest, digest_of, matching
 from gateway.control.json_schema import known_fields
-from gateway.control.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence, TreeParser, problem_at, to_data
-from gateway.control.problems import ConfigError, Problem
+from gateway.control.reading.expand import expand, read_secret
+from gateway.control.reading.files import Sources, digest, digest_of, matching
+from gateway.control.reading.nodes import (
+    Loc,
+    Mapping,
+    Node,
+    Position,
+    Positions,
+    Scalar,
+    Sequence,
+    TreeParser,
+    problem_at,
+    to_data,
+)
+from gateway.control.reading.problems import ConfigError, Problem
+from gateway.control.resolved import ResolvedConfig, resolve_config
 from gateway.control.salvage import salvage
 from gateway.control.schema import Config
-from gateway.control.values import did_you_mean
+from gateway.control.words.values import did_you_mean
 
 MAX_FILE: Final = 8 * 1024 * 1024
 MAX_INCLUDES: Final = 1000
@@ -46,6 +58,8 @@ class Loaded:
     """The main file and the included ones."""
     sources: Sources
     """All that it was made of, for whoever looks for changes."""
+    resolved: ResolvedConfig
+    """What holds for each route and upstream, and where it was written."""
     data: Any
     """The values as they were written, `${…}` replaced: what `from_data` makes the same configuration of."""
 
@@ -58,7 +72,8 @@ def load(path: str | Path, environ: Environment[str, str] | None = None) -> Load
 def from_data(data: Any, path: Path, name: str) -> Loaded:
     """A configuration that another process has loaded and checked. Nothing is known of where its values were written."""
     config = Config.model_validate(data, context={"base": path.parent})
-    return Loaded(config, Positions(Mapping(Position(str(path), 0, 0)), {}), name, path, (path,), Sources(), data)
+    positions = Positions(Mapping(Position(str(path), 0, 0)), {})
+    return Loaded(config, positions, name, path, (path,), Sources(), resolve_config(config), data)
 
 
 class _Loader:
@@ -84,14 +99,15 @@ class _Loader:
         positions = Positions(root, self.lines)
         data = to_data(root)
         config, faults = self._validate(data, positions)
-        if config is not None:
-            self.problems += checks.check(config, positions)
-        else:
+        if config is None:
             self._look_further(root, faults)
-        if config is None or self.problems:
+            raise self._error()
+        resolved = resolve_config(config)
+        self.problems += checks.check(config, resolved, positions)
+        if self.problems:
             raise self._error(config)
         name = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
-        return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(config), data)
+        return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(config), resolved, data)
 
     def _error(self, config: Config | None = None) -> ConfigError:
         return ConfigError(self.problems, self._sources(config))
@@ -257,7 +273,8 @@ class _Loader:
             config, faults = self._validate(to_data(root), positions, salvaged=True)
             if config is not None:
                 known = set(self.problems)
-                self.problems += [problem for problem in checks.check(config, positions) if problem not in known]
+                found = checks.check(config, resolve_config(config), positions)
+                self.problems += [problem for problem in found if problem not in known]
                 return
 
 

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from gateway.control.schema import Config
 from gateway.control.schema import Match as MatchConfig
-from gateway.control.values import Condition
+from gateway.control.words.values import Condition
 from gateway.router import Match
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request as the router sees it."""
-
-    method: bytes
-    host: bytes
-    path: bytes
-    query: dict[bytes, bytes]
-    headers: dict[bytes, bytes]
 
 
 def route_matches(config: Config) -> list[Match]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 import logging
 import ssl
 from calendar import timegm
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import strptime
 from typing import Final
 
+from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.schema import Config
 from gateway.errors import Failure
 from gateway.metrics import GatewayMetrics
-from gateway.snapshot import Route, Snapshot, Upstream
+from gateway.snapshot import Route, Snapshot
 
 _FORWARDING: Final = (Failure.DEADLINE, Failure.NO_ENDPOINT, Failure.REFUSED, Failure.TERMINATED, Failure.CONNECT_TIMEOUT)
-"""What can befall any request that is forwarded. With a shorter timeout per attempt there is one more."""
+"""What can befall any request that is forwarded. Each block knows what else there is because of it."""
 _NOWHERE: Final = (Failure.ROUTE_NOT_FOUND, Failure.METHOD_NOT_ALLOWED, Failure.MISDIRECTED, Failure.BAD_REQUEST)
-_QUEUEING: Final = (Failure.CONCURRENCY_LIMIT, Failure.QUEUE_FULL, Failure.QUEUE_TIMEOUT)
 
 _log = logging.getLogger("gateway")
 
@@ -29,42 +29,28 @@ _log = logging.getLogger("gateway")
 def foresee(metrics: GatewayMetrics, snapshot: Snapshot, config: Config) -> None:
     """Announce the series of `snapshot`, which has been compiled from `config` and runs from now on."""
     for route, written in zip(snapshot.routes, config.routes, strict=True):
-        codes = tuple(_codes(route))
-        reasons = tuple(failure.code for failure in _reasons(route))
-        route.metrics.expect(written.match.methods or ("GET",), codes, reasons)
+        reasons = tuple(_reasons(route))
+        codes = tuple(_codes(route, reasons))
+        route.metrics.expect(written.match.methods or ("GET",), codes, tuple(failure.code for failure in reasons))
     metrics.route(snapshot.unmatched.name).expect(("GET",), (404,), (failure.code for failure in _NOWHERE))
     metrics.certificates = dict(_expiries(config))
 
 
-def _codes(route: Route) -> Iterator[int]:
+def _codes(route: Route, reasons: Iterable[Failure]) -> Iterator[int]:
     if route.redirect is not None:
         yield route.redirect.status
     elif route.respond is not None:
         yield route.respond.status
     else:
         yield from (200, 500, 502, 503, 504)
-    if route.rate_limit:
-        yield 429
+    yield from (failure.status for failure in reasons if failure.status == 429)
 
 
 def _reasons(route: Route) -> Iterator[Failure]:
-    if route.rate_limit:
-        yield Failure.RATE_LIMITED
-    if route.upstream is None:
-        return
-    yield from _FORWARDING
-    if route.timeout.attempt < route.timeout.request:
-        yield Failure.ATTEMPT_TIMEOUT
-    if any(one.circuit_breaker is not None for one in _serving(route.upstream)):
-        yield Failure.CIRCUIT_OPEN
-    if route.gates:
-        yield from _QUEUEING
-
-
-def _serving(upstream: Upstream | None) -> Iterator[Upstream]:
-    while upstream is not None:
-        yield upstream
-        upstream = upstream.fallback
+    if route.upstream is not None:
+        yield from _FORWARDING
+    for foresees in (*(block.foresee for block in ROUTE_BLOCKS), *(block.foresee for block in UPSTREAM_BLOCKS)):
+        yield from foresees(route)
 
 
 # -- certificates ------------------------------------------------------------------------------------------------------

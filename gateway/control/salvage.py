@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.control.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence
+from gateway.control.reading.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence
 
 _ENDPOINT: Final = "http://stand-in"
 _LOCATION: Final = "https://stand-in/"

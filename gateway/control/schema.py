@@ -1,66 +1,43 @@
 """The configuration file, as models: this is the reference manual, the editor's hover text and the validation at once.
 
-A field of a route that is None was not written and is inherited: see `effective.py`.
+The models of blocks are with the blocks. A field of a route that is not written is inherited: see `words/inherit.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-
-from gateway.control import addresses, units, values
-from gateway.control.access import AccessLog, RouteLogSetting
-from gateway.control.balancing import LoadBalancing, Sticky
-from gateway.control.breakers import CircuitBreaker
-from gateway.control.compression import CompressionValue, DecompressionValue
-from gateway.control.concurrency import MaxInFlight, Priority, UpstreamMaxInFlight
-from gateway.control.health import Dns, Ejection, Health, Panic
-from gateway.control.limits import OneOrSeveral, RateLimit, Redis
-from gateway.control.model import Model, required, setting
-from gateway.control.retries import HEDGE_OFF, RETRY_OFF, Hedge, Retry, RetryBudget
-from gateway.control.server import Admin, Server
-from gateway.control.values import OneOrMany, OrOff, choice, number_of
-
-WEBSOCKET = "websocket"
-NO_FALLBACK = ""
-
+from gateway.control.blocks.action.redirect import Redirect
+from gateway.control.blocks.action.respond import Respond
+from gateway.control.blocks.action.rewrite_prefix import RewritePrefix
+from gateway.control.blocks.message.access_log import AccessLog, RouteLogSetting
+from gateway.control.blocks.message.compression import CompressionValue
+from gateway.control.blocks.message.decompress_request import DecompressionValue
+from gateway.control.blocks.message.fields import EDITS_OFF, FieldEdits
+from gateway.control.blocks.message.limits import RouteLimits
+from gateway.control.blocks.message.server_timing import ServerTiming
+from gateway.control.blocks.message.upgrades import Upgrades
+from gateway.control.blocks.server.redis import Redis
+from gateway.control.blocks.server.server import Admin, Server
+from gateway.control.blocks.tls import UpstreamTls
+from gateway.control.blocks.traffic.hedge import HEDGE_OFF, Hedge
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, UpstreamMaxInFlight
+from gateway.control.blocks.traffic.priority import Priority
+from gateway.control.blocks.traffic.rate_limit_model import RateLimits
+from gateway.control.blocks.traffic.retry import RETRY_OFF, Retry
+from gateway.control.blocks.traffic.timeout import Timeout
+from gateway.control.blocks.upstream.circuit_breaker import CircuitBreaker
+from gateway.control.blocks.upstream.endpoints import Endpoint
+from gateway.control.blocks.upstream.fallback import NO_FALLBACK
+from gateway.control.blocks.upstream.health import Dns, Ejection, Health, Panic
+from gateway.control.blocks.upstream.keep_alive import UpstreamKeepAlive
+from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
+from gateway.control.blocks.upstream.retry_budget import RetryBudget
+from gateway.control.words import addresses, values
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import OneOrMany, OrOff, number_of
 
 # -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
-
-
-class Timeout(Model):
-    """The time budget of a request, up to the response head. It covers everything: waiting, connecting, every attempt."""
-
-    short_form = ("request", {"type": "string", "pattern": units.DURATION_PATTERN})
-
-    request: values.Duration | None = setting(None, "From the complete request to the response head; then 504. Default `15s`.")
-    attempt: values.Duration | None = setting(None, "For one attempt at an endpoint. Default: as `request`.")
-    connect: values.Duration | None = setting(None, "To open a connection to an endpoint. Default `3s`.")
-    idle: values.Duration | None = setting(None, "Longest silence inside a stream or WebSocket. Default `5m`.")
-
-
-class RouteLimits(Model):
-    """What one request may cost."""
-
-    body: values.BodySize | None = setting(None, "Largest request body; more is 413. `off`: no limit.")
-
-
-class FieldEdits(Model):
-    """Changes to a header section. They apply in this order: `remove`, `set`, `add`."""
-
-    set: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to write, in place of any that were there.")
-    add: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to add to those that are there.")
-    remove: tuple[values.FieldName, ...] = setting((), "Headers to remove.")
-
-
-EDITS_OFF = FieldEdits()
-"""What `off` stands for: this very object."""
-
-ServerTiming = Annotated[str, *choice("on_request", "always", "off")]
-
-
-RateLimits = Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)]
 
 
 class Policies(Model):
@@ -80,9 +57,7 @@ class Policies(Model):
     response_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
         None, "Changes to the response headers on the way to the client. `off`: none, whatever `defaults` says."
     )
-    upgrades: Annotated[tuple[Annotated[str, *choice(WEBSOCKET)], ...] | None, OrOff(())] = setting(
-        None, "Protocols a connection may be upgraded to. Default `[websocket]`; `off`: none."
-    )
+    upgrades: Upgrades = setting(None, "Protocols a connection may be upgraded to. Default `[websocket]`; `off`: none.")
     server_timing: ServerTiming | None = setting(
         None,
         "When a response carries `Server-Timing`: `on_request` (default: if it has `X-Server-Timing: 1`), `always`, `off`.",
@@ -93,7 +68,7 @@ class Policies(Model):
     priority: Priority | None = setting(
         None, "Who is refused last under load: `critical`, `default` or `sheddable`. Default `default`."
     )
-    rate_limit: Annotated[RateLimits | None, OneOrSeveral(), OrOff(())] = setting(
+    rate_limit: RateLimits = setting(
         None,
         "How many requests are let through: one limit, or a list of named ones that are checked together. Short form: "
         "`rate_limit: 100/min`. Those of a route replace those of `defaults`; `off`: none.",
@@ -112,37 +87,6 @@ class Defaults(Policies):
 
 
 # -- upstreams -------------------------------------------------------------------------------------------------------
-
-
-class Endpoint(Model):
-    """One address of an upstream."""
-
-    short_form = ("url", {"type": "string"})
-
-    url: addresses.EndpointAddress = required("`http://host:port`, `https://host:port` or `unix:/path`; without a path.")
-    weight: int = setting(1, "Share of the requests, relative to the other endpoints.", ge=1, le=100)
-    backup: bool = setting(False, "Takes requests only while too few others are healthy: none, or less than `panic` of them.")
-
-
-class UpstreamTls(Model):
-    """How `https` endpoints are verified, and what we show them."""
-
-    verify: bool = setting(True, "Verify the certificate. `false` gives up all protection against a man in the middle.")
-    ca: values.FilePath | None = setting(None, "PEM file of the authorities to trust. Default: those of the system.")
-    server_name: str | None = setting(
-        None, "Name to ask for and to verify. Default: the endpoint's host.", pattern=r"^[A-Za-z0-9._:-]{1,253}$"
-    )
-    certificate: values.FilePath | None = setting(None, "PEM file with our client certificate.")
-    key: values.FilePath | None = setting(None, "PEM file with its private key.")
-    key_password: SecretStr | None = setting(None, "Password of the private key. Better: `key_password_file`.")
-    key_password_file: values.FilePath | None = setting(None, "File that holds the password of the private key.")
-
-
-class UpstreamKeepAlive(Model):
-    """Idle connections to an endpoint."""
-
-    idle: values.Duration = setting("4s", "How long one is kept: less than the upstream itself keeps it.")
-    max_idle: int = setting(256, "How many are kept, per endpoint.", ge=0, le=65_535)
 
 
 class Upstream(Model):
@@ -209,37 +153,6 @@ class Match(Model):
         ge=-1000,
         le=1000,
     )
-
-
-class Redirect(Model):
-    """Send the client elsewhere."""
-
-    short_form = ("to", {"type": "string"})
-
-    to: values.Location = required("`https://host/…` or a path.")
-    status: Annotated[int, *number_of(301, 302, 303, 307, 308)] = setting(
-        "307", "`307` and `308` keep the method; `301` and `308` are remembered by browsers."
-    )
-    keep_path: bool = setting(False, "Put the path of the request behind `to`.")
-    keep_query: bool | None = setting(None, "Keep the query of the request. Default: as `keep_path`.")
-
-
-class Respond(Model):
-    """Answer here, without an upstream."""
-
-    short_form = ("status", {"type": "integer"})
-
-    status: int = setting(200, "Status code.", ge=200, le=599)
-    body: str = setting("", "Body, as text.", max_length=65_536)
-    content_type: values.FieldValue = setting("text/plain; charset=utf-8", "`Content-Type` of the body.")
-    fields: dict[values.FieldName, values.FieldValue] = setting({}, "Further response headers.")
-
-
-class RewritePrefix(Model):
-    """Replace the beginning of the path, whole segments at a time."""
-
-    old: values.Prefix = required("Prefix to replace.", alias="from")
-    new: values.Prefix = required("What stands there instead.", alias="to")
 
 
 class Route(Policies):

@@ -21,12 +21,13 @@ from gateway import __version__
 from gateway.control.admin.breaker_orders import Order, Shown
 from gateway.control.admin.listener import serve_admin
 from gateway.control.admin.pages import merged
-from gateway.control.compile import compile_config, process_name
-from gateway.control.dump import effective_config
+from gateway.control.blocks.server.server import process_name
+from gateway.control.blocks.tls import TlsError
+from gateway.control.compile import compile_config
 from gateway.control.load import Loaded
 from gateway.control.running.off_loop import off_loop
 from gateway.control.running.reload import Reloader, ReloadError
-from gateway.control.tls import TlsError
+from gateway.control.tools.dump import effective_config
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, ReloadMetrics, UpstreamMetrics
 from gateway.proxy.downstream.listeners import StartError, bind_for, close_all

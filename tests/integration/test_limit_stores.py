@@ -16,8 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.control.limits import Redis
-from gateway.control.limits_compile import redis_settings
+from gateway.control.blocks.server.redis import Redis, redis_settings
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, Verdict, rule_of
 from gateway.ports import Answers, Check, LimitCall, LimitStore

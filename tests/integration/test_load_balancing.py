@@ -11,8 +11,8 @@ from time import monotonic
 import pytest
 from prometheus_client.core import Sample
 
-from gateway.control.explain import explain
 from gateway.control.load import load
+from gateway.control.tools.explain import explain
 from gateway.endpoints import Endpoint
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (

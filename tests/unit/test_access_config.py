@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.access_compile import access_rows, access_settings
+from gateway.control.compile import compile_config
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError, render_text
+from gateway.control.reading.problems import ConfigError, render_text
+from gateway.control.tools.explain import explain
+from gateway.metrics import GatewayMetrics
+from gateway.snapshot import Snapshot
 
 
 def loaded(tmp_path: Path, text: str) -> Loaded:
@@ -16,6 +19,15 @@ def loaded(tmp_path: Path, text: str) -> Loaded:
     path = tmp_path / "gateway.yaml"
     path.write_text("version: 1\n" + text, encoding="utf-8")
     return load(path)
+
+
+def compiled(tmp_path: Path, text: str) -> Snapshot:
+    """What becomes of it."""
+
+    def no_pool(*facts: object) -> object:
+        return facts
+
+    return compile_config(loaded(tmp_path, text), GatewayMetrics("0"), no_pool)  # type: ignore[arg-type]
 
 
 def routes(*fields: str) -> str:
@@ -49,12 +61,12 @@ def test_what_cannot_be_meant_is_refused(text: str, message: str, tmp_path: Path
 
 def test_a_route_inherits_field_by_field(tmp_path: Path) -> None:
     """`sample` of the defaults and `slow` of the route hold together; `true` undoes an inherited `off`, `off` all."""
-    config = loaded(
+    snapshot = compiled(
         tmp_path,
         "defaults: {access_log: {sample: 25%}}\n"
         + routes("", ", access_log: {slow: 2s}", ", access_log: off", ", access_log: true"),
-    ).config
-    found = [access_settings(config, index, "h") for index in range(4)]
+    )
+    found = [route.access_log for route in snapshot.routes]
 
     assert found[2] is None
     assert [(one.share, one.slow) for one in found if one is not None] == [(0.25, 1.0), (0.25, 2.0), (0.25, 1.0)]
@@ -62,25 +74,25 @@ def test_a_route_inherits_field_by_field(tmp_path: Path) -> None:
 
 def test_off_in_the_defaults_is_undone_by_a_route(tmp_path: Path) -> None:
     """What no route takes is logged all the same: it is always a failure."""
-    config = loaded(
+    snapshot = compiled(
         tmp_path, "defaults: {access_log: off}\n" + routes("", ", access_log: true", ", access_log: {slow: 3s}")
-    ).config
+    )
 
-    assert access_settings(config, 0, "h") is None
-    assert access_settings(config, 1, "h") is not None
-    assert access_settings(config, 2, "h") is not None
-    assert access_settings(config, None, "h") is not None
+    assert snapshot.routes[0].access_log is None
+    assert snapshot.routes[1].access_log is not None
+    assert snapshot.routes[2].access_log is not None
+    assert snapshot.access_log is not None
 
 
 def test_explain_says_what_is_logged_and_where_that_was_written(tmp_path: Path) -> None:
     """Sample and threshold with their places; `off` with its own."""
-    config = loaded(tmp_path, "defaults: {access_log: {sample: 12.5%}}\n" + routes("", ", access_log: off")).config
-    (sample, shown, value), (slow, threshold, _) = access_rows(config, 0)
+    config = loaded(tmp_path, "defaults: {access_log: {sample: 12.5%}}\n" + routes("", ", access_log: off"))
+    texts = [explain(config, "GET", url) for url in ("/0", "/1")]
+    rows, off = ([" ".join(line.split()) for line in text.splitlines() if "access_log" in line] for text in texts)
 
-    assert (sample, shown) == ("access_log.sample", "12.5%, and what fails or is slow")
-    assert value.origin == ("defaults", "access_log", "sample")
-    assert (slow, threshold) == ("access_log.slow", "1s")
-    assert [row[:2] for row in access_rows(config, 1)] == [("access_log", "off")]
+    assert rows[0] == f"access_log.sample 12.5%, and what fails or is slow {config.path}:2"
+    assert rows[1] == "access_log.slow 1s default"
+    assert off == [f"access_log off {config.path}:5"]
 
 
 def test_a_log_file_is_relative_to_the_configuration(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway.control.compile import compile_config
-from gateway.control.dump import effective_config
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.dump import effective_config
 from gateway.metrics import GatewayMetrics
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
 from gateway.request_key import KeyPart

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.breakers import breaker_settings
-from gateway.control.explain import explain
+from gateway.control.blocks.upstream.circuit_breaker import breaker_settings
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.explain import explain
 from gateway.policies.circuit_breaker import NEVER, STATUSES, BreakerSettings
 
 BASE = """\

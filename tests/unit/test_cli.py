@@ -16,7 +16,7 @@ import pytest
 
 from gateway import __version__
 from gateway.cli import INVALID, OK, UNREACHABLE, USAGE, main
-from gateway.control.starter import STARTER
+from gateway.control.tools.starter import STARTER
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = str(ROOT / "config" / "minimal.yaml")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gateway.control.compile import compile_config, dropped_endpoints
-from gateway.control.dump import effective_config
 from gateway.control.load import load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.dump import effective_config
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, UpstreamMetrics
 from gateway.policies.timeout import TimeoutSettings

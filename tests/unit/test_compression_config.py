@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.compression_compile import compile_compression, compile_decompression
-from gateway.control.explain import explain
+from gateway.control.compile import compile_config
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.compression import Breach
 from gateway.policies.decompression import DecompressionSettings
-from gateway.snapshot import Compression
+from gateway.snapshot import Compression, Route
 
 
 def loaded(folder: Path, route: str = "", defaults: str = "") -> Loaded:
@@ -29,9 +29,18 @@ def loaded(folder: Path, route: str = "", defaults: str = "") -> Loaded:
     return load(path, {})
 
 
+def snapshot(found: Loaded) -> Route:
+    """That route, compiled."""
+
+    def no_pool(*facts: object) -> object:
+        return facts
+
+    return compile_config(found, GatewayMetrics("0"), no_pool).routes[0]  # type: ignore[arg-type]
+
+
 def compiled(folder: Path, route: str = "", defaults: str = "") -> Compression | None:
     """The compression of that route."""
-    return compile_compression(loaded(folder, route, defaults).config, 0, GatewayMetrics("0"))
+    return snapshot(loaded(folder, route, defaults)).compression
 
 
 def test_nothing_is_compressed_unless_written(tmp_path: Path) -> None:
@@ -55,7 +64,7 @@ def test_a_route_inherits_field_by_field(tmp_path: Path) -> None:
     """What the route says wins, level by level too; a list replaces a list."""
     defaults = "compression: {codings: [zstd, gzip], min_size: 2KiB, levels: {zstd: 3, gzip: 6}, opt_out: X-Plain}"
     found = loaded(tmp_path, "compression: {codings: gzip, levels: {zstd: 5}, not_acceptable: 406}", defaults)
-    made = compile_compression(found.config, 0, GatewayMetrics("0"))
+    made = snapshot(found).compression
 
     assert made is not None
     assert (made.settings.codings, made.settings.min_size) == ((b"gzip",), 2048)
@@ -112,12 +121,12 @@ def test_mistakes_are_told_in_words(tmp_path: Path, settings: str, message: str)
 
 def test_decoding_of_requests(tmp_path: Path) -> None:
     """Off unless written; `on` is 10 MiB and 100 to 1; inherited field by field; explain says so."""
-    assert compile_decompression(loaded(tmp_path).config, 0) is None
-    assert compile_decompression(loaded(tmp_path, "decompress_request: on").config, 0) == DecompressionSettings(10 << 20, 100)
+    assert snapshot(loaded(tmp_path)).decompression is None
+    assert snapshot(loaded(tmp_path, "decompress_request: on")).decompression == DecompressionSettings(10 << 20, 100)
     found = loaded(tmp_path, "decompress_request: {max_ratio: 20}", "decompress_request: {max_size: 1MiB}")
-    assert compile_decompression(found.config, 0) == DecompressionSettings(1 << 20, 20)
+    assert snapshot(found).decompression == DecompressionSettings(1 << 20, 20)
     assert "up to 1MiB, 20:1" in explain(found, "POST", "http://a/")
-    assert compile_decompression(loaded(tmp_path, "decompress_request: off", "decompress_request: on").config, 0) is None
+    assert snapshot(loaded(tmp_path, "decompress_request: off", "decompress_request: on")).decompression is None
 
 
 def test_check_says_which_coding_cannot_be_offered(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.control.compile import compile_config
-from gateway.control.explain import explain
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.explain import explain
 from gateway.gates import Gate
 from gateway.metrics import GatewayMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import INVALID, OK, USAGE, main
-from gateway.control.diff import MOST, Change, diff, render
 from gateway.control.load import load
+from gateway.control.tools.diff import MOST, Change, diff, render
 
 BASE = """
 version: 1

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.control.explain import RequestError, explain, route_table
 from gateway.control.load import Loaded, load
+from gateway.control.tools.explain import RequestError, explain, route_table
 
 TEXT = """\
 version: 1

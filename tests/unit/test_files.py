@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.files import Look, Settling, digests_of, matching, stamps_of
 from gateway.control.load import load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.files import Look, Settling, digests_of, matching, stamps_of
+from gateway.control.reading.problems import ConfigError
 
 A, B = Path("a"), Path("b")
 SMALL = "version: 1\nroutes: [{name: one, match: {}, respond: 204}]\n"

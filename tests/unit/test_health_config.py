@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.explain import explain
-from gateway.control.health_compile import availability, ejection_settings, probe_settings
+from gateway.control.blocks.upstream.health import ejection_settings, probe_settings
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
 from gateway.control.schema import Upstream
+from gateway.control.tools.explain import explain
 
 
 def loaded(folder: Path, settings: str, url: str = "http://users:1") -> Loaded:
@@ -30,12 +30,12 @@ def test_defaults(tmp_path: Path) -> None:
     """No probes; ejection, slow start, panic and lookups as documented."""
     made = upstream(tmp_path, "")
 
-    assert probe_settings(made) is None
+    assert probe_settings(made.health, made.host) is None
     ejection = ejection_settings(made.ejection)
     assert ejection is not None
     assert (ejection.failures, sorted(ejection.statuses), ejection.base, ejection.longest) == (5, [502, 503, 504], 30.0, 300.0)
     assert ejection.errors == 50
-    assert (availability(made).panic, availability(made).slow_start) == (0.5, 10.0)
+    assert (made.panic, made.slow_start) == (0.5, 10.0)
     assert made.dns is not None
     assert made.dns.interval == 30.0
 
@@ -44,14 +44,14 @@ def test_short_forms_and_off(tmp_path: Path) -> None:
     """A path, a duration, and `off` wherever it means something."""
     made = upstream(tmp_path, "health: /healthz, dns: 5s, ejection: 'off', panic: 'off', slow_start: 0s")
 
-    probe = probe_settings(made)
+    probe = probe_settings(made.health, made.host)
     assert probe is not None
     assert (probe.target, probe.interval, probe.timeout, probe.statuses) == ("/healthz", 5.0, 1.0, ((200, 399),))
     assert (probe.thresholds.fall, probe.thresholds.rise) == (3, 2)
     assert made.dns is not None
     assert made.dns.interval == 5.0
     assert ejection_settings(made.ejection) is None
-    assert availability(made).panic == 0.0
+    assert made.panic == 0.0
     off = upstream(tmp_path, "health: 'off', dns: 'off'")
     assert (off.health, off.dns) == (None, None)
 
@@ -60,7 +60,7 @@ def test_statuses(tmp_path: Path) -> None:
     """Single statuses and ranges, both ends included."""
     made = upstream(tmp_path, "health: {statuses: [204, 301-302]}, ejection: {statuses: [500-502, 429]}")
 
-    probe, ejection = probe_settings(made), ejection_settings(made.ejection)
+    probe, ejection = probe_settings(made.health, made.host), ejection_settings(made.ejection)
     assert probe is not None
     assert ejection is not None
     assert probe.statuses == ((204, 204), (301, 302))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from gateway.control.compile import compile_config
-from gateway.control.dump import effective_config
-from gateway.control.explain import explain
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.dump import effective_config
+from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.rate_limit import Algorithm
 from gateway.snapshot import Limit, RedisSettings, Snapshot

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.control.load import MAX_FILE, Loaded, load
-from gateway.control.problems import ConfigError, Problem, render_github, render_json, render_text
+from gateway.control.reading.problems import ConfigError, Problem, render_github, render_json, render_text
 
 BASE = """\
 version: 1

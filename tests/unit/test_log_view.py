@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.control.log_view import Filter, FilterError, parse_statuses, read_entry, shown
+from gateway.control.tools.log_view import Filter, FilterError, parse_statuses, read_entry, shown
 from gateway.proxy.access_log.line import ECS, OTEL
 
 ENTRY: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.control.patterns import slow_pattern
+from gateway.control.words.patterns import slow_pattern
 
 
 @pytest.mark.parametrize(

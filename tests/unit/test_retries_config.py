@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.control.blocks.traffic.retry import longest_back_off
 from gateway.control.compile import compile_config
-from gateway.control.dump import effective_config
-from gateway.control.effective import effective
-from gateway.control.explain import explain
 from gateway.control.load import Loaded, load
-from gateway.control.problems import ConfigError
-from gateway.control.retries_compile import longest_back_off
+from gateway.control.reading.problems import ConfigError
+from gateway.control.tools.dump import effective_config
+from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.hedging import HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings
@@ -127,9 +126,7 @@ def test_the_back_off_is_full_jitter(config: Config) -> None:
 )
 def test_the_longest_back_off(config: Config, route: str, expected: float) -> None:
     """What all waits of a request come to at worst."""
-    retries = effective(config.load(route).config, 0).retry.value
-    assert retries is not None
-    assert longest_back_off(retries) == pytest.approx(expected)
+    assert longest_back_off(config.load(route).resolved.routes[0].blocks["retry"].value) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.control.load import load
-from gateway.control.problems import ConfigError
+from gateway.control.reading.problems import ConfigError
 
 HEAD = """\
 version: 1

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gateway.control.access import ROUTE_LOG_OFF
-from gateway.control.expand import expand
-from gateway.control.health import Health
+from gateway.control.blocks.message.access_log import ROUTE_LOG_OFF
+from gateway.control.blocks.upstream.health import Health
 from gateway.control.json_schema import json_schema, known_fields, rendered_schema
 from gateway.control.load import load
-from gateway.control.model import Model
+from gateway.control.reading.expand import expand
 from gateway.control.schema import Config
-from gateway.control.starter import SCHEMA_LINE, STARTER
+from gateway.control.tools.starter import SCHEMA_LINE, STARTER
+from gateway.control.words.model import Model
 
 CONFIG = Path(__file__).parents[2] / "config"
 EXAMPLES = sorted(CONFIG.glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.control.units import (
+from gateway.control.words.units import (
     DURATION_PATTERN,
     MAX_DURATION,
     PERCENT_PATTERN,

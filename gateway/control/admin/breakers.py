@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.control.admin.answers import json_answer
 from gateway.control.admin.breaker_orders import Obeys, Order, Shown, UnknownError
 from gateway.control.admin.token import AdminToken
-from gateway.control.units import UnitError, format_duration, parse_duration
+from gateway.control.words.units import UnitError, format_duration, parse_duration
 
 LASTS: Final = "1h"
 """How long an override holds when nothing else is said: one that is forgotten must not hold for ever."""

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from gateway.control.admin.answers import json_answer
 from gateway.control.admin.token import AdminToken
-from gateway.control.keys import Part
-from gateway.control.limits_compile import in_words, part_value
+from gateway.control.blocks.traffic.rate_limit_compile import in_words, part_value
+from gateway.control.words.keys import Part
 from gateway.policies.rate_limit import seconds_up
 from gateway.ports import Answers, Check, LimitCall, LimitStore
 from gateway.proxy.rate_limit_store.local import LocalStore

@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.control.addresses import Address
 from gateway.control.admin.answers import json_answer
 from gateway.control.admin.breaker_orders import Obeys
 from gateway.control.admin.breakers import BreakerPages
@@ -23,6 +22,7 @@ from gateway.control.admin.metrics_page import Collected, metrics_page
 from gateway.control.admin.reload import ReloadPages
 from gateway.control.admin.token import AdminToken
 from gateway.control.running.reload import Reloader
+from gateway.control.words.addresses import Address
 from gateway.headers import normalise_host, parse_address
 from gateway.proxy.downstream.listeners import StartError, reason
 from gateway.snapshot import Listener

@@ -14,7 +14,7 @@ from random import random
 from time import monotonic
 from typing import Final, TypeAlias
 
-from gateway.control.health_compile import endpoint_at
+from gateway.control.blocks.upstream.health import endpoint_at
 from gateway.endpoints import Endpoint, introduce
 from gateway.metrics import UpstreamMetrics
 from gateway.ports import Pool, Resolver

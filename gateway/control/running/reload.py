@@ -14,12 +14,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gateway.control.diff import MOST, Change, diff, render
-from gateway.control.files import Look, Settling, Sources, Stamps, digests_of, stamps_of
 from gateway.control.load import Loaded, load
-from gateway.control.nodes import Loc
-from gateway.control.problems import ConfigError, Problem, render_text
+from gateway.control.reading.files import Look, Settling, Sources, Stamps, digests_of, stamps_of
+from gateway.control.reading.nodes import Loc
+from gateway.control.reading.problems import ConfigError, Problem, render_text
 from gateway.control.running.off_loop import off_loop
+from gateway.control.tools.diff import MOST, Change, diff, render
 from gateway.metrics import ReloadMetrics
 
 INTERVAL: Final = 1.0

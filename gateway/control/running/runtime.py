@@ -16,8 +16,9 @@ from socket import socket
 from typing import Final
 
 from gateway import __version__
+from gateway.control.blocks.tls import TlsError
+from gateway.control.checks import notes
 from gateway.control.compile import compile_config, dropped_endpoints
-from gateway.control.compression_compile import compression_notes
 from gateway.control.load import Loaded
 from gateway.control.metrics_compile import foresee
 from gateway.control.running.discovery import Discovery
@@ -25,7 +26,6 @@ from gateway.control.running.off_loop import off_loop
 from gateway.control.running.probes import Probes
 from gateway.control.running.reload import ReloadError
 from gateway.control.running.resolver import SystemResolver
-from gateway.control.tls import TlsError
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.ports import Answers, Resolver
@@ -100,7 +100,7 @@ class Runtime:
         """Do all of a change that can fail, beside what runs. Raises StartError, and leaves nothing behind then."""
         if self.closing:
             raise StartError("the gateway is shutting down")
-        for note in compression_notes(loaded):
+        for note in notes(loaded.resolved, loaded.positions):
             _log.warning("%s", note)
         try:
             workers = self.member.workers if self.member is not None else 1

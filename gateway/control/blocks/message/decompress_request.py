@@ -1,0 +1,51 @@
+"""The block `decompress_request:`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, TypeAlias
+
+from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.words import values
+from gateway.control.words.inherit import Policy, Resolved
+from gateway.control.words.model import setting
+from gateway.control.words.units import format_size
+from gateway.control.words.values import OrOff, Switched
+from gateway.policies.decompression import DecompressionSettings
+
+
+class Decompression(Policy):
+    """Coded request bodies, decoded before they go to the upstream."""
+
+    max_size: values.Size = setting("10MiB", "Largest decoded body; more is 413. Default `10MiB`. `limits.body` holds too.")
+    max_ratio: int = setting(
+        100, "Most decoded bytes per byte received, beyond the first 64 KiB; more is 413. Default 100.", ge=1, le=100_000
+    )
+
+
+DECOMPRESSION_OFF: Final = Decompression.make_off()
+"""What `off` stands for: this very object."""
+
+DecompressionValue: TypeAlias = Annotated[Decompression | None, OrOff(DECOMPRESSION_OFF), Switched()]
+
+
+def _compile(found: Resolved[Decompression], facts: RouteFacts, making: Making) -> dict[str, Any]:
+    if found.value is DECOMPRESSION_OFF or facts.upstream is None:
+        return {"decompression": None}
+    return {"decompression": DecompressionSettings(found.value.max_size, found.value.max_ratio)}
+
+
+def _rows(found: Resolved[Decompression], facts: RouteFacts, asked: Asked) -> list[Row]:
+    written = found.value
+    shown = "off" if written is DECOMPRESSION_OFF else f"up to {format_size(written.max_size)}, {written.max_ratio}:1"
+    return [("decompress_request", shown, found.place(asked.positions))]
+
+
+def _fields_read(found: Resolved[Decompression], facts: RouteFacts) -> Iterator[bytes]:
+    if found.value is not DECOMPRESSION_OFF and facts.upstream is not None:
+        yield b"content-encoding"
+
+
+BLOCK: Final = Block[RouteFacts](
+    "decompress_request", DECOMPRESSION_OFF, forwards=True, compile=_compile, rows=_rows, fields_read=_fields_read
+)

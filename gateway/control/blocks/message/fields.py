@@ -1,0 +1,141 @@
+"""The blocks `request_fields:` and `response_fields:`, and what is wrong with names of fields anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, Self
+
+from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.words import values
+from gateway.control.words.inherit import Policy, Resolved
+from gateway.control.words.model import HIDDEN, Model, setting
+from gateway.headers import HOP_BY_HOP
+from gateway.snapshot import FieldEdits as FieldEditsSnapshot
+
+_FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
+
+
+class FieldEdits(Policy):
+    """Changes to a header section. They apply in this order: `remove`, `set`, `add`."""
+
+    nearest = frozenset({"set", "add", "remove"})
+
+    set: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to write, in place of any that were there.")
+    add: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to add to those that are there.")
+    remove: tuple[values.FieldName, ...] = setting((), "Headers to remove.")
+
+    @classmethod
+    def resolve(cls, scopes: Sequence[tuple[Loc, Model]]) -> Resolved[Self]:
+        """What is written nearer comes over the rest: by header name, and a list of removals replaces a list."""
+        merged: dict[str, dict[str, tuple[str, Resolved[Any]]]] = {"set": {}, "add": {}}
+        removed: dict[str, Resolved[Any]] = {}
+        for loc, block in reversed(scopes):
+            assert isinstance(block, FieldEdits)
+            for kind, written in (("set", block.set), ("add", block.add)):
+                for name in block.remove:
+                    merged[kind].pop(name.lower(), None)
+                for name, value in written.items():
+                    merged[kind][name.lower()] = (name, Resolved(value, (*loc, kind, name)))
+            if block.remove:
+                removed = {name: Resolved(name, (*loc, "remove", at)) for at, name in enumerate(block.remove)}
+        parts: dict[str, Resolved[Any]] = {}
+        for kind, found in merged.items():
+            named = dict(found.values())
+            parts[kind] = Resolved({name: one.value for name, one in named.items()}, None, named)
+        parts["remove"] = Resolved(tuple(removed), None, removed)
+        edits = cls.model_construct(**{name: part.value for name, part in parts.items()})
+        return Resolved(edits, scopes[0][0] if scopes else None, parts)
+
+
+EDITS_OFF: Final = FieldEdits.make_off()
+"""What `off` stands for: this very object."""
+
+
+def check_names(loc: Loc, names: Iterable[str], positions: Positions, *, request: bool) -> Iterator[Problem]:
+    """What is wrong with fields that are written into a header section."""
+    seen: dict[str, str] = {}
+    for name in names:
+        refusal = _refusal(name, request=request)
+        if refusal:
+            yield positions.problem((*loc, name), f"`{name}` cannot be changed: {refusal}", key=True)
+        elif name.lower() in seen:
+            yield positions.problem((*loc, name), f"the header stands twice, also as `{seen[name.lower()]}`", key=True)
+        seen[name.lower()] = name
+
+
+def _refusal(name: str, *, request: bool) -> str:
+    """Why a header section must not be edited in this place, or nothing."""
+    lower = name.lower()
+    if lower in ("content-length", "transfer-encoding", "trailer"):
+        return "it says where the message ends"
+    if lower.encode("ascii") in HOP_BY_HOP:
+        return "it belongs to one connection, not to the message"
+    if lower == "via":
+        return "it is how loops are found"
+    if request and lower == "host":
+        return "use `host` of the upstream"
+    if request and lower == "expect":
+        return "it says when the body is sent"
+    if request and lower in _FORWARDED:
+        return "use `server.forwarded` and `server.trusted_proxies`"
+    return ""
+
+
+def _check(written: FieldEdits, loc: Loc, positions: Positions, *, request: bool) -> Iterator[Problem]:
+    yield from check_names((*loc, "set"), written.set, positions, request=request)
+    yield from check_names((*loc, "add"), written.add, positions, request=request)
+    for index, field in enumerate(written.remove):
+        refusal = _refusal(field, request=request)
+        place = (*loc, "remove", index)
+        if refusal:
+            yield positions.problem(place, f"`{field}` cannot be changed: {refusal}")
+        elif field.lower() in {other.lower() for other in written.set}:
+            yield positions.problem(place, f"`{field}` is removed and set: `set` alone replaces it")
+
+
+def field_line(name: str, value: str) -> bytes:
+    """A field line without CRLF."""
+    return f"{name}: {value}".encode()
+
+
+def _compile(found: Resolved[FieldEdits], facts: RouteFacts, making: Making, *, slot: str) -> dict[str, Any]:
+    edits = found.value
+    drop = frozenset(name.lower().encode("ascii") for name in (*edits.set, *edits.remove))
+    lines = tuple(field_line(name, value) for name, value in (*edits.set.items(), *edits.add.items()))
+    return {slot: FieldEditsSnapshot(drop, lines) if drop or lines else None}
+
+
+def _rows(found: Resolved[FieldEdits], facts: RouteFacts, asked: Asked, *, block: str) -> list[Row]:
+    """Header values may be credentials: only the name and the place are shown."""
+    return [
+        (f"{block}.{kind}", name, one.place(asked.positions))
+        for kind in ("remove", "set", "add")
+        if kind in found.parts
+        for name, one in found[kind].parts.items()
+    ]
+
+
+def _dump(found: Resolved[FieldEdits]) -> dict[str, Any]:
+    edits = found.value
+    return {"set": dict.fromkeys(edits.set, HIDDEN), "add": dict.fromkeys(edits.add, HIDDEN), "remove": list(edits.remove)}
+
+
+def _block(name: str, slot: str, *, request: bool) -> Block[RouteFacts]:
+    return Block(
+        name,
+        FieldEdits(),
+        forwards=request,
+        check_written=partial(_check, request=request),
+        compile=partial(_compile, slot=slot),
+        rows=partial(_rows, block=name),
+        dump=_dump,
+    )
+
+
+BLOCKS: Final = (
+    _block("request_fields", "request_edits", request=True),
+    _block("response_fields", "response_edits", request=False),
+)

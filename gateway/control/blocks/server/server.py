@@ -1,0 +1,227 @@
+"""The blocks `server:` and `admin:`."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import SecretStr
+
+from gateway.control.blocks.server.overload import Overload, shown_lag
+from gateway.control.blocks.tls import ListenTls, check_tls, listen_fingerprint, server_context
+from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, check_limit
+from gateway.control.reading.nodes import Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.words import addresses, values
+from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import OneOrMany, OrOff, choice
+from gateway.headers import Networks
+from gateway.policies.overload import OverloadSettings
+from gateway.snapshot import ForwardedFields, Limits, Listener, Names, ServerSettings
+from gateway.snapshot import ServerTimeouts as ServerTimeoutsSnapshot
+
+
+class Listen(Model):
+    """One address to listen on."""
+
+    short_form = ("address", {"type": "string"})
+
+    address: addresses.ListenAddress = required("`host:port`, `:8080` (all interfaces), `[::1]:80` or `unix:/path`.")
+    tls: ListenTls | None = setting(None, "Serve HTTPS here.")
+
+
+class ServerLimits(Model):
+    """What one client connection or message may cost. Each limit has its own answer and metric."""
+
+    headers: values.HeaderSize = setting("32KiB", "Largest request header section; more is 431.")
+    header_count: int = setting(128, "Most request header fields; more is 431.", ge=8, le=4096)
+    target: values.HeaderSize = setting("8KiB", "Longest request target (path and query); more is 414.")
+    response_headers: values.HeaderSize = setting("64KiB", "Largest response header section of an upstream; more is 502.")
+    body: values.BodySize | None = setting(
+        None, "Largest request body where neither route nor `defaults` says; more is 413. Default `10MiB`; `off`: no limit."
+    )
+    connections: int = setting(10_000, "Most client connections at a time.", ge=1, le=1_000_000)
+    requests_per_connection: int = setting(
+        10_000, "Requests after which a client connection is closed.", ge=1, le=1_000_000_000
+    )
+    tunnels: int = setting(1_000, "Most upgraded connections (WebSocket) at a time.", ge=0, le=1_000_000)
+    upload_rate: values.BodySize = setting(
+        "240B",
+        "Bytes per second a client must upload on average, after a grace of 5 s beyond `body_idle`; less is 408. `off`: any.",
+    )
+    rate_limit_keys: int = setting(
+        100_000,
+        "Most keys of rate limits that are counted in process, at about 300 bytes each; the oldest leave first.",
+        ge=100,
+        le=100_000_000,
+    )
+
+
+class ServerTimeouts(Model):
+    """Time limits of client connections and of shutdown."""
+
+    header: values.Duration = setting("10s", "For a request head to arrive; more is 408.")
+    body_idle: values.Duration = setting("30s", "Longest silence inside a request body; more is 408.")
+    write_stall: values.Duration = setting("30s", "Longest time a client may not read; then the connection is closed.")
+    keep_alive: values.Duration = setting("75s", "How long an idle client connection is kept.")
+    drain: values.Delay = setting("25s", "How long a shutdown waits for requests in flight.")
+    drain_delay: values.Delay = setting("0s", "How long a shutdown keeps accepting while it reports not ready.")
+
+
+class Reload(Model):
+    """When the file is read again. SIGHUP, `POST /reload` and `gateway reload` always do."""
+
+    watch: bool = setting(True, "Reload when the content of the files changes; they are looked at once a second.")
+
+
+class Paths(Model):
+    """What to do with paths that others may read differently.
+
+    Dot segments (`..`) are always refused with 400; path parameters (`;a=b`) never count when routes are matched.
+    """
+
+    encoded_slash: Annotated[str, *choice("match", "reject")] = setting(
+        "match", "`match`: `%2F` and `\\` count as `/` when routes are matched; `reject`: such a path is 400."
+    )
+    double_slash: Annotated[str, *choice("match", "reject")] = setting(
+        "match", "`match`: `//` counts as `/` when routes are matched; `reject`: such a path is 400."
+    )
+
+
+class RequestId(Model):
+    """The id that ties together the log lines of one request."""
+
+    header: values.OwnFieldName = setting("X-Request-ID", "Header that carries it; a trusted peer's value is kept.")
+
+
+class Server(Model):
+    """The side that clients see."""
+
+    listen: Annotated[tuple[Listen, ...], OneOrMany()] = setting(
+        ({"address": ":8080"},), "Where to listen.", min_length=1, max_length=64
+    )
+    name: values.ServerName | None = setting(
+        None, "Our name in `Via` and `Proxy-Status`; must differ between gateways behind one another. Default: random."
+    )
+    trusted_proxies: tuple[addresses.Network, ...] = setting(
+        (), "Addresses and ranges of proxies in front of us. Only they are believed about client address, id and time budget."
+    )
+    limits: ServerLimits = setting({}, "What one connection or message may cost.")
+    timeouts: ServerTimeouts = setting({}, "Time limits of client connections and of shutdown.")
+    forwarded: Annotated[str, *choice("x_forwarded", "forwarded", "both", "off")] = setting(
+        "x_forwarded", "Which headers tell upstreams about the client: `X-Forwarded-*`, `Forwarded` (RFC 7239), both or none."
+    )
+    workers: Annotated[int | None, OrOff(None, "auto")] = setting(
+        1,
+        "Processes that serve: a number, or `auto`: one per processor. Limits, metrics and reloads are common to all of them.",
+        ge=1,
+        le=64,
+    )
+    reload: Reload = setting({}, "When the file is read again.")
+    paths: Paths = setting({}, "What to do with paths that others may read differently.")
+    request_id: RequestId = setting({}, "The id that ties together the log lines of one request.")
+    max_in_flight: Annotated[MaxInFlight | None, OrOff(None)] = setting(
+        None, "Most requests on their way to any upstream at a time. Default `off`: what `limits.connections` lets in."
+    )
+    overload: Overload = setting({}, "How late the event loop may be before requests are refused.")
+    priority_field: Annotated[values.OwnFieldName | None, OrOff(None)] = setting(
+        None, "Header in which trusted peers say the priority of a request, in place of the route's. Default `off`."
+    )
+    budget_field: values.OwnFieldName = setting(
+        "X-Request-Timeout-Ms",
+        "Header that tells upstreams how many milliseconds are left; trusted peers may shorten ours by it.",
+    )
+
+
+class Admin(Model):
+    """The second listener: health, metrics and configuration. Keep it off the public network."""
+
+    listen: Annotated[addresses.ListenAddress | None, OrOff(None)] = setting(
+        "127.0.0.1:9900", "Address of the admin listener; `off`: none."
+    )
+    token: SecretStr | None = setting(None, "What requests that change something must bring. Better: `token_file`.")
+    token_file: values.FilePath | None = setting(
+        None, "File that holds the token for requests that change something. Without a token nothing can be changed."
+    )
+
+
+def check_server(server: Server, positions: Positions) -> Iterator[Problem]:
+    """What is wrong although each field is right."""
+    for index, listen in enumerate(server.listen):
+        if listen.tls is not None:
+            yield from check_tls(listen.tls, ("server", "listen", index, "tls"), positions)
+    yield from check_limit(server.max_in_flight, ("server", "max_in_flight"), positions)
+    overload = server.overload
+    if overload.sheddable > overload.default:
+        written = "sheddable" if positions.find(("server", "overload", "sheddable"))[2] else "default"
+        yield positions.problem(
+            ("server", "overload", written),
+            f"`sheddable` ({shown_lag(overload.sheddable)}) is shed before `default` "
+            f"({shown_lag(overload.default)}): its limit is the lower one",
+        )
+    if server.priority_field is not None and not server.trusted_proxies:
+        message = "`priority_field` has no effect without `trusted_proxies`: nobody else is believed"
+        yield positions.problem(("server", "priority_field"), message, key=True)
+
+
+@functools.cache
+def process_name() -> str:
+    """The pseudonym of a gateway that has none in its file."""
+    return f"gateway-{secrets.token_hex(3)}"
+
+
+def _listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
+    """A TLS context is kept as long as its settings and files are the same, so that sessions can be resumed."""
+    plain = Listener(
+        listen.address.host,
+        listen.address.port,
+        listen.address.path,
+        tls_fingerprint=listen_fingerprint(listen.tls) if listen.tls is not None else "",
+    )
+    if plain in known or listen.tls is None:
+        return known.get(plain, plain)
+    return replace(plain, tls=server_context(listen.tls))
+
+
+def server_settings(server: Server, previous: tuple[Listener, ...]) -> ServerSettings:
+    """What it becomes. A listener that is the same as before keeps its TLS context. Raises `tls.TlsError` and OSError."""
+    limits, timeouts = server.limits, server.timeouts
+    known = {listener: listener for listener in previous}
+    return ServerSettings(
+        listeners=tuple(_listener(listen, known) for listen in server.listen),
+        name=server.name or process_name(),
+        trusted_proxies=Networks(server.trusted_proxies),
+        limits=Limits(
+            headers=limits.headers,
+            header_count=limits.header_count,
+            target=limits.target,
+            response_headers=limits.response_headers,
+            connections=limits.connections,
+            requests_per_connection=limits.requests_per_connection,
+            tunnels=limits.tunnels,
+            upload_rate=max(0, limits.upload_rate),
+            rate_limit_keys=limits.rate_limit_keys,
+        ),
+        timeouts=ServerTimeoutsSnapshot(
+            header=timeouts.header,
+            body_idle=timeouts.body_idle,
+            write_stall=timeouts.write_stall,
+            keep_alive=timeouts.keep_alive,
+            drain=timeouts.drain,
+            drain_delay=timeouts.drain_delay,
+        ),
+        forwarded=ForwardedFields(server.forwarded),
+        overload=OverloadSettings(server.overload.default, server.overload.sheddable),
+        encoded_slash=server.paths.encoded_slash == "match",
+        double_slash=server.paths.double_slash == "match",
+    )
+
+
+def field_names(server: Server) -> Names:
+    """The names of fields that an operator can choose."""
+    request_id, budget = server.request_id.header.encode("ascii"), server.budget_field.encode("ascii")
+    priority = (server.priority_field or "").lower().encode("ascii")
+    return Names(request_id.lower(), budget.lower(), request_id + b": ", budget + b": ", priority)

@@ -1,0 +1,1 @@
+"""Blocks of a route that say who is served, when, and how often it is tried."""

@@ -1,0 +1,234 @@
+"""The block `rate_limit:`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from gateway.control.blocks.block import Asked, Block, RouteFacts, Row
+from gateway.control.blocks.server.redis import Redis
+from gateway.control.blocks.traffic.rate_limit_compile import (
+    candidate_settings,
+    compile_limits,
+    in_words,
+    key_value,
+    most_cost,
+    settings_of,
+)
+from gateway.control.blocks.traffic.rate_limit_model import RateLimit
+from gateway.control.reading.nodes import Loc, Positions
+from gateway.control.reading.problems import Problem
+from gateway.control.words.inherit import BUILT_IN, Resolved
+from gateway.control.words.keys import Part, fields_of_key
+from gateway.control.words.values import did_you_mean
+from gateway.errors import Failure
+from gateway.policies.rate_limit import LARGEST_LOG, Algorithm, LimitSettings
+from gateway.snapshot import Route
+
+_LONGEST: Final = 40
+"""Characters of a value that are shown."""
+
+
+def _check_written(limits: tuple[RateLimit, ...], scope: Loc, positions: Positions) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, limit in enumerate(limits):
+        loc: Loc = (*scope, index)
+        if limit.name in first:
+            if limit.name == "default" and not positions.find((*loc, "name"))[2]:
+                yield positions.problem(loc, "one of several limits needs a `name`")
+            else:
+                yield positions.problem((*loc, "name"), f"another limit of the same name is number {first[limit.name] + 1}")
+        first.setdefault(limit.name, index)
+        yield from _limit(loc, limit, positions)
+
+
+def _limit(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
+    if limit.limit.per is None and limit.per is None:
+        number = limit.limit.limit
+        yield positions.problem((*loc, "limit"), "the period is missing", f"write `{number}/min`, or add `per: 1m`")
+        return
+    if limit.limit.per is not None and limit.per is not None:
+        yield positions.problem((*loc, "per"), "the period stands in `limit` already", key=True)
+        return
+    yield from _numbers(loc, settings_of(limit), limit.burst, positions)
+    if limit.candidate is not None:
+        if limit.candidate.limit.per is not None and limit.candidate.per is not None:
+            yield positions.problem((*loc, "candidate", "per"), "the period stands in `limit` already", key=True)
+        settings = candidate_settings(limit, limit.candidate)
+        yield from _numbers((*loc, "candidate"), settings, limit.candidate.burst, positions)
+    if limit.mode == "off":
+        return
+    yield from _cost(loc, limit, positions)
+    yield from _keys(loc, limit, positions)
+
+
+def _numbers(loc: Loc, settings: LimitSettings, burst: int | None, positions: Positions) -> Iterator[Problem]:
+    if burst is not None and settings.algorithm is not Algorithm.TOKEN_BUCKET:
+        yield positions.problem((*loc, "burst"), f"`burst` has no effect with `{settings.algorithm.value}`",
+                                "it belongs to `algorithm: token_bucket`", key=True)  # fmt: skip
+    if settings.algorithm is Algorithm.SLIDING_LOG and settings.limit > LARGEST_LOG:
+        yield positions.problem(
+            (*loc, "limit"),
+            f"a `sliding_log` keeps the time of every request: its limit is at most {LARGEST_LOG}",
+            "`sliding_window` has no such bound",
+        )
+    if settings.algorithm is Algorithm.TOKEN_BUCKET and settings.capacity * settings.per / settings.limit > 7 * 86_400:
+        yield positions.problem((*loc, "limit"), "a full bucket would take more than a week to drain")
+
+
+def _cost(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
+    cost = limit.cost
+    place: Loc = (*loc, "cost")
+    if cost.header is not None and cost.query is not None:
+        yield positions.problem((*place, "query"), "`header` and `query`: only one of them", key=True)
+    elif cost.header is None and cost.query is None:
+        if cost.max is not None or positions.find((*place, "min"))[2]:
+            name = "max" if cost.max is not None else "min"
+            yield positions.problem((*place, name), f"`{name}` has no effect without `header` or `query`", key=True)
+    elif cost.max is None:
+        yield positions.problem(place, "`max` is missing: without it a client could spend the whole limit of others at once")
+    elif not cost.min <= cost.default <= cost.max:
+        yield positions.problem(place, f"`default` ({cost.default}) must lie between `min` ({cost.min}) and `max` ({cost.max})")
+    capacities = [(settings_of(limit).capacity, "the limit")]
+    for key, override in limit.overrides.items():
+        settings = LimitSettings(override.limit, 1.0, Algorithm(limit.algorithm), override.burst or 0)
+        capacities.append((settings.capacity, f"the override of `{key}`"))
+    if limit.candidate is not None:
+        capacities.append((candidate_settings(limit, limit.candidate).capacity, "the candidate"))
+    least, whose = min(capacities)
+    if most_cost(limit) > least:
+        yield positions.problem(place, f"a request of cost {most_cost(limit)} is never admitted: {whose} lets {least} through")
+
+
+def _keys(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, part in enumerate(limit.key):
+        if str(part) in seen:
+            yield positions.problem((*loc, "key", index), f"`{part}` stands twice in the key")
+        seen.setdefault(str(part), index)
+    for written, override in limit.overrides.items():
+        place: Loc = (*loc, "overrides", written)
+        try:
+            key_value(limit, written)
+        except ValueError as error:
+            yield positions.problem(place, str(error), key=True)
+        settings = LimitSettings(override.limit, 1.0, Algorithm(limit.algorithm), override.burst or 0)
+        if override.burst is not None and settings.algorithm is not Algorithm.TOKEN_BUCKET:
+            yield positions.problem((*place, "burst"), f"`burst` has no effect with `{limit.algorithm}`", key=True)
+        if settings.algorithm is Algorithm.SLIDING_LOG and override.limit > LARGEST_LOG:
+            yield positions.problem(place, f"the limit of a `sliding_log` is at most {LARGEST_LOG}")
+        if written in limit.exempt.keys:
+            yield positions.problem(place, "this key is exempt: the override has no effect", key=True)
+    for index, written in enumerate(limit.exempt.keys):
+        try:
+            key_value(limit, written)
+        except ValueError as error:
+            yield positions.problem((*loc, "exempt", "keys", index), str(error))
+
+
+def _check(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, positions: Positions) -> Iterator[Problem]:
+    """`path:NAME` counts by a parameter of the route's own path."""
+    if not facts.name:
+        return
+    for number, limit in enumerate(found.value):
+        for place, part in enumerate(limit.key):
+            if part.kind == "path" and part.name not in facts.parameters:
+                assert found.origin is not None
+                inherited = found.origin[: len(facts.loc)] != facts.loc
+                if inherited and limit.missing == "skip":
+                    continue
+                loc: Loc = (*facts.loc, "match", "path") if inherited else (*found.origin, number, "key", place)
+                message = f"`{part}`: the path of route `{facts.name}` has no parameter of this name"
+                hint = did_you_mean(part.name, facts.parameters)
+                if inherited:
+                    hint = f"the limit `{limit.name}` of `defaults` counts by it; with `missing: skip` it would not apply here"
+                yield positions.problem(loc, message, hint)
+
+
+# -- what else is asked of it ------------------------------------------------------------------------------------------
+
+
+def _fields_read(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts) -> Iterator[bytes]:
+    for limit in found.value:
+        if limit.cost.header is not None:
+            yield limit.cost.header.lower().encode("ascii")
+        yield from fields_of_key(limit.key)
+
+
+def _foresee(route: Route) -> tuple[Failure, ...]:
+    return (Failure.RATE_LIMITED,) if route.rate_limit else ()
+
+
+def _rows(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, asked: Asked) -> list[Row]:
+    """Every limit, and by which key it counts this request."""
+    if not found.value:
+        return [("rate_limit", "off", found.place(asked.positions))]
+    assert found.origin is not None
+    rows: list[Row] = []
+    for number, limit in enumerate(found.value):
+        place = str(asked.positions.at((*found.origin, number)))
+        inherited = found.origin[: len(facts.loc)] != facts.loc
+        shared = ", shared by all routes that inherit it" if inherited else ""
+        mode = "" if limit.mode == "enforce" else f", {limit.mode}"
+        name = f"rate_limit.{limit.name}"
+        rows.append((name, f"{in_words(settings_of(limit))}, {limit.algorithm}{mode}{shared}", place))
+        rows.append((f"{name}.key", _key(facts.name, limit, asked), ""))
+        cost = limit.cost.header or limit.cost.query
+        if cost or limit.cost.default != 1:
+            text = f"{cost}, {limit.cost.min} to {limit.cost.max}" if cost else str(limit.cost.default)
+            rows.append((f"{name}.cost", text, ""))
+        if limit.candidate is not None:
+            rows.append((f"{name}.candidate", f"{in_words(candidate_settings(limit, limit.candidate))}, only counted", ""))
+    return [*rows, _who_counts(asked)]
+
+
+def _who_counts(asked: Asked) -> Row:
+    written = asked.positions.written
+    redis: Redis = asked.file["redis"].value
+    if redis.url.scheme or asked.file["server"].value.workers == 1:
+        return "rate_limit counts", str(redis.url) or "in process", str(written(("redis", "url")) or BUILT_IN)
+    return "rate_limit counts", "in the supervisor, for all workers", str(written(("server", "workers")) or BUILT_IN)
+
+
+def _key(route: str, limit: RateLimit, asked: Asked) -> str:
+    parts = []
+    for part in limit.key:
+        if part.kind == "client_ip":
+            parts.append("client_ip (of the connection, or what a trusted proxy says)")
+            continue
+        value = _value(part, route, asked)
+        if value is None:
+            effect = {"share": "one count for all such requests", "skip": "not limited", "deny": "denied"}[limit.missing]
+            parts.append(f"{part} is missing: {effect}")
+        elif part.kind == "constant":
+            parts.append(str(part))
+        else:
+            shown = repr(value[:_LONGEST])[1:] + ("…" if len(value) > _LONGEST else "")
+            parts.append(f"{part} = {shown}")
+    return " and ".join(parts)
+
+
+def _value(part: Part, route: str, asked: Asked) -> bytes | None:
+    name = part.name.encode("utf-8")
+    if part.kind == "header":
+        return asked.request.headers.get(name)
+    if part.kind == "query":
+        return asked.request.query.get(name)
+    if part.kind == "cookie":
+        pairs = (pair.strip().partition(b"=") for pair in asked.request.headers.get(b"cookie", b"").split(b";"))
+        return next((value for found, _, value in pairs if found == name), None)
+    if part.kind == "path":
+        return asked.parameters.get(part.name)
+    return {"host": asked.request.host, "method": asked.request.method, "route": route.encode("ascii")}.get(part.kind, name)
+
+
+BLOCK: Final = Block[RouteFacts](
+    "rate_limit",
+    (),
+    check_written=_check_written,
+    check=_check,
+    compile=compile_limits,
+    rows=_rows,
+    fields_read=_fields_read,
+    foresee=_foresee,
+)

@@ -1,0 +1,179 @@
+"""`rate_limit:` ▸ what the data plane asks per request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from ipaddress import ip_network
+from typing import Any
+
+from gateway.control.blocks.block import Making, RouteFacts
+from gateway.control.blocks.server.redis import Redis
+from gateway.control.blocks.traffic.rate_limit_model import Candidate, RateLimit
+from gateway.control.words.inherit import Resolved
+from gateway.control.words.keys import Part, compiled_key
+from gateway.control.words.units import format_duration
+from gateway.headers import Networks
+from gateway.metrics import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES, GatewayMetrics
+from gateway.policies.rate_limit import (
+    Algorithm,
+    CostSettings,
+    Headers,
+    KeyDigest,
+    LimitSettings,
+    Missing,
+    OnStoreError,
+    policy_item,
+    rule_of,
+)
+from gateway.request_key import KeyPart
+from gateway.snapshot import Limit, LimitTier
+
+_STEADY = frozenset({KeyPart.CLIENT_IP, KeyPart.HOST, KeyPart.ROUTE, KeyPart.CONSTANT})
+
+
+def settings_of(limit: RateLimit) -> LimitSettings:
+    """The numbers of a limit."""
+    return LimitSettings(limit.limit.limit, limit.limit.per or limit.per or 0.0, Algorithm(limit.algorithm), limit.burst or 0)
+
+
+def candidate_settings(limit: RateLimit, candidate: Candidate) -> LimitSettings:
+    """The numbers of a candidate; what it does not say is as in the limit around it."""
+    live = settings_of(limit)
+    algorithm = Algorithm(candidate.algorithm or limit.algorithm)
+    burst = (candidate.burst or live.burst) if algorithm is Algorithm.TOKEN_BUCKET else 0
+    return LimitSettings(candidate.limit.limit, candidate.limit.per or candidate.per or live.per, algorithm, burst)
+
+
+def most_cost(limit: RateLimit) -> int:
+    """The most that a request can take."""
+    return max(limit.cost.default, limit.cost.max or 0)
+
+
+def key_value(limit: RateLimit, written: str) -> list[bytes]:
+    """The parts of a key as an operator writes it under `overrides` and `exempt`. Raises ValueError."""
+    texts = written.split("|") if len(limit.key) > 1 else [written]
+    if len(texts) != len(limit.key):
+        raise ValueError(f"the key has {len(limit.key)} parts: write their values joined by `|`")
+    return [part_value(part, text) for part, text in zip(limit.key, texts, strict=True)]
+
+
+def part_value(part: Part, text: str) -> bytes:
+    """One part of a key as the data plane sees it. Raises ValueError."""
+    if part.kind != "client_ip":
+        return text.encode("utf-8")
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("the key is a client address, such as `192.0.2.7` or `2001:db8:1:2::/64`") from None
+    if network.version == 4:
+        if network.prefixlen != 32:
+            raise ValueError("one address, not a range; for ranges there is `exempt.cidrs`")
+        return network.network_address.packed
+    if network.prefixlen not in (64, 128):
+        raise ValueError("IPv6 clients are counted by /64: write `2001:db8:1:2::/64`")
+    return network.network_address.packed[:8]
+
+
+def limit_id(scope: str, name: str, settings: LimitSettings) -> bytes:
+    """What the counts of a limit are kept under. Other numbers go on with the same counts; another algorithm or period does
+    not, since its counts mean something else."""
+    text = "\0".join((scope, name, settings.algorithm.value, repr(settings.per)))
+    return blake2b(text.encode("utf-8"), digest_size=6).hexdigest().encode("ascii")
+
+
+def compile_limits(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, making: Making) -> dict[str, Any]:
+    """The limits of a route. Those of `defaults` are each one limit for all routes that inherit it."""
+    redis: Redis = making.file["redis"].value
+    # The gateways that cannot see each other while the store is in trouble.
+    share = making.workers * (redis.expected_instances if redis.url.scheme else 1)
+    scope = facts.name if found.origin is not None and found.origin[: len(facts.loc)] == facts.loc else ""
+    limits = tuple(
+        one
+        for limit in found.value
+        if limit.mode != "off"
+        for one in _compiled(limit, facts.name, scope, share, making.metrics)
+    )
+    return {"rate_limit": limits or None, "limit_template": _template(limits)}
+
+
+def _template(limits: tuple[Limit, ...]) -> bytes | None:
+    if not limits or not all(limit.plain and limit.enforce and limit.headers is Headers.DRAFT for limit in limits):
+        return None
+    policies = b", ".join(limit.tier.policy for limit in limits)
+    return b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (policies, b", ".join(limit.item + b";r=%d;t=%d" for limit in limits))
+
+
+def _compiled(limit: RateLimit, route: str, scope: str, share: int, metrics: GatewayMetrics) -> Iterator[Limit]:
+    yield _limit(limit, limit.name, settings_of(limit), route, scope, share, metrics, candidate=False)
+    if limit.candidate is not None:
+        settings = candidate_settings(limit, limit.candidate)
+        yield _limit(limit, f"{limit.name}.candidate", settings, route, scope, share, metrics, candidate=True)
+
+
+def _limit(
+    limit: RateLimit,
+    name: str,
+    settings: LimitSettings,
+    route: str,
+    scope: str,
+    share: int,
+    metrics: GatewayMetrics,
+    *,
+    candidate: bool,
+) -> Limit:
+    enforce = limit.mode == "enforce" and not candidate
+    digest = KeyDigest([str(part) for part in limit.key])
+    overrides = {}
+    if not candidate:
+        for written, override in limit.overrides.items():
+            special = LimitSettings(override.limit, settings.per, settings.algorithm, override.burst or 0)
+            overrides[digest.many(key_value(limit, written))] = _tier(limit, name, special, share, enforce=enforce)
+    field = None
+    if limit.cost.header is not None:
+        field = (KeyPart.HEADER, limit.cost.header.lower().encode("ascii"))
+    elif limit.cost.query is not None:
+        field = (KeyPart.QUERY, limit.cost.query.encode("utf-8"))
+    exempt_keys = frozenset(digest.many(key_value(limit, written)) for written in limit.exempt.keys)
+    plain = not (overrides or field or exempt_keys or limit.exempt.cidrs)
+    cost = limit.cost
+    outcomes = CANDIDATE_OUTCOMES if candidate else OUTCOMES if enforce else SHADOW_OUTCOMES
+    return Limit(
+        name=name,
+        id=limit_id(scope, name, settings),
+        enforce=enforce,
+        candidate=candidate,
+        tier=_tier(limit, name, settings, share, enforce=enforce),
+        overrides=overrides,
+        key=compiled_key(limit.key),
+        digest=digest,
+        missing=Missing(limit.missing),
+        cost=CostSettings(cost.default, cost.min, cost.max or cost.default),
+        cost_field=field,
+        exempt_networks=Networks(limit.exempt.cidrs),
+        exempt_keys=exempt_keys,
+        plain=plain,
+        steady=plain and all(KeyPart(part.kind) in _STEADY for part in limit.key),
+        on_store_error=OnStoreError(limit.on_store_error),
+        headers=Headers(limit.headers) if enforce else Headers.NONE,
+        item=b'"%b"' % name.encode("ascii"),
+        reached=f"the limit `{name}` ({in_words(settings)}) is reached",
+        metrics=metrics.limit(route, name, outcomes),
+    )
+
+
+def _tier(limit: RateLimit, name: str, settings: LimitSettings, share: int, *, enforce: bool) -> LimitTier:
+    local = settings.share(share, most_cost(limit)) if share > 1 else settings
+    return LimitTier(
+        settings=settings,
+        rule=rule_of(local),
+        packed=settings.packed(enforce=enforce),
+        policy=policy_item(name, settings),
+        near=-(-settings.capacity // 5),
+    )
+
+
+def in_words(settings: LimitSettings) -> str:
+    """`100 per 1m`, with the burst of a token bucket."""
+    burst = f", burst {settings.capacity}" if settings.algorithm is Algorithm.TOKEN_BUCKET else ""
+    return f"{settings.limit} per {format_duration(settings.per)}{burst}"

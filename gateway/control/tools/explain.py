@@ -1,0 +1,226 @@
+"""Which route takes a request and why, why each other one does not, and what holds for it with the place of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from gateway.control.blocks.block import Asked
+from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
+from gateway.control.blocks.upstream.fallback import places
+from gateway.control.load import Loaded
+from gateway.control.matches import route_matches
+from gateway.control.reading.nodes import Loc
+from gateway.control.schema import Route
+from gateway.control.words.request import Request
+from gateway.headers import FIELD_NAME, normalise_host
+from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllowed, Router, normalise_path, rank, split_path
+
+
+class RequestError(ValueError):
+    """The request to explain is not one."""
+
+
+def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str]) -> Request:
+    """The request of a command line. Raises RequestError."""
+    fields = _fields(headers)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise RequestError(f"`{url}` is not a URL: {error}") from None
+    if parts.scheme not in ("", "http", "https") or (parts.scheme and not parts.netloc):
+        raise RequestError(f"`{url}` is not a URL: write `https://host/path` or `/path`")
+    path = parts.path or "/"
+    if not path.startswith("/") or not (url.isascii() and url.isprintable() and " " not in url):
+        raise RequestError(f"`{url}`: the path starts with `/` and is ASCII, percent-encoded where needed")
+    host = normalise_host(parts.netloc.rpartition("@")[2].encode("ascii") if parts.netloc else fields.get(b"host", b""))
+    if host is None:
+        raise RequestError("the host is not valid")
+    paths = loaded.config.server.paths
+    try:
+        normalised = normalise_path(
+            path.encode("ascii"), encoded_slash=paths.encoded_slash == "match", double_slash=paths.double_slash == "match"
+        )
+    except AmbiguousPathError as error:
+        raise RequestError(f"answered 400 before routing: {error}") from None
+    query = parse_qsl(parts.query.encode("ascii"), keep_blank_values=True)
+    return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields)
+
+
+def _fields(headers: Sequence[str]) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        encoded = name.encode("utf-8").lower()
+        if not colon or FIELD_NAME.fullmatch(encoded) is None:
+            raise RequestError(f"`{header}` is not a header: write 'Name: value'")
+        content = value.strip(" \t").encode("utf-8", "surrogateescape")
+        fields[encoded] = fields[encoded] + b", " + content if encoded in fields else content
+    return fields
+
+
+def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) -> str:
+    """The whole explanation as text. Raises RequestError when the request is none or is refused before routing."""
+    request = parse_request(loaded, method, url, headers)
+    config = loaded.config
+    matches = route_matches(config)
+    router: Router[int] = Router((match, index) for index, match in enumerate(matches))
+    found = router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
+    order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
+    winner = found.value if isinstance(found, Found) else -1
+    lines = [f"{method} {url}", *_verdict(loaded, found), "", "routes, in the order in which they are tried:"]
+    width = max(len(route.name) for route in config.routes)
+    for index in order:
+        mark = ">" if index == winner else " "
+        place = _place(loaded, ("routes", index, "name"))
+        reason = _reason(loaded, matches, request, index, winner)
+        lines.append(f"{mark} {config.routes[index].name:<{width}}  {place}  {reason}")
+    if isinstance(found, Found):
+        lines += ["", f"what holds for `{config.routes[winner].name}`:", *_holds(loaded, winner, found.parameters, request)]
+    return "\n".join(lines)
+
+
+def _reason(loaded: Loaded, matches: list[Match], request: Request, index: int, winner: int) -> str:
+    if index == winner:
+        return "takes it: " + _why(matches[index])
+    reasons = mismatches(matches[index], request)
+    if reasons:
+        return "; ".join(reasons)
+    return f"matches too, but `{loaded.config.routes[winner].name}` has {_advantage(matches[winner], matches[index])}"
+
+
+def _verdict(loaded: Loaded, found: Any) -> list[str]:
+    if isinstance(found, Found):
+        route = loaded.config.routes[found.value]
+        return [f"→ route `{route.name}` ({_place(loaded, ('routes', found.value, 'name'))}), {_action(route)}"]
+    if isinstance(found, MethodNotAllowed):
+        return [f"→ 405: the path is served, but not with this method; Allow: {b', '.join(found.allow).decode('ascii')}"]
+    return ["→ 404: no route takes it" if found.host_known else "→ 421: no route is for this host"]
+
+
+def _action(route: Route) -> str:
+    if route.upstream is not None:
+        return f"upstream `{route.upstream}`"
+    if route.redirect is not None:
+        return f"redirect {route.redirect}"
+    return f"respond {route.respond}" if route.respond is not None else ""
+
+
+def _place(loaded: Loaded, loc: Loc) -> str:
+    return str(loaded.positions.at(loc))
+
+
+# -- why and why not -------------------------------------------------------------------------------------------------
+
+
+def mismatches(match: Match, request: Request) -> list[str]:
+    """Every condition of a route that the request does not meet, in words."""
+    reasons = []
+    if not _host_fits(match.host, request.host.decode("latin-1")):
+        reasons.append(f"host is not `{match.host}`")
+    if not _path_fits(split_path(match.path), request.path[1:].split(b"/")):
+        reasons.append(f"path is not `{match.path}`")
+    if match.methods and request.method not in (match.methods | ({b"HEAD"} if b"GET" in match.methods else set())):
+        reasons.append(f"method is not {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
+    for kind, conditions, given in (("header", match.headers, request.headers), ("query", match.query, request.query)):
+        for name, pattern in conditions:
+            value = given.get(name)
+            if value is None:
+                reasons.append(f"{kind} `{name.decode()}` is missing")
+            elif pattern is not None and pattern.fullmatch(value) is None:
+                reasons.append(f"{kind} `{name.decode()}` has another value")
+    return reasons
+
+
+def _host_fits(pattern: str, host: str) -> bool:
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
+    return not pattern or pattern == host
+
+
+def _path_fits(pattern: tuple[str, ...], segments: list[bytes]) -> bool:
+    for at, wanted in enumerate(pattern):
+        if wanted == REST:
+            return True
+        if at >= len(segments):
+            return False
+        if wanted.startswith("{"):
+            if not segments[at]:
+                return False
+        elif wanted.encode("utf-8") != segments[at]:
+            return False
+    return len(pattern) == len(segments)
+
+
+def _why(match: Match) -> str:
+    parts = [f"host `{match.host}`"] if match.host else []
+    parts.append(f"path `{match.path}`")
+    if match.methods:
+        parts.append(f"method {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
+    parts += [f"header `{name.decode()}`" for name, _ in match.headers] + [
+        f"query `{name.decode()}`" for name, _ in match.query
+    ]
+    return ", ".join(parts)
+
+
+_ADVANTAGES: Final = (
+    "a higher priority",
+    "a more specific host",
+    "a more specific path",
+    "more conditions",
+    "a list of methods",
+    "an earlier place in the file",
+)
+"""The parts of a rank, in order."""
+
+
+def _advantage(better: Match, worse: Match) -> str:
+    pairs = zip(rank(better, 0), rank(worse, 1), _ADVANTAGES, strict=True)
+    return next(word for mine, other, word in pairs if mine != other)
+
+
+# -- what holds ------------------------------------------------------------------------------------------------------
+
+
+def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...], request: Request) -> list[str]:
+    resolved = loaded.resolved
+    route = resolved.routes[index]
+    facts, blocks = route.facts, route.blocks
+    upstream = resolved.upstreams[facts.upstream] if facts.upstream is not None else None
+    asked = Asked(
+        request=request,
+        parameters=dict(parameters),
+        positions=loaded.positions,
+        file=resolved.file,
+        upstream=upstream.blocks if upstream is not None else {},
+        priority=blocks["priority"],
+        in_flight=resolved.in_flight,
+        fallbacks=places(blocks["fallback"], facts),
+    )
+    rows = [(f"parameter {name}", repr(value)[1:], "") for name, value in parameters]
+    if upstream is not None:
+        rows.append(("upstream", upstream.facts.name, _place(loaded, (*facts.loc, "upstream"))))
+        for upstream_block in UPSTREAM_BLOCKS:
+            rows += upstream_block.rows(upstream.blocks[upstream_block.name], upstream.facts, asked)
+    for block in ROUTE_BLOCKS:
+        if upstream is not None or not block.forwards:
+            rows += block.rows(blocks[block.name], facts, asked)
+    wide, long = max(len(row[0]) for row in rows), min(48, max(len(row[1]) for row in rows))
+    return [f"  {name:<{wide}}  {value:<{long}}  {origin}".rstrip() for name, value, origin in rows]
+
+
+def route_table(loaded: Loaded) -> str:
+    """All routes, best rank first: name, match, action, place."""
+    matches = route_matches(loaded.config)
+    order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
+    rows = [("NAME", "METHODS", "HOST", "PATH", "ACTION", "AT")]
+    for index in order:
+        route, match = loaded.config.routes[index], matches[index]
+        methods = ",".join(route.match.methods) or "*"
+        conditions = len(match.headers) + len(match.query)
+        path = match.path + (f" +{conditions}" if conditions else "")
+        rows.append((route.name, methods, match.host or "*", path, _action(route), _place(loaded, ("routes", index, "name"))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

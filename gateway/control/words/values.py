@@ -1,0 +1,369 @@
+"""The types of single values in the configuration: text in, checked and resolved value out, JSON schema beside it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from gateway.control.words import units
+from gateway.control.words.patterns import slow_pattern
+from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP, normalise_host
+from gateway.router import split_path
+
+OFF: Final = "off"
+ON: Final = "on"
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NO_LIMIT: Final = -1
+
+_METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}")
+_LOCATION: Final = re.compile(r"[!-~]+")
+
+
+def invalid(message: str, hint: str = "") -> PydanticCustomError:
+    """The error a validator raises. Texts must not hold the value: it may be secret."""
+    return PydanticCustomError("invalid", "{message}", {"message": message, "hint": hint})
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean …?` for the closest known word, or nothing."""
+    listed = list(known)
+    close = difflib.get_close_matches(word[:64].lower(), [name.lower() for name in listed], n=1, cutoff=0.6)
+    if not close:
+        return ""
+    return f"did you mean `{next(name for name in listed if name.lower() == close[0])}`?"
+
+
+def text_value(what: str, parse: Callable[[str], Any], **schema: Any) -> tuple[PlainValidator, WithJsonSchema]:
+    """A validator and schema for a value that is written as text. Already resolved values (defaults) pass."""
+
+    def validate(value: Any) -> Any:
+        if not isinstance(value, str):
+            if isinstance(value, bool):
+                word = "true" if value else "false"
+                raise invalid(f"expected {what}, found `{word}`", f'as text it is written `"{word}"`')
+            raise invalid(f"expected {what}")
+        try:
+            return parse(value)
+        except units.UnitError as error:
+            raise invalid(str(error), f"did you mean `{error.hint}`?" if error.hint else "") from None
+
+    return PlainValidator(validate), WithJsonSchema({"type": "string", **schema})
+
+
+def choice(*words: str, synonyms: dict[Any, str] | None = None) -> tuple[PlainValidator, WithJsonSchema]:
+    """One of a closed set of words."""
+
+    def validate(value: Any) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        if synonyms and value in synonyms:
+            return synonyms[value]
+        hint = did_you_mean(value, words) if isinstance(value, str) else ""
+        raise invalid(f"expected {one_of(words)}", hint)
+
+    return PlainValidator(validate), WithJsonSchema({"enum": list(words)})
+
+
+def number_of(*numbers: int) -> tuple[PlainValidator, WithJsonSchema]:
+    """One of a closed set of numbers."""
+
+    def validate(value: Any) -> int:
+        for number in numbers:
+            if value == str(number):
+                return number
+        raise invalid(f"expected {one_of([str(number) for number in numbers])}")
+
+    return PlainValidator(validate), WithJsonSchema({"enum": list(numbers)})
+
+
+def one_of(words: Iterable[str]) -> str:
+    """The words as an enumeration in prose."""
+    quoted = [f"`{word}`" for word in words]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+# -- quantities ------------------------------------------------------------------------------------------------------
+
+
+def _positive_duration(text: str) -> float:
+    seconds = units.parse_duration(text)
+    if seconds <= 0:
+        raise units.UnitError("a time limit must be longer than zero")
+    return seconds
+
+
+def _size_or_off(text: str) -> int:
+    return NO_LIMIT if text == OFF else units.parse_size(text)
+
+
+def _header_size(text: str) -> int:
+    size = units.parse_size(text)
+    if not 1024 <= size <= 1 << 20:
+        raise units.UnitError("must be between `1KiB` and `1MiB`")
+    return size
+
+
+def duration_within(least: str, most: str, example: str = "5s") -> tuple[PlainValidator, WithJsonSchema]:
+    """A duration between these two."""
+    parse = functools.partial(units.parse_duration_within, least=least, most=most)
+    return text_value(f"a duration such as `{example}`", parse, pattern=units.DURATION_PATTERN)
+
+
+Duration: TypeAlias = Annotated[
+    float, *text_value("a duration such as `5s`", _positive_duration, pattern=units.DURATION_PATTERN)
+]
+"""Seconds, more than zero."""
+Delay: TypeAlias = Annotated[
+    float, *text_value("a duration such as `5s`", units.parse_duration, pattern=units.DURATION_PATTERN)
+]
+"""Seconds; zero is allowed."""
+HeaderSize: TypeAlias = Annotated[int, *text_value("a size such as `32KiB`", _header_size, pattern=units.SIZE_PATTERN)]
+"""Bytes, 1 KiB to 1 MiB."""
+BodySize: TypeAlias = Annotated[
+    int, *text_value("a size such as `10MiB`, or `off`", _size_or_off, pattern=rf"^off$|{units.SIZE_PATTERN}")
+]
+"""Bytes; `NO_LIMIT` for `off`."""
+Size: TypeAlias = Annotated[int, *text_value("a size such as `1KiB`", units.parse_size, pattern=units.SIZE_PATTERN)]
+"""Bytes."""
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _resolve_path(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise invalid("expected the path of a file")
+    base = (info.context or {}).get("base", Path())
+    return Path(base, value)
+
+
+FilePath: TypeAlias = Annotated[Path, PlainValidator(_resolve_path), WithJsonSchema({"type": "string", "minLength": 1})]
+"""Relative paths are relative to the main configuration file."""
+
+
+# -- names, fields, patterns -----------------------------------------------------------------------------------------
+
+
+def _parse_name(text: str) -> str:
+    if re.fullmatch(NAME_PATTERN, text) is None:
+        raise invalid("a name is 1 to 64 letters, digits, `.`, `_` or `-` and starts with a letter or digit")
+    return text
+
+
+def _parse_server_name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", text) is None:
+        raise invalid("a server name is 1 to 64 letters, digits, `.`, `_` or `-` and starts with a letter")
+    return text
+
+
+def parse_field_name(text: str) -> str:
+    """The name as it was written."""
+    if len(text) > 128 or not text.isascii() or FIELD_NAME.fullmatch(text.encode("ascii")) is None:
+        raise invalid("not a header name: letters, digits and `-`")
+    return text
+
+
+def _own_field_name(text: str) -> str:
+    name = parse_field_name(text).lower().encode("ascii")
+    if name in HOP_BY_HOP or name in (b"host", b"content-length", b"content-type", b"trailer", b"cookie", b"authorization"):
+        raise invalid("this field has a meaning of its own in HTTP", "choose a name that starts with `X-`")
+    return text
+
+
+def own_key_field(text: str) -> str:
+    """The name of a header that rate limits may count by, in lower case."""
+    name = parse_field_name(text).lower()
+    if name.encode("ascii") in HOP_BY_HOP or name in ("content-length", "trailer", "expect", "via"):
+        raise invalid("nothing can be counted by this header: it is about the connection or the framing")
+    if name == "host":
+        raise invalid("use `host`")
+    if name in ("x-forwarded-for", "forwarded", "x-real-ip"):
+        raise invalid("any client can write this header", "use `client_ip`, and `server.trusted_proxies`")
+    return name
+
+
+def _parse_field_value(text: str) -> str:
+    if len(text) > 4096:
+        raise invalid("a header value is at most 4096 characters long")
+    if text != text.strip(" \t"):
+        raise invalid("a header value neither starts nor ends with a blank")
+    if FIELD_VALUE.fullmatch(text.encode("utf-8")) is None:
+        raise invalid("a header value cannot hold a line break or another control character")
+    return text
+
+
+def _parse_method(text: str) -> str:
+    if text in ("CONNECT", "TRACE"):
+        raise invalid(f"`{text}` is never proxied")
+    if _METHOD.fullmatch(text) is None:
+        upper = text.upper()
+        raise invalid(
+            "not a method: they are written in capitals", f"did you mean `{upper}`?" if _METHOD.fullmatch(upper) else ""
+        )
+    return text
+
+
+def _parse_match_host(text: str) -> str:
+    wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    host = normalise_host(name.encode("utf-8"))
+    if not name or host is None or "*" in name:
+        raise invalid("not a host: write `api.example.com` or `*.example.com`")
+    if re.search(r":[0-9]*$", name) is not None and not name.endswith("]"):
+        raise invalid("hosts are matched without port", f"did you mean `{wildcard}{host.decode('ascii')}`?")
+    if wildcard and name.startswith("["):
+        raise invalid("an address has no subdomains")
+    return wildcard + host.decode("ascii")
+
+
+def _parse_match_path(text: str) -> str:
+    if len(text) > 1024 or any(character in text for character in "?#\\%"):
+        raise invalid("a path is at most 1024 characters of decoded text without `?`, `#`, `%` and `\\`")
+    try:
+        split_path(text)
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    return text
+
+
+def _parse_prefix(text: str) -> str:
+    if not re.fullmatch(r"/(?:[!-~]*)", text) or "//" in text or any(character in text for character in "?#{}*\\"):
+        raise invalid("a prefix starts with `/` and is printable ASCII without `?`, `#`, `{`, `}` and `*`")
+    if any(segment in (".", "..") for segment in text.split("/")):
+        raise invalid("a prefix has no `.` or `..` segments")
+    return text
+
+
+def _parse_location(text: str) -> str:
+    if len(text) > 2048 or _LOCATION.fullmatch(text) is None or re.match(r"(?:https?://[^/?#]|/(?!/))", text) is None:
+        raise invalid("a redirect leads to `https://…`, `http://…` or `/…`, in printable ASCII without blanks")
+    return text
+
+
+Name: TypeAlias = Annotated[str, *text_value("a name", _parse_name, pattern=NAME_PATTERN)]
+ServerName: TypeAlias = Annotated[str, *text_value("a name", _parse_server_name, pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
+FieldName: TypeAlias = Annotated[str, *text_value("a header name", parse_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+OwnFieldName: TypeAlias = Annotated[
+    str, *text_value("a header name", _own_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+]
+FieldValue: TypeAlias = Annotated[str, *text_value("a header value", _parse_field_value, type=["string", "number"])]
+Method: TypeAlias = Annotated[str, *text_value("a method", _parse_method)]
+MatchHost: TypeAlias = Annotated[str, *text_value("a host", _parse_match_host)]
+MatchPath: TypeAlias = Annotated[str, *text_value("a path", _parse_match_path, pattern="^/")]
+Prefix: TypeAlias = Annotated[str, *text_value("a prefix such as `/api`", _parse_prefix, pattern="^/")]
+Location: TypeAlias = Annotated[str, *text_value("a URL or a path", _parse_location, pattern="^(https?://|/)")]
+
+
+def _parse_strip(value: Any) -> str | bool:
+    return value if isinstance(value, bool) else _parse_prefix(value) if isinstance(value, str) else _not_prefix()
+
+
+def _not_prefix() -> str:
+    raise invalid("expected `true` or a prefix such as `/api`")
+
+
+StripPrefix: TypeAlias = Annotated[
+    str | bool,
+    PlainValidator(_parse_strip),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^/"}]}),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a header or query parameter must be: present (None) or a pattern for the whole value."""
+
+    pattern: re.Pattern[bytes] | None
+    shown: str
+    """The condition in words."""
+
+
+def _parse_condition(value: Any) -> Condition:
+    if value is True:
+        return Condition(None, "present")
+    if isinstance(value, str):
+        return Condition(re.compile(re.escape(_parse_field_value(value).encode("utf-8"))), f"`{value}`")
+    if isinstance(value, dict) and set(value) == {"regex"} and isinstance(value["regex"], str):
+        source = value["regex"]
+        if len(source) > 1024:
+            raise invalid("a regular expression is at most 1024 characters long")
+        try:
+            pattern = re.compile(source.encode("utf-8"))
+            if (problem := slow_pattern(source)) is not None:
+                raise invalid(*problem)
+            return Condition(pattern, f"regex `{source}`")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise invalid(f"not a regular expression: {getattr(error, 'msg', 'too complex')}") from None
+    hint = 'as text it is written `"false"`' if value is False else ""
+    raise invalid("expected a value, `{regex: …}`, or `true` for any value", hint)
+
+
+ValueCondition: TypeAlias = Annotated[
+    Condition,
+    PlainValidator(_parse_condition),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "number"]},
+                {"const": True},
+                {
+                    "type": "object",
+                    "properties": {"regex": {"type": "string", "description": "A pattern for the whole value."}},
+                    "required": ["regex"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
+class OneOrMany:
+    """Annotation: a single text stands for a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def listed(value: Any) -> Any:
+            return (value,) if isinstance(value, str) else value
+
+        return core_schema.no_info_before_validator_function(listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+class Switched:
+    """Annotation: `on` stands for the block with nothing written in it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def opened(value: Any) -> Any:
+            return {} if value == ON or value is True else OFF if value is False else value
+
+        return core_schema.no_info_before_validator_function(opened, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"const": ON}, {"type": "boolean"}, *handler(schema).get("anyOf", [])]}
+
+
+@dataclass(frozen=True)
+class OrOff:
+    """Annotation: `off` (or another word) stands for `resolved`; anything else is validated as the type says."""
+
+    resolved: Any
+    word: str = OFF
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            return self.resolved if value == self.word else inner(value)
+
+        return core_schema.no_info_wrap_validator_function(validate, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"const": self.word}, handler(schema)]}
