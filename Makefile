@@ -1,7 +1,7 @@
 # make run     try it: demo services and the gateway in front of them
 # make test    everything: format, lint, types, import contracts, all tests with coverage
 # make check   the same without the slower tests: seconds
-# make docs    write docs/metrics.md anew from the code
+# make docs    write docs/metrics.md and the tables of docs/architecture.md anew from the code
 # make bench   measure, against the other proxies that are installed
 # make clean   forget the environment and everything generated
 #
@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m gateway.control.tools.metrics_reference > docs/metrics.md
+	$(BIN)/python -m tests.architecture_page --write
 
 # BENCH=scenario and its options, see tests/bench/README.md. Needs wrk, and the proxies it is to compare with.
 bench: $(VENV)/.installed-test

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture_page import PAGE, page
+
 ROOT = Path(__file__).resolve().parent.parent
 GATEWAY = ROOT / "gateway"
 TESTS = ROOT / "tests"
@@ -192,3 +194,19 @@ def test_no_modules_import_one_another() -> None:
 def test_no_room_is_crowded(room: Path) -> None:
     """A folder of more than 16 Python files is split."""
     assert len(list(room.glob("*.py"))) <= MAX_FILES
+
+
+STEPS = sorted(path for part in ("steps", "attempts", "access_log") for path in (GATEWAY / "proxy" / part).glob("*.py")) + [
+    GATEWAY / "proxy" / f"{stem}.py" for stem in ("exchange", "pipeline", "time_limits")
+]
+
+
+@pytest.mark.parametrize("path", STEPS, ids=name)
+def test_no_step_writes_on_a_transport(path: Path) -> None:
+    """Steps answer through `Client` and ask through an upstream connection; bytes on a socket are below them."""
+    assert [node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr == "transport"] == []
+
+
+def test_the_tables_of_the_architecture_page_are_as_the_code_is() -> None:
+    """docs/architecture.md lists every file with the first sentence of its docstring; `make docs` writes it."""
+    assert page() == PAGE.read_text(encoding="utf-8")
