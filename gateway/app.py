@@ -1,4 +1,4 @@
-"""The composition root of one worker: the only place that constructs; owns start, change, drain and stop."""
+"""One process that serves: start, drain and stop around a `Runtime`, and what the admin listener shows of it."""
 
 from __future__ import annotations
 
@@ -10,38 +10,35 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.control.admin import serve_admin
-from gateway.control.admin_breakers import AdminBreakers
-from gateway.control.admin_limits import AdminLimits
-from gateway.control.admin_reload import AdminReload
-from gateway.control.admin_token import AdminToken
-from gateway.control.breaker_orders import Order, Shown, obey
+from gateway.control.admin.breaker_orders import Order, Shown, obey
+from gateway.control.admin.listener import serve_admin
+from gateway.control.admin.pages import LIVE
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
-from gateway.control.pages import LIVE
-from gateway.control.reload import Reloader, ReloadError
-from gateway.control.running import Member, Running
+from gateway.control.running.reload import Reloader
+from gateway.control.running.runtime import Member, Runtime
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
-from gateway.proxy.listening import StartError
 from gateway.proxy.loop_watch import LoopWatch
+from gateway.proxy.plane import DataPlane
 from gateway.snapshot import Snapshot
 
-LOOKUPS: Final = 2.0
-"""Seconds that the start waits for the names of endpoints at most."""
 COMPLAIN_EVERY: Final = 10.0
 """Seconds between two log lines about trouble of the event loop, such as a lack of open files."""
 
 _log = logging.getLogger("gateway")
 
 
-class App(Running):
-    """One worker. Also what the admin listener shows (`control.admin.AdminState`)."""
+class App:
+    """One gateway process; what the admin listener shows is `control.admin.listener.Gateway`."""
 
     def __init__(self, loaded: Loaded, resolver: Resolver | None = None, member: Member | None = None) -> None:
-        super().__init__(loaded, resolver, member)
+        self.runtime = Runtime(loaded, resolver, member)
+        self.plane = self.runtime.plane
+        self.metrics = self.runtime.metrics
         self.ready = False
-        self.reloader: Reloader
+        self._reloads = ReloadMetrics(time.time())
+        self.reloader = Reloader(self.runtime, self._reloads)
         self._admin: web.AppRunner | None = None
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -50,23 +47,33 @@ class App(Running):
         self._reloading: asyncio.Task[None] | None = None
         self._complained_at = float("-inf")
 
-    # -- AdminState --------------------------------------------------------------------------------------------------
+    # -- what the admin listener shows -----------------------------------------------------------------------------------
 
     @property
     def draining(self) -> bool:
         """Shutdown has begun."""
-        return self._stopping.is_set()
+        return self.runtime.closing
 
     async def refresh(self) -> None:
         """The metrics are always as they are now."""
 
     async def live(self, page: str) -> object:
-        """See `control.pages`."""
+        """The page of `control.admin.pages` of this name."""
         return LIVE[page](self.plane.snapshot)
 
-    async def breakers(self, order: Order) -> Shown:
-        """See `control.breaker_orders.Obeys`."""
+    async def order_breakers(self, order: Order) -> Shown:
+        """Obey an order of an operator. Raises UnknownError."""
         return obey(self.plane, order)
+
+    @property
+    def counts(self) -> DataPlane:
+        """Where rate limits are counted."""
+        return self.plane
+
+    @property
+    def token(self) -> str | None:
+        """What proves that somebody may change something; None: nobody may."""
+        return self.runtime.token
 
     @property
     def snapshot(self) -> Snapshot:
@@ -76,7 +83,7 @@ class App(Running):
     @property
     def effective_config(self) -> dict[str, Any]:
         """The configuration with its defaults, secrets hidden."""
-        return effective_config(self.loaded)
+        return effective_config(self.runtime.loaded)
 
     # -- start -------------------------------------------------------------------------------------------------------
 
@@ -84,26 +91,19 @@ class App(Running):
         """Construct everything and open the listeners. Raises StartError."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._complain)
-        await self.commit(await self.prepare(self.loaded))
+        await self.runtime.commit(await self.runtime.prepare(self.runtime.loaded))
         self._tick()
         self._watch = LoopWatch(self.plane)
-        if self.member is None:
-            for door in self.doors:
+        if self.runtime.member is None:
+            for door in self.runtime.doors:
                 _log.info("listening on %s", door.listener)
             await self._start_control()
         self.ready = True
 
     async def _start_control(self) -> None:
         """What a gateway of one process has and a worker of several has not: an admin listener, and a look at its files."""
-        self.metrics.reloads = ReloadMetrics(time.time())
-        self.reloader = Reloader(self, self.metrics.reloads)
-        token = AdminToken(lambda: self._token)
-        pages = (
-            AdminLimits(lambda: self.plane, token),
-            AdminBreakers(self, token),
-            AdminReload(self.reloader, token),
-        )
-        self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)
+        self.metrics.reloads = self._reloads
+        self._admin = await serve_admin(self, self.runtime.loaded.config.admin.listen)
         self._reloading = asyncio.get_running_loop().create_task(self.reloader.run())
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -116,16 +116,6 @@ class App(Running):
         self.plane.tick()
         self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
 
-    # -- one configuration after another -----------------------------------------------------------------------------
-
-    async def change_to(self, loaded: Loaded) -> None:
-        """See `control.reload.Target`."""
-        try:
-            prepared = await self.prepare(loaded)
-        except StartError as error:
-            raise ReloadError(str(error)) from None
-        await self.commit(prepared)
-
     # -- end ---------------------------------------------------------------------------------------------------------
 
     def hung_up(self) -> None:
@@ -133,10 +123,15 @@ class App(Running):
         if self.ready:
             self.reloader.request("SIGHUP")
 
+    def reopen_logs(self) -> None:
+        """SIGUSR1: the log file has been renamed, go on in a new one."""
+        self.runtime.reopen_logs()
+
     def signalled(self) -> None:
         """SIGTERM or SIGINT: the first drains, the second stops at once."""
         if self._stopping.is_set():
             self._at_once.set()
+        self.runtime.closing = True
         self._stopping.set()
 
     async def run_until_stopped(self) -> None:
@@ -146,7 +141,7 @@ class App(Running):
         _log.info("draining: %d connections", len(self.plane.connections))
         self.metrics.draining = True
         await self._wait_at_most(timeouts.drain_delay)
-        for door in self.doors:
+        for door in self.runtime.doors:
             door.close()
         self.plane.drain()
         deadline = asyncio.get_running_loop().time() + timeouts.drain
@@ -181,11 +176,10 @@ class App(Running):
             self._ticker.cancel()
         if self._watch is not None:
             self._watch.stop()
-        for door in self.doors:
+        for door in self.runtime.doors:
             door.close()
             door.remove()
-        if hasattr(self, "plane"):
-            await self._abort()
+        await self._abort()
         if self._admin is not None:
             await self._admin.cleanup()
-        await self.retire()
+        await self.runtime.retire()

@@ -26,7 +26,6 @@ INVALID: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 
-HEALTH_TIMEOUT: Final = 3.0
 RELOAD_TIMEOUT: Final = 60.0
 """Seconds."""
 
@@ -278,7 +277,7 @@ def _admin_url(address: Address) -> str:
 
 def _ask(url: str) -> tuple[bool, str]:
     """Whether `/readyz` answers 200, and a line about it."""
-    from gateway.control.admin_client import request
+    from gateway.control.admin.client import request
 
     status, text = request(url, "GET", "/readyz", {})
     if not status:
@@ -300,7 +299,7 @@ def _token_header(options: argparse.Namespace) -> dict[str, str] | None:
 def _reload(options: argparse.Namespace) -> int:
     import json
 
-    from gateway.control.admin_client import request
+    from gateway.control.admin.client import request
 
     headers = _token_header(options)
     if headers is None:
@@ -329,7 +328,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> int:
     from urllib.parse import urlencode
 
-    from gateway.control.admin_client import request
+    from gateway.control.admin.client import request
 
     if options.action != "top" and (options.route is None or options.key is None):
         print(f"gateway limits: error: `{options.action}` needs ROUTE and KEY", file=sys.stderr)
@@ -372,8 +371,8 @@ def _add_breaker(parser: argparse.ArgumentParser) -> None:
 
 
 def _breaker(options: argparse.Namespace) -> int:
-    from gateway.control.admin_client import request
-    from gateway.control.breaker_view import UsageError, breaker_table, request_of
+    from gateway.control.admin.breaker_view import UsageError, breaker_table, request_of
+    from gateway.control.admin.client import request
 
     headers = _token_header(options)
     if headers is None:

@@ -70,7 +70,6 @@ class Failure(Enum):
         "RLSE",
         "The rate limit of this route cannot be checked",
     )
-    DRAINING = ("draining", 503, GATEWAY, "DRN", "The gateway is shutting down")
     DEADLINE = ("deadline_exceeded", 504, GATEWAY, "UT", "The time budget of the request is spent")
 
     # -- the upstream's side -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ every grammar here is a bytes pattern.
 from __future__ import annotations
 
 import re
+from calendar import monthrange, timegm
 from email.utils import formatdate
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
@@ -23,6 +24,29 @@ ENTITY_TAG: Final = re.compile(rb'(?:W/)?"[^"]*"')
 _HOST: Final = re.compile(rb"(?:([A-Za-z0-9\-._~!$&'()*+;=%]*)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
+_RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+_MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
+_DAY: Final = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_MONTH: Final = b"(?P<month>" + b"|".join(_MONTHS) + b")"
+_TIME: Final = rb"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_DATES: Final = (
+    re.compile(_DAY + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT"),
+    re.compile(
+        rb"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, (?P<day>[0-9]{2})-"
+        + _MONTH
+        + rb"-(?P<year>[0-9]{2}) "
+        + _TIME
+        + rb" GMT"
+    ),
+    re.compile(_DAY + b" " + _MONTH + rb" (?P<day>[ 0-9][0-9]) " + _TIME + rb" (?P<year>[0-9]{4})"),
+)
+"""IMF-fixdate, and the obsolete forms of RFC 850 and of asctime (RFC 9110 5.6.7)."""
+_YEAR: Final = 31_556_952
+"""Seconds of a mean Gregorian year."""
+
+LONGEST_DELAY: Final = 2**31
+"""Seconds in place of more digits than anybody means, as RFC 9111 1.2.2 has it for its own delays."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -118,6 +142,55 @@ def entity_tags(value: bytes) -> list[bytes]:
 def http_date(seconds: float) -> bytes:
     """An IMF-fixdate (RFC 9110 5.6.7) of seconds since the epoch."""
     return formatdate(seconds, usegmt=True).encode("ascii")
+
+
+def parse_http_date(value: bytes, now: float) -> int | None:
+    """Seconds since the epoch of a date in any of the three forms, which all are GMT (RFC 9110 5.6.7); None for anything else.
+
+    The name of the day is not compared with the date. A year of two digits is the latest one that makes the date at most 50
+    years later than `now`, which is in seconds since the epoch.
+    """
+    for pattern in _DATES:
+        if (match := pattern.fullmatch(value)) is not None:
+            break
+    else:
+        return None
+    day, hour, minute, second, year = (int(match[name]) for name in ("day", "hour", "minute", "second", "year"))
+    month = _MONTHS.index(match["month"]) + 1
+    if hour > 23 or minute > 59 or second > 60:  # 60: a leap second
+        return None
+    if len(match["year"]) == 4:
+        return _seconds(year, month, day, hour, minute, second)
+    latest = now + 50 * _YEAR
+    last = int(1970 + latest // _YEAR) // 100 * 100 + 100 + year
+    for full in range(last, last - 500, -100):  # five: 29 February is not in every year that ends in 00
+        found = _seconds(full, month, day, hour, minute, second)
+        if found is not None and found <= latest:
+            return found
+    return None
+
+
+def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int | None:
+    """Seconds since the epoch; None for a day that is in no calendar."""
+    if not 1 <= year <= 9999 or not 1 <= day <= monthrange(year, month)[1]:
+        return None
+    return timegm((year, month, day, hour, minute, second))
+
+
+def retry_after(fields: bytes, now: float) -> float | None:
+    """Seconds that `Retry-After` asks to wait (RFC 9110 10.2.3), as a number or until a date; None: not there, or not legible.
+
+    `fields` are field lines with CRLF, of which the first of this name counts. `now` is in seconds since the epoch.
+    """
+    match = _RETRY_AFTER.search(fields)
+    if match is None:
+        return None
+    value = match[1]
+    if value.isdigit():
+        digits = value.lstrip(b"0")
+        return float(digits or 0) if len(digits) <= 9 else float(LONGEST_DELAY)
+    at = parse_http_date(value, now)
+    return None if at is None else max(0.0, at - now)
 
 
 class Networks:

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Final
 from gateway.app import App
 from gateway.control.load import Loaded, load
 from gateway.control.problems import ConfigError, render_text
-from gateway.loops import loop_factory
-from gateway.proxy.listening import StartError
+from gateway.event_loop import loop_factory
+from gateway.proxy.downstream.listeners import StartError
 
 if TYPE_CHECKING:
     from gateway.supervisor.fleet import Fleet
 
-    # Reports are large, live for a second and hold no cycles: to look through them costs rate limits up to 0.2 s.
-    gc.set_threshold(50_000, 20, 100)
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 

@@ -10,13 +10,13 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
-from gateway.access_settings import AccessSettings
-from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.access_log import AccessSettings
+from gateway.endpoints import Endpoint, EndpointGroup, Steering
 from gateway.gates import Gate
 from gateway.headers import Networks
-from gateway.metrics import CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.metrics import UNMATCHED, CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import CompressionSettings, Tags
@@ -29,8 +29,8 @@ from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitS
 from gateway.policies.retry import RetryBudget, RetrySettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
+from gateway.request_key import KeyPart
 from gateway.router import Router
-from gateway.steering import KeyPart, Steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class Upstream:
     dns_interval: float = 0.0
     """Seconds between two lookups of the names."""
     circuit_breaker: BreakerSettings | None = None
-    """Of each endpoint; the breakers themselves live in `proxy/breaking.py`."""
+    """Of each endpoint; the breakers themselves live in `proxy/upstream/circuit_breaker.py`."""
     gate: Gate | None = None
     """Its own limit on what is in flight."""
 
@@ -389,3 +389,7 @@ class Snapshot:
     """All there are."""
     access_log: AccessSettings | None = None
     """For what no route took."""
+
+
+EMPTY: Final = Snapshot(ServerSettings((), "", Networks()), Names(), Router(()), (), (), RouteMetrics(UNMATCHED), "")
+"""What runs before the first configuration: no listener, so no request sees it."""

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.core import Metric
 
 from gateway.metrics import GatewayMetrics, ReloadMetrics, StoreMetrics
-from gateway.supervisor.counting import FleetMetrics
+from gateway.supervisor.metrics import FleetMetrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROMETHEUS: Final = ROOT / "deploy/prometheus"

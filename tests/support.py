@@ -22,6 +22,8 @@ from gateway.app import App
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, RouteMetrics, UpstreamMetrics
 from gateway.ports import Resolver
+from gateway.proxy.downstream.half_close import ASK_AFTER, LOOK_EVERY
+from gateway.proxy.downstream.http1_connection import Http1Connection
 from gateway.proxy.plane import DataPlane
 
 PATIENCE: Final = 8.0
@@ -36,6 +38,9 @@ STARTS_WITHIN: Final = 60.0
 
 AT_ONCE: Final = 2000
 """Turns of the loop in which everything that waits for nothing but bytes on the way has happened."""
+
+LOOKED_FOR: Final = 2 * (ASK_AFTER + LOOK_EVERY)
+"""Seconds in which a client that has sent a FIN has been looked for, so that one which is gone would have been found out."""
 
 _HEAD_END: Final = re.compile(rb"\r\n\r\n")
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -593,6 +598,10 @@ class Gateway:
         """Its data plane."""
         return self.app.plane
 
+    def client_connections(self) -> list[Http1Connection]:
+        """The connections of its clients."""
+        return [connection for connection in self.plane.connections if isinstance(connection, Http1Connection)]
+
     @property
     def metrics(self) -> GatewayMetrics:
         """What it counts."""
@@ -611,7 +620,7 @@ class Gateway:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        name = self.app.doors[0].sockets[0].getsockname()
+        name = self.app.runtime.doors[0].sockets[0].getsockname()
         return name[0], name[1]
 
     @property

@@ -1,9 +1,10 @@
-"""The rules of the tree that no linter knows: sizes, which file has a test, what every module and every test says."""
+"""The rules of the tree that no linter knows: sizes, circles, which file has a test, what every module and every test says."""
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 GATEWAY = ROOT / "gateway"
 TESTS = ROOT / "tests"
 MAX_LINES = 400
+MAX_FILES = 16
 
-PURE = ("errors", "headers", "metrics", "router")
-"""Modules of the pure core that decide something. `ports` and `snapshot` only declare."""
+PURE = ("endpoints", "errors", "gates", "headers", "metrics", "router")
+DECLARED = ("access_log", "policies", "ports", "request_key", "snapshot")
+"""The pure core: modules that decide something, and those that only declare. Each policy has a test of its own."""
 
 SOURCES = sorted(GATEWAY.rglob("*.py"))
 TEST_SOURCES = sorted(TESTS.rglob("*.py"))
@@ -62,6 +65,14 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     module = tree(path)
 
     assert ast.get_docstring(module) or (path.name == "__init__.py" and not module.body)
+
+
+def test_every_module_of_the_core_is_listed() -> None:
+    """The contract of the pure core and the lists above name the same modules."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    core = next(contract["source_modules"] for contract in contracts if contract["name"].startswith("The core decides"))
+
+    assert sorted(core) == sorted(f"gateway.{module}" for module in PURE + DECLARED)
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -114,3 +125,78 @@ def patterns(module: ast.Module) -> Iterator[str]:
 def test_no_pattern_has_possessive_groups(path: Path) -> None:
     """Python before 3.11.5 matches possessive and atomic groups wrongly (cpython#106052); a possessive class is right."""
     assert [text for text in patterns(tree(path)) if re.search(r"\)(?:[*+?]|\{[\d,]+\})\+|\(\?>", text)] == []
+
+
+# -- circles and rooms -------------------------------------------------------------------------------------------------
+
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
+
+CIRCLES_ALLOWED = ("gateway.proxy",)
+"""Packages that still have circles."""
+
+ROOMS_ALLOWED = ("gateway/control",)
+"""Folders that still have too many files."""
+
+
+def needed(module: str) -> set[str]:
+    """The modules that the imports name, those for types only too. A name that a package passes on belongs to the package."""
+    found: set[str] = set()
+    for node in ast.walk(tree(MODULES[module])):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: imports are absolute"
+            names = [full if (full := f"{node.module}.{alias.name}") in MODULES else str(node.module) for alias in node.names]
+        else:
+            continue
+        found.update(name for name in names if name in MODULES)
+    return found - {module}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of more than one module (Tarjan 1972)."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        numbers[module] = lowest[module] = len(numbers)
+        stack.append(module)
+        for other in sorted(graph[module]):
+            if other not in numbers:
+                visit(other)
+                lowest[module] = min(lowest[module], lowest[other])
+            elif other in stack:
+                lowest[module] = min(lowest[module], numbers[other])
+        if lowest[module] == numbers[module]:
+            circle = [stack.pop()]
+            while circle[-1] != module:
+                circle.append(stack.pop())
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    for module in sorted(graph):
+        if module not in numbers:
+            visit(module)
+    return found
+
+
+def test_circles_are_found() -> None:
+    """The search itself: two circles that touch are one, and what only leads to a circle is not in it."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"c"}, "e": {"f"}, "f": {"e"}, "g": {"a"}}
+
+    assert sorted(circles(graph)) == [["b", "c", "d"], ["e", "f"]]
+
+
+def test_no_modules_import_one_another() -> None:
+    """No circle of imports, those under `TYPE_CHECKING` included: each module is understood after those below it."""
+    found = circles({module: needed(module) for module in MODULES})
+
+    assert [circle for circle in found if not all(module.startswith(CIRCLES_ALLOWED) for module in circle)] == []
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in SOURCES}), ids=name)
+def test_no_room_is_crowded(room: Path) -> None:
+    """A folder of more than 16 Python files is split."""
+    assert len(list(room.glob("*.py"))) <= MAX_FILES or name(room) in ROOMS_ALLOWED

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.access_settings import AccessNames, AccessSettings
+from gateway.access_log import AccessNames, AccessSettings
 from gateway.control.access import AccessLog
 from gateway.control.effective import Value, effective_log
 from gateway.control.schema import Config
 from gateway.control.units import format_duration
-from gateway.proxy.access_entry import ECS, FLAT, OTEL, key, line_template, refused_template
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL, key, line_template, refused_template
 
 FORMATS: Final[dict[str, AccessNames]] = {"flat": FLAT, "otel": OTEL, "ecs": ECS}
 
@@ -37,6 +37,7 @@ def access_settings(config: Config, index: int | None, config_hash: str) -> Acce
         fallback_key=b"," + key(names, "fallback_for"),
         breaker_key=b"," + key(names, "breaker"),
         attempts_key=b"," + key(names, "attempt_log"),
+        backoff=b"," + key(names, "backoff_ms") + names.duration_form,
         optional=written.query or bool(written.headers.request or written.headers.response),
         query_key=b"," + key(names, "query") if written.query else b"",
         redact=frozenset(name.encode("utf-8") for name in written.redact),

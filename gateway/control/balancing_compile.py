@@ -9,8 +9,9 @@ from hashlib import blake2b
 from gateway.control.balancing import LoadBalancing
 from gateway.control.balancing import Sticky as StickyConfig
 from gateway.control.schema import NO_FALLBACK, Config, Route, Upstream
+from gateway.endpoints import Steering, Sticky
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
-from gateway.steering import KeyPart, Steering, Sticky
+from gateway.request_key import KeyPart
 
 
 def balancing_settings(balancing: LoadBalancing) -> BalancingSettings:

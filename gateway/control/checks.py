@@ -24,7 +24,6 @@ from gateway.control.values import did_you_mean, one_of
 from gateway.headers import HOP_BY_HOP
 from gateway.policies.timeout import TimeoutSettings
 
-_DEFAULT_CONNECT: Final = TimeoutSettings().connect
 _DEFAULT_REQUEST: Final = TimeoutSettings().request
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")

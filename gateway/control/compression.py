@@ -13,7 +13,7 @@ from gateway.control import units, values
 from gateway.control.model import Model, setting
 from gateway.control.values import OFF, OneOrMany, OrOff, choice, invalid, text_value
 from gateway.policies.compression import CODINGS, Breach
-from gateway.proxy.coders import LEVELS
+from gateway.proxy.bodies.coders import LEVELS
 
 ON: Final = "on"
 

@@ -17,7 +17,7 @@ from gateway.control.units import format_size
 from gateway.metrics import GatewayMetrics
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate
 from gateway.policies.decompression import DecompressionSettings
-from gateway.proxy.coders import DEFAULT_LEVELS, LIBRARIES, coder
+from gateway.proxy.bodies.coders import DEFAULT_LEVELS, LIBRARIES, coder
 from gateway.snapshot import Compression, FieldEdits
 
 Row = tuple[str, str, str]

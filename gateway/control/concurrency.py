@@ -11,11 +11,11 @@ from pydantic.json_schema import JsonSchemaValue
 from gateway.control import units, values
 from gateway.control.model import Model, required, setting
 from gateway.control.values import OrOff, did_you_mean, invalid, one_of, text_value
+from gateway.policies import NEVER
 from gateway.policies.concurrency import RANKS
 
 SHARE_PATTERN: Final = r"^[0-9]{1,3}(\.[0-9]+)?%$"
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
-NEVER: Final = float("inf")
 
 
 def _parse_share(text: str) -> float:

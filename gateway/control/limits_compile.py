@@ -24,8 +24,8 @@ from gateway.policies.rate_limit import (
     policy_item,
     rule_of,
 )
+from gateway.request_key import KeyPart
 from gateway.snapshot import Limit, LimitTier, RedisSettings
-from gateway.steering import KeyPart
 
 _STEADY = frozenset({KeyPart.CLIENT_IP, KeyPart.HOST, KeyPart.ROUTE, KeyPart.CONSTANT})
 

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.access_settings import AccessNames
+from gateway.access_log import AccessNames
 from gateway.control.units import UnitError, parse_duration
-from gateway.proxy.access_entry import ECS, FLAT, OTEL
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 """C0 and C1 controls, and characters that hide or turn text around."""
 _STATUS: Final = re.compile(r"([1-5])xx|([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", re.IGNORECASE)
-_MILLISECONDS: Final = ("duration_ms", "upstream_ms", "overhead_ms", "ttfb_ms")
+_MILLISECONDS: Final = ("duration_ms", "queue_ms", "backoff_ms", "upstream_ms", "overhead_ms", "ttfb_ms")
 _LONGEST_LINE: Final = 1 << 20
 _COLOURS: Final = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
 _RESET: Final = "\x1b[0m"

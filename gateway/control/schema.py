@@ -58,7 +58,6 @@ EDITS_OFF = FieldEdits()
 """What `off` stands for: this very object."""
 
 ServerTiming = Annotated[str, *choice("on_request", "always", "off")]
-Switch = Annotated[bool, Field(description="`true` or `false`.")]
 
 
 RateLimits = Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)]

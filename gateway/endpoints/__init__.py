@@ -1,6 +1,7 @@
 """Endpoints and the group they form: the live side of an upstream."""
 
-from gateway.endpoints.endpoint import Endpoint
-from gateway.endpoints.group import DEFAULT, EndpointGroup, GroupSettings, GroupWatcher, introduce
+from gateway.endpoints.group import Endpoint, EndpointGroup, GroupWatcher
+from gateway.endpoints.introduce import introduce
+from gateway.endpoints.settings import DEFAULT, GroupSettings, Steering, Sticky
 
-__all__ = ["DEFAULT", "Endpoint", "EndpointGroup", "GroupSettings", "GroupWatcher", "introduce"]
+__all__ = ["DEFAULT", "Endpoint", "EndpointGroup", "GroupSettings", "GroupWatcher", "Steering", "Sticky", "introduce"]

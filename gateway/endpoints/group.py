@@ -1,4 +1,4 @@
-"""The group that the endpoints of an upstream form: who may take an exchange, and who takes the next one.
+"""The endpoints of an upstream and the group that they form: who may take an exchange, and who takes the next one.
 
 `available` is computed when something changes (`refresh`), not per request: on the healthy path a pick costs what the
 balancer costs. What depends on time alone (an ejection that ends, a slow start) is looked at when `due` has come.
@@ -7,52 +7,197 @@ balancer costs. What depends on time alone (an ejection that ends, a slow start)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, Protocol
 
-from gateway.endpoints.endpoint import Endpoint
+from gateway.endpoints.settings import DEFAULT, GroupSettings
 from gateway.errors import Failed
-from gateway.policies.circuit_breaker import NEVER
-from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ejected, too_many
-from gateway.policies.health import REST_429, AvailabilitySettings, State, least_healthy, rests
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import Breaker
+from gateway.policies.ejection import in_a_row, lasts, most_ejected, too_many
+from gateway.policies.health import REST_429, AvailabilitySettings, EndpointState, least_healthy, ramp, rests
 from gateway.policies.load_balancing import (
     Algorithm,
     Balancer,
-    BalancingSettings,
     average_latency,
     balancer,
     decayed_latency,
     points_per_weight,
     sticky_value,
 )
+from gateway.ports import Pool
 
-_SERVING: Final = frozenset({State.HEALTHY, State.SLOW_START, State.RESTING})
+RAMP_STEP: Final = 1.0
+"""Seconds between two steps of a slow start."""
+_SERVING: Final = frozenset({EndpointState.HEALTHY, EndpointState.SLOW_START, EndpointState.RESTING})
 """With a share above 0."""
+
+
+class Endpoint:
+    """One address of an upstream. Settings are fixed; load, health and the pool are live. Instants are monotonic seconds."""
+
+    __slots__ = (
+        "address",
+        "authority",
+        "backup",
+        "breaker",
+        "breaker_open",
+        "cookie",
+        "ejected_for",
+        "ejected_until",
+        "ejections",
+        "errors",
+        "failures",
+        "group",
+        "guard",
+        "host",
+        "id",
+        "in_flight",
+        "label",
+        "latency",
+        "latency_at",
+        "path",
+        "permit",
+        "pool",
+        "port",
+        "probe_says",
+        "ramp_since",
+        "requests",
+        "rest_until",
+        "resting_share",
+        "share",
+        "since",
+        "state",
+        "tls",
+        "up",
+        "url",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        host: str,
+        port: int,
+        path: str,
+        tls: bool,
+        weight: int,
+        authority: bytes,
+        backup: bool = False,
+        address: str = "",
+    ) -> None:
+        self.url = url
+        """As it was written, normalised."""
+        self.host = host
+        """As it was written: a name or an address. TLS asks for it."""
+        self.address = address or host
+        """Where to connect to: the host, or the address that its name stands for."""
+        self.label = f"{url} ({address})" if address else url
+        """Unique in the group; for people, logs and metrics."""
+        self.id = blake2b(self.label.encode("utf-8"), digest_size=16).digest()
+        """Stands for the address where nobody needs to know it; the same in every gateway."""
+        self.port = port
+        self.path = path
+        """Unix socket path, or empty."""
+        self.tls = tls
+        self.weight = weight
+        self.backup = backup
+        """Takes exchanges only while too few others can."""
+        self.authority = authority
+        """What `Host` says when the upstream does not preserve the client's."""
+        self.requests = 0
+        """Sent to it so far: one per attempt."""
+        self.cookie = b""
+        """What the cookie of its group says for it; empty where no cookie keeps clients."""
+        self.in_flight = 0
+        self.latency = 0.0
+        """Average seconds to a response head, where the upstream balances by latency; 0: nothing known."""
+        self.latency_at = 0.0
+        """When it was last brought up to date."""
+        self.pool: Pool
+        self.group: EndpointGroup
+        """The one that new requests use."""
+
+        self.failures = 0
+        """Exchanges that failed in a row; answers such as 500 do not end the row."""
+        self.errors = 0
+        """The same with such answers."""
+        self.ejected_until = 0.0
+        """When the last ejection ends or ended."""
+        self.ejections = 0
+        """In a row."""
+        self.ejected_for = ""
+        self.up = True
+        """What active probes say; true without them."""
+        self.probe_says = ""
+        self.rest_until = 0.0
+        """Until when it asked to be left alone."""
+        self.resting_share = 1.0
+        """What it gets of its weight meanwhile."""
+        self.breaker_open = False
+        """The breaker admits nothing: it is open, or its probes are all on their way. Whoever sets it refreshes the group."""
+        self.breaker: Breaker | None = None
+        """Learns what became of each attempt."""
+        self.guard: Breaker | None = None
+        """The breaker while it must be asked for a permit: None on the healthy path, where `permit` is good."""
+        self.permit: object = None
+        """What an attempt must bring back when it is settled, so that the breaker knows of what time it speaks."""
+        self.ramp_since = -NEVER
+        """When it came back."""
+
+        self.state = EndpointState.HEALTHY
+        self.since = 0.0
+        """Of the state."""
+        self.share = 1.0
+        """What it gets of its weight now: 0 to 1."""
+
+    @property
+    def why(self) -> str:
+        """What led to the state, in words; empty for a healthy endpoint."""
+        if self.state is EndpointState.UNHEALTHY:
+            return self.probe_says
+        if self.state is EndpointState.EJECTED:
+            return self.ejected_for
+        return "Retry-After" if self.state is EndpointState.RESTING else ""
+
+    def judged(self, now: float, settings: AvailabilitySettings) -> EndpointState:
+        """The state it is in from now on; `share` is set with it."""
+        self.share = 1.0
+        if self.breaker_open:
+            return EndpointState.BREAKER_OPEN
+        if not self.up:
+            return EndpointState.UNHEALTHY
+        if now < self.ejected_until:
+            return EndpointState.EJECTED
+        if now < self.rest_until:
+            self.share = self.resting_share
+            return EndpointState.RESTING
+        # A breaker has a way back of its own.
+        if self.state in (EndpointState.UNHEALTHY, EndpointState.EJECTED) or (
+            self.state is EndpointState.RESTING and not self.resting_share
+        ):
+            self.ramp_since = now
+        self.share = ramp(settings, self.ramp_since, now)
+        return EndpointState.HEALTHY if self.share == 1.0 else EndpointState.SLOW_START
+
+    def changes_at(self, now: float) -> float:
+        """When time alone may change its state or share."""
+        if self.state is EndpointState.EJECTED:
+            return self.ejected_until
+        if self.state is EndpointState.RESTING:
+            return self.rest_until
+        return now + RAMP_STEP if self.state is EndpointState.SLOW_START else NEVER
 
 
 class GroupWatcher(Protocol):
     """Is told of what changes in a group. Must not raise; the group is whole again when it is called."""
 
-    def changed(self, endpoint: Endpoint, before: State) -> None:
+    def changed(self, endpoint: Endpoint, before: EndpointState) -> None:
         """The endpoint is in another state than before."""
 
     def panic_changed(self, group: EndpointGroup) -> None:
         """`group.panic` has changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSettings:
-    """How a group chooses among its endpoints."""
-
-    balancing: BalancingSettings = BalancingSettings()
-    availability: AvailabilitySettings = AvailabilitySettings()
-    ejection: EjectionSettings | None = None
-    """None: nothing that exchanges say puts an endpoint aside."""
-    secret: bytes = field(default=b"", repr=False)
-    """What the cookie that keeps a client is made with; empty: there is none."""
-
-
-DEFAULT: Final = GroupSettings()
 
 
 class EndpointGroup:
@@ -120,7 +265,7 @@ class EndpointGroup:
 
     def refresh(self, now: float) -> None:
         """Something that decides about availability or weight has changed, or `due` has come."""
-        changed: list[tuple[Endpoint, State]] = []
+        changed: list[tuple[Endpoint, EndpointState]] = []
         for endpoint in self.endpoints:
             before = endpoint.state
             state = endpoint.judged(now, self.settings.availability)
@@ -202,7 +347,7 @@ class EndpointGroup:
         if settings is None or not too_many(settings, endpoint.failures, endpoint.errors) or now < endpoint.ejected_until:
             return 0.0
         failures, endpoint.failures, endpoint.errors = endpoint.errors, 0, 0
-        out = sum(other.state in (State.UNHEALTHY, State.EJECTED) for other in self.endpoints)
+        out = sum(other.state in (EndpointState.UNHEALTHY, EndpointState.EJECTED) for other in self.endpoints)
         if out >= most_ejected(settings, len(self.endpoints)):
             return 0.0
         endpoint.ejections = in_a_row(settings, endpoint.ejections, endpoint.ejected_until, now)
@@ -236,25 +381,12 @@ class EndpointGroup:
         self._hold(endpoints, now)
 
 
-def introduce(endpoints: Sequence[Endpoint], before: Sequence[Endpoint], now: float, *, probed: bool) -> None:
-    """Those that are new get their share bit by bit, `probed` ones after their first probe; at once when all are new."""
-    known = set(before)
-    if known.isdisjoint(endpoints):
-        return
-    for endpoint in endpoints:
-        if endpoint not in known:
-            endpoint.ramp_since = endpoint.since = now
-            if probed:
-                endpoint.up = False
-                endpoint.probe_says = "not probed yet"
-
-
 def _fit(endpoints: Sequence[Endpoint], least: int) -> list[Endpoint]:
     """Those that are healthy; with fewer than `least`, also those that have asked to be left alone."""
     fit = [endpoint for endpoint in endpoints if endpoint.state in _SERVING and endpoint.share]
     if len(fit) < max(1, least):
         for endpoint in endpoints:
-            if endpoint.state is State.RESTING and not endpoint.share:
+            if endpoint.state is EndpointState.RESTING and not endpoint.share:
                 endpoint.share = 1.0
                 fit.append(endpoint)
     return fit

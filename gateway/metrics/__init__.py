@@ -6,7 +6,7 @@ values come from the configuration or from closed sets: routes, upstreams, known
 """
 
 from gateway.metrics.compression import CodingMetrics, CompressionMetrics
-from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics
+from gateway.metrics.concurrency import ConcurrencyMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
 from gateway.metrics.limits import (
@@ -36,7 +36,6 @@ __all__ = [
     "ConcurrencyMetrics",
     "GatewayMetrics",
     "Histogram",
-    "LagMetrics",
     "LimitMetrics",
     "ReloadMetrics",
     "RouteMetrics",

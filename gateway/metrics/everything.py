@@ -122,7 +122,7 @@ class GatewayMetrics:
         if self.store is not None:
             yield from store_families(self.store)
         overhead = HistogramFamily(
-            "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream and queues"
+            "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream, queues and back-off"
         )
         overhead.add_histogram((), self.overhead)
         yield overhead

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 
 from gateway.metrics.families import ROWS_AT_ONCE, CounterFamily, Family, GaugeFamily, HistogramFamily, Row
 
-State: TypeAlias = list[list[Any]]
+Pieces: TypeAlias = list[list[Any]]
 """The pieces of one worker."""
 _Rows: TypeAlias = dict[tuple[str, ...], Any]
 _Head: TypeAlias = tuple[str, str, tuple[str, ...], tuple[float, ...] | None]
@@ -55,7 +55,7 @@ def pieces(families: Iterable[Metric]) -> Iterator[list[Any]]:
         yield [family.name, family.documentation, family.kind, labels, bounds, rows]
 
 
-def label_values(state: State, *names: str) -> Iterator[tuple[str, ...]]:
+def label_values(state: Pieces, *names: str) -> Iterator[tuple[str, ...]]:
     """The values that these labels have together somewhere in a state."""
     for _, _, _, labels, _, rows in state:
         if set(names) <= set(labels):
@@ -92,16 +92,6 @@ class Joined:
             yield _family(name, head, _added(name, head, self._tables[name]))
 
 
-def merged(states: Iterable[State]) -> Iterator[Metric]:
-    """The families of these states as one."""
-    joined = Joined()
-    for state in states:
-        joined.begin()
-        for piece in state:
-            joined.add(piece)
-    return joined.families()
-
-
 def _know(heads: dict[str, _Head], name: str, text: str, kind: str, labels: list[str], bounds: list[float] | None) -> None:
     """A family without rows does not know its bounds."""
     if name not in heads or heads[name][3] is None:
@@ -132,7 +122,7 @@ class Sums:
         self._heads: dict[str, _Head] = {}
         self._rows: dict[str, _Rows] = {}
 
-    def add(self, state: State, *, gauges: bool = True) -> None:
+    def add(self, state: Pieces, *, gauges: bool = True) -> None:
         """One more worker. `gauges=False`: it has ended, only what it has counted still holds."""
         for name, text, kind, labels, bounds, rows in state:
             if kind == "gauge" and not gauges:
@@ -149,7 +139,7 @@ class Sums:
             rows = self._rows[name]
             self._rows[name] = {key: rows[key] for key in rows if wanted(dict(zip(labels, key, strict=True)))}
 
-    def state(self) -> State:
+    def state(self) -> Pieces:
         """The sums as a state, to be added elsewhere."""
         return [
             [name, text, kind, labels, bounds, list(self._rows[name].items())]

@@ -11,7 +11,7 @@ from gateway.metrics.families import CounterFamily, GaugeFamily
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerMetrics:
     """One place for a worker, whichever process fills it."""
 
     name: str
@@ -23,7 +23,7 @@ class Worker:
     """Resident bytes."""
 
 
-def worker_families(workers: Iterable[Worker]) -> Iterator[Metric]:
+def worker_families(workers: Iterable[WorkerMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them."""
     known, labels = list(workers), ["worker"]
     yield GaugeFamily("gateway_worker_up", "1 while the worker serves", labels, [((one.name,), one.up) for one in known])

@@ -1,6 +1,6 @@
 """Whether a response is compressed, and with which coding (RFC 9110 8.4.1, 12.5.3); what becomes of its fields then.
 
-Pure: field lines in, decisions and field lines out. The encoders are in `proxy/coders.py`.
+Pure: field lines in, decisions and field lines out. The encoders are in `proxy/bodies/coders.py`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def negotiate(accept: bytes | None, codings: tuple[bytes, ...]) -> Choice:
     return Choice(at if best >= identity else -1, plain=identity > 0)
 
 
-# -- reasons -----------------------------------------------------------------------------------------------------------
+# -- why a response was not compressed ---------------------------------------------------------------------------------
 
 STATUS: Final = "status"
 """Partial content, or a status without content."""
@@ -137,11 +137,7 @@ SIZE: Final = "size"
 SET_COOKIE: Final = "set_cookie"
 CREDENTIALS: Final = "credentials"
 
-REASONS: Final = (STATUS, CODED, NO_TRANSFORM, OPT_OUT, NOT_ACCEPTED, TYPE, SIZE, SET_COOKIE, CREDENTIALS)
-"""Why a response was not compressed."""
-
-
-_NEVER: Final = frozenset({204, 205, 206, 304})
+_UNCODED_STATUSES: Final = frozenset({204, 205, 206, 304})
 
 
 # -- the fields of a response ------------------------------------------------------------------------------------------
@@ -302,7 +298,7 @@ def knows_as_weak(condition: bytes | None, tag: bytes, *, unknown: bool) -> bool
 
 def forbidden(settings: CompressionSettings, fields: Fields, choice: Choice, status: int, length: int, exempt: str = "") -> str:
     """Why this response is not compressed for this client, or nothing. `length` -1: unknown; `exempt`: the request's reason."""
-    if status in _NEVER:
+    if status in _UNCODED_STATUSES:
         return STATUS
     reason = fields.reason
     if reason and (reason != TYPE or choice.plain):

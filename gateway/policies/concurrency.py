@@ -32,7 +32,7 @@ RANKS: Final = tuple(priority.name.lower() for priority in Priority)
 """The word for each rank."""
 
 
-class State(Enum):
+class WaiterState(Enum):
     """What has become of a waiter."""
 
     WAITING = "waiting"
@@ -45,8 +45,8 @@ class State(Enum):
     GONE = "gone"
 
 
-_WAITING: Final = State.WAITING
-_GRANTED: Final = State.GRANTED
+_WAITING: Final = WaiterState.WAITING
+_GRANTED: Final = WaiterState.GRANTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Limiter:
             if other > rank or standing:
                 waiter, _ = queue.popitem(last=not standing)
                 self.waiting -= 1
-                waiter.state = State.DISPLACED
+                waiter.state = WaiterState.DISPLACED
                 return waiter
         return None
 
@@ -176,7 +176,7 @@ class Limiter:
             waiter, _ = queue.popitem(last=self._standing(rank, now))
             self.waiting -= 1
             if waiter.due <= now:
-                waiter.state = State.EXPIRED
+                waiter.state = WaiterState.EXPIRED
             else:
                 waiter.state = _GRANTED
                 self.in_flight += 1
@@ -190,4 +190,4 @@ class Limiter:
             self.waiting -= 1
         elif waiter.state is _GRANTED:
             self.in_flight -= 1
-        waiter.state = State.GONE
+        waiter.state = WaiterState.GONE

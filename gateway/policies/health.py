@@ -14,7 +14,7 @@ REST_429: Final = 0.5
 """The share of its weight that an endpoint keeps that said 429. Mostly one client is meant, and others must not pay much."""
 
 
-class State(Enum):
+class EndpointState(Enum):
     """What an endpoint is at the moment; of several, the first that holds."""
 
     BREAKER_OPEN = "breaker_open"

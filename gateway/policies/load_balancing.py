@@ -36,7 +36,7 @@ _UNKNOWN_SECONDS: Final = 1e6
 _GOLDEN: Final = 0.6180339887498949
 
 
-class Loaded(Protocol):
+class EndpointLoad(Protocol):
     """What the policy may know about an endpoint."""
 
     @property
@@ -73,7 +73,7 @@ class Balancer(Protocol):
     is the only one. `key` is what `consistent_hash` goes by; None: the request has none.
     """
 
-    def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int: ...
+    def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int: ...
 
 
 class _Draw:
@@ -128,7 +128,7 @@ class TwoChoices:
         self._count = len(weights)
         self._others = self._count - 1
 
-    def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
+    def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
         """See `Balancer`."""
         draw = self._draw
         if draw.bounds:
@@ -165,7 +165,7 @@ class LeastInFlight:
     def __init__(self, weights: Sequence[float]) -> None:
         self._draw = _Draw(weights)
 
-    def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
+    def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
         """See `Balancer`."""
         draw = self._draw
         first = draw.one(chance)
@@ -191,7 +191,7 @@ class Latency:
     def __init__(self, weights: Sequence[float]) -> None:
         self._draw = _Draw(weights)
 
-    def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
+    def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
         """See `Balancer`."""
         draw = self._draw
         if draw.count == 1:
@@ -206,7 +206,7 @@ class Latency:
         return first if _cost(a) * weights[second] <= _cost(b) * weights[first] else second
 
 
-def _cost(endpoint: Loaded) -> float:
+def _cost(endpoint: EndpointLoad) -> float:
     in_flight = endpoint.in_flight
     if not endpoint.latency:
         return _UNKNOWN_SECONDS * in_flight
@@ -246,7 +246,7 @@ class RoundRobin:
         self._turns: list[tuple[float, int]] = []
         """Due time and index of every endpoint, as a heap; empty with equal weights, and before the first pick."""
 
-    def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
+    def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
         """See `Balancer`; `chance` says where the turns begin."""
         if self._draw.bounds:
             return self._due(chance, avoid)
@@ -298,7 +298,7 @@ class ConsistentHash:
         self._points = [point for point, _ in ring]
         self._owners = [index for _, index in ring]
 
-    def pick(self, endpoints: Sequence[Loaded], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
+    def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
         """See `Balancer`; without a key, two choices."""
         if key is None or len(endpoints) == 1:
             return self._two.pick(endpoints, chance, avoid)

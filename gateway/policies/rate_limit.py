@@ -1,7 +1,7 @@
 """Rate limits: how much of a quota is left, when more of it is, and what the client is told.
 
 Three algorithms behind one settings type. All count in whole microseconds and in units of cost, and none looks at anything
-but its own state: the shells (`proxy/limit_store.py` and its Lua twin) keep the state and agree to the last bit.
+but its own state: the shells (`proxy/rate_limit_store/local.py` and its Lua twin) keep the state and agree to the last bit.
 
 - `sliding_window`: two counters, this window's and the last one's, weighted by how much of that still overlaps. Approximate: it
   takes the last window's requests as evenly spread. A client that times its requests against that gets at most twice the

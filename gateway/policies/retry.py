@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import mktime_tz, parsedate_tz
 from enum import Enum
 from typing import Final
 
@@ -24,7 +23,6 @@ LEAST_ATTEMPT: Final = 0.001
 KEY_CONFLICTS: Final = frozenset({409, 422})
 """How a server answers an `Idempotency-Key` whose request is still running, or was another one: repeating does not help."""
 
-_RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _KEY: Final = re.compile(rb"^idempotency-key:[ \t]*([^ \t\r\n][^\r\n]*)\r?$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -149,24 +147,6 @@ def repeatable(settings: RetrySettings, method: bytes, fields: bytes, status: in
     if method in IDEMPOTENT:
         return True
     return settings.idempotency_key and status not in KEY_CONFLICTS and len(_KEY.findall(fields)) == 1
-
-
-def retry_after(fields: bytes, wall: float) -> float | None:
-    """Seconds that a response asks to wait (RFC 9110 10.2.3), as a number or a date; None: it does not, or not legibly.
-
-    `fields` are its field lines with CRLF, `wall` the seconds since the epoch.
-    """
-    match = _RETRY_AFTER.search(fields)
-    if match is None:
-        return None
-    value = match[1]
-    if value.isdigit():
-        return float(value[:12])
-    try:
-        parsed = parsedate_tz(value.decode("latin-1"))
-        return None if parsed is None else max(0.0, mktime_tz(parsed) - wall)
-    except (ValueError, OverflowError):
-        return None
 
 
 # -- the budget --------------------------------------------------------------------------------------------------------

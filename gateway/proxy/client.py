@@ -1,136 +1,140 @@
-"""One client connection as a connection: who is at the other end, and how to close it without losing or faking an answer."""
+"""The client of an exchange, as the steps know it: who asks, and where the answer goes. They know no wire format.
+
+HTTP/1.1 (`downstream/`) is one implementation: there a client is a connection. Field lines are version-neutral: a list of
+blocks that joined are complete lines, each with its CRLF, without those that frame a message.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
-from time import monotonic
-from typing import TYPE_CHECKING, Final
-
-from gateway.errors import Failure
-from gateway.headers import forwarded_node, normalise_host, parse_address
-from gateway.proxy.connection import Alarm, Connection
-from gateway.proxy.plane import DataPlane
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from gateway.ports import Check
-    from gateway.proxy.limit_store import Counter
-    from gateway.snapshot import Limit
+    from gateway.proxy.bodies.body import Sink
+    from gateway.proxy.bodies.tunnel import Tunnel
+    from gateway.proxy.connection import Alarm, Connection, Source
+    from gateway.proxy.plane import DataPlane
+    from gateway.proxy.rate_limit_store.local import Counter
+    from gateway.proxy.wire.http1_request import RequestFields
+    from gateway.proxy.wire.http1_response import ResponseHead
+    from gateway.snapshot import Limit, Route, Snapshot
 
-_RESET: Final = struct.pack("ii", 1, 0)
+
+Matched: TypeAlias = (
+    "tuple[Snapshot, RequestFields, bytes, bytes, int, Route, bytes, bytes, bytes, int, tuple[tuple[str, bytes], ...]]"
+)
+"""What a request matched: snapshot, fields, method, target and minor version it holds for; then the route, and of the exchange
+`host_field`, `host`, `path`, `query_at` and `parameters`."""
 
 
-class ClientConnection(Connection):
-    """The facts that hold for all requests of a connection. `DownstreamConnection` adds the requests."""
+class Client:
+    """Who sent a request, and where its response goes. Abstract: what has no body here belongs to the protocol below."""
 
-    __slots__ = (
-        "_host",
-        "_host_field",
-        "alarm",
-        "closing",
-        "forwarded_line",
-        "limit_key",
-        "limits_asked",
-        "peer",
-        "peer_node",
-        "peer_text",
-        "plane",
-        "scheme",
-        "trusted",
-        "via_line",
-    )
+    if not TYPE_CHECKING:
+        __slots__ = ()  # the attributes are in the slots of subclasses
 
-    def __init__(self, plane: DataPlane, scheme: bytes) -> None:
-        super().__init__()
-        self.plane = plane
-        self.scheme = scheme
-        self.peer: IPv4Address | IPv6Address | None = None
-        self.peer_node = b""
-        """The peer's address as `X-Forwarded-For` names it."""
-        self.peer_text = b""
-        """The same for the access log; empty on a Unix socket."""
-        self.limit_key: bytes | None = None
-        """The peer as a key of rate limits; made when first needed."""
-        self.limits_asked: tuple[tuple[Limit, ...], bytes, list[Check], list[Counter]] | None = None
-        """The limits last asked, the host, and the checks: the same again when nothing but peer and host decides."""
-        self.trusted = False
-        self.forwarded_line = b""
-        self.via_line = plane.via_line
-        self.closing = False
-        """No further request is read."""
-        self.alarm = Alarm(plane.loop, self.time_passed)
-        self._host_field = b""
-        self._host: bytes | None = b""
+    plane: DataPlane
+    alarm: Alarm
+    """The one timer of the exchange."""
 
-    def meet(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport, and note who is there and whether to believe it."""
-        self.adopt(transport)
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            self.peer = parse_address(str(name[0]))
-            self.peer_node = self.peer_text = str(self.peer).encode("ascii")
-            self.renew()
-        else:
-            self.peer_node = forwarded_node(None)
-        self.forwarded_line = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (self.peer_node, self.scheme)
+    # -- who asks ------------------------------------------------------------------------------------------------------
 
-    def renew(self) -> None:
-        """Another snapshot holds: look anew at what is remembered from the last one."""
-        self.via_line = self.plane.via_line
-        self.trusted = self.peer is not None and self.peer in self.plane.snapshot.server.trusted_proxies
-
-    def time_passed(self, now: float) -> None:
-        """The timer rang."""
-        raise NotImplementedError
+    scheme: bytes
+    peer: IPv4Address | IPv6Address | None
+    """The address at the other end; None on a Unix socket."""
+    peer_node: bytes
+    """The peer's address as `X-Forwarded-For` names it."""
+    peer_text: bytes
+    """The peer's address in the access log; empty on a Unix socket."""
+    trusted: bool
+    """The peer is a trusted proxy: what it says about its own client is believed."""
+    forwarded_line: bytes
+    """`X-Forwarded-For` and `X-Forwarded-Proto` as complete lines, for requests that bring none worth keeping."""
+    via_line: bytes
+    limit_key: bytes | None
+    """The peer as a key of rate limits; made when first needed."""
+    limits_asked: tuple[tuple[Limit, ...], bytes, list[Check], list[Counter]] | None
+    """The limits last asked, the host, and the checks: valid again when nothing but peer and host decides."""
+    matched: Matched | None
+    """The last match: clients repeat their requests, and then nothing is looked up."""
 
     def host_of(self, field: bytes) -> bytes | None:
-        """The normalised host of a Host value; remembered, since clients send the same one again and again."""
-        if field != self._host_field:
-            self._host = normalise_host(field)
-            self._host_field = field
-        return self._host
+        """The normalised host of a Host value; None when it is not valid."""
+        raise NotImplementedError
 
     def came_by_us(self, via: tuple[bytes, ...]) -> bool:
-        """Our own pseudonym stands in the request's `Via`: it has come round (RFC 9110 7.3)."""
-        name = self.plane.snapshot.server.name.encode("ascii")
-        return any(member.split()[1:2] == [name] for value in via for member in value.split(b","))
+        """Our own pseudonym stands in the request's `Via`: the request has come round (RFC 9110 7.3)."""
+        raise NotImplementedError
 
-    # -- closing -----------------------------------------------------------------------------------------------------
+    # -- is it there, does it take what it is sent -----------------------------------------------------------------------
 
-    def close_behind_output(self) -> None:
-        """Close when the client has taken what it was sent; a client that stalls is cut by the timer."""
-        self.closing = True
-        now = monotonic()
-        self.watch_output(now)
-        self.transport.close()
+    ended: bool
+    """The client sends no more: it has left, or only finished sending."""
+    write_paused: bool
+    stalled_since: float
+    """When the client stopped taking bytes (monotonic seconds), or NEVER."""
+    reading_paused: bool
+    source: Source | None
+    """Who produces what is written to the client; it is held while the client takes no more."""
+
+    def check_progress(self, now: float) -> None:
+        """Move `stalled_since` when the client has taken bytes since the last look."""
+        raise NotImplementedError
+
+    def gone(self) -> bool:
+        """The client has reset the exchange, whether that has been reported or not."""
+        raise NotImplementedError
+
+    def pause_reading(self) -> None:
+        """Take no more of the request body for now."""
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        """Take bytes of the request body again."""
+        raise NotImplementedError
+
+    # -- the answer ------------------------------------------------------------------------------------------------------
+
+    def interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx on (RFC 9110 15.2), if this client may get it."""
+        raise NotImplementedError
+
+    def respond(self, status: int, reason: bytes, lines: list[bytes], content: bytes, length: int) -> None:
+        """Send a whole response. `length` is what to say of its size: that of `content`, that of what a GET would get (HEAD,
+        304), or -1 for nothing."""
+        raise NotImplementedError
+
+    def open(self, status: int, reason: bytes, lines: list[bytes], length: int) -> Sink:
+        """Begin a response whose body is fed to the sink that is returned.
+
+        The head goes out with the first bytes, or when the sink is flushed. `length` -1: not known; then the end of the
+        connection may be all that shows the end of the body, and the exchange is marked so (`framed`).
+        """
+        raise NotImplementedError
+
+    def switch(
+        self, lines: list[bytes], head: ResponseHead, upstream: Connection, first: bytes, on_closed: Callable[[], None]
+    ) -> Tunnel:
+        """Pass the 101 on and join the client with `upstream`, whose `first` bytes go ahead of what follows."""
+        raise NotImplementedError
 
     def cut(self, *, flush: bool) -> None:
-        """Close so that a broken message cannot be taken for a whole one: `flush` when its framing shows that it is cut."""
-        if flush:
-            self.close_behind_output()
-            return
-        self.closing = True
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        """End a response that is not complete so that it cannot be taken for a whole one; with `flush` behind what is on its
+        way, because the framing shows that it is cut."""
+        raise NotImplementedError
 
-    def watch_output(self, now: float) -> None:
-        """Look soon whether the client takes what it was sent."""
-        self.alarm.set(now + self.plane.snapshot.server.timeouts.write_stall / 4, now)
+    def abort(self) -> None:
+        """Drop the client at once."""
+        raise NotImplementedError
 
-    def check_output(self, now: float) -> None:
-        """Cut a client that has stopped taking what it was sent."""
-        self.check_progress(now)
-        if now - self.stalled_since < self.plane.snapshot.server.timeouts.write_stall:
-            self.watch_output(now)
-            return
-        self.count_error(Failure.WRITE_TIMEOUT)
-        self.transport.abort()
+    # -- the exchange ----------------------------------------------------------------------------------------------------
 
-    def count_error(self, failure: Failure) -> None:
-        """Count a failure that belongs to the connection and to no request."""
-        errors = self.plane.metrics.protocol_errors
-        errors[failure.code] = errors.get(failure.code, 0) + 1
+    def waits(self) -> None:
+        """The exchange has begun to wait in a queue: one who seems to have left is asked at once."""
+        raise NotImplementedError
+
+    def exchange_over(self) -> None:
+        """The exchange has ended; the next request may begin."""
+        raise NotImplementedError

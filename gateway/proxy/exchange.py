@@ -1,4 +1,4 @@
-"""One request and its response: the facts, the marks, and the coroutine that lives them.
+"""One request and its response: the facts, the marks, its attempts, and the coroutine that lives it.
 
 The coroutine (`pipeline.serve`) is driven by the callbacks of the two connections, not by an asyncio task: a task costs
 about 5 µs per request on CPython 3.11, a step here 0.2 µs. The rule that makes it simple: a coroutine suspends with
@@ -12,29 +12,30 @@ import logging
 import types
 from collections.abc import Coroutine, Generator
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.connection import NEVER
-from gateway.proxy.heads import edited_lines, own_answer
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.gates import Gate
     from gateway.policies.concurrency import Waiter
-    from gateway.proxy.body import Body
-    from gateway.proxy.http1 import RequestHead
-    from gateway.proxy.http1_response import ResponseHead
-    from gateway.proxy.retrying import Tries
-    from gateway.proxy.server import DownstreamConnection
-    from gateway.proxy.tunnel import Tunnel
-    from gateway.proxy.upstream import UpstreamConnection
+    from gateway.proxy.bodies.body import Body
+    from gateway.proxy.bodies.tunnel import Tunnel
+    from gateway.proxy.client import Client
+    from gateway.proxy.upstream.connection import UpstreamConnection
+    from gateway.proxy.wire.http1_request import RequestHead
+    from gateway.proxy.wire.http1_response import ResponseHead
     from gateway.snapshot import Route, Snapshot, Upstream
 
 _log = logging.getLogger("gateway")
 
 _DEADLINE: Final = Failure.DEADLINE  # looked up on its Enum class it costs 0.07 µs on CPython 3.11
+
+MAX_RECORDED: Final = 32
+"""Attempts that are recorded one by one; a request has fewer by far."""
 
 
 def _decoded(text: bytes) -> bytes:
@@ -47,25 +48,101 @@ def suspend() -> Generator[None, None, None]:
     yield
 
 
+class Attempt:
+    """One attempt to have the request answered by one endpoint. It occupies its connection (`upstream.connection.Occupant`)."""
+
+    __slots__ = (
+        "began",
+        "connection",
+        "dispatched_at",
+        "endpoint",
+        "failed",
+        "permit",
+        "racing",
+        "reused",
+        "route",
+        "stale",
+        "upstream",
+        "x",
+    )
+
+    def __init__(self, x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, permit: object, began: float) -> None:
+        self.x = x
+        self.route = route
+        self.upstream = upstream
+        self.endpoint = endpoint
+        self.permit = permit
+        """What the endpoint's circuit breaker gave for it."""
+        self.began = began
+        self.dispatched_at = 0.0
+        """When the request was sent (monotonic); 0 while it is not, and once the attempt is settled."""
+        self.connection: UpstreamConnection | None = None
+        self.reused = False
+        """The connection was a kept one."""
+        self.stale = False
+        """The kept connection turned out to be closed."""
+        self.failed: Failed | None = None
+        self.racing = False
+        """Others are under way beside it: a failure concerns this attempt alone."""
+
+    def wake(self) -> None:
+        """Something has happened on its connection."""
+        self.x.wake()
+
+    def fail(self, failed: Failed) -> None:
+        """The attempt is lost, and unless it has company the exchange learns it where it waits."""
+        if not self.racing:
+            self.x.fail(failed)
+            return
+        self.failed = self.failed or failed
+        self.x.wake()
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx has come. Of several attempts only one will be the answer, so none of theirs is passed on."""
+        if not self.racing:
+            self.x.client.interim(head)
+
+
+class Tries:
+    """What is remembered between the attempts of one request."""
+
+    __slots__ = ("attempt_number", "backoff", "fresh", "log", "retries")
+
+    def __init__(self) -> None:
+        self.attempt_number = 1
+        """Attempts that count against `max_retries`. The name is tenacity's: its wait strategies read nothing else."""
+        self.retries = 0
+        self.backoff = 0.0
+        """Seconds waited between attempts, because the back-off or an upstream's `Retry-After` asked for it."""
+        self.fresh = False
+        """A kept connection was stale: the next attempts take new ones."""
+        self.log: list[dict[str, Any]] = []
+
+    def record(self, endpoint: Endpoint, outcome: str, seconds: float, **why: str) -> None:
+        """One attempt is over. `why` says by `retry` or `no_retry` why another follows or not."""
+        if len(self.log) < MAX_RECORDED:
+            self.log.append({"endpoint": endpoint.url, "outcome": outcome, "ms": round(seconds * 1000, 3), **why})
+
+
 class Exchange:
-    """State of one request; see the module's docstring. Times are monotonic seconds."""
+    """State of one request. Times are monotonic seconds."""
 
     __slots__ = (
         "_coroutine",
         "_raised",
         "_running",
+        "added",
         "answer",
+        "attempt",
         "attempts",
         "budget",
         "client",
-        "client_connection",
+        "client_ip",
         "coding",
         "committed",
         "deadline",
-        "dispatched_at",
         "due",
         "due_failure",
-        "endpoint",
         "failure",
         "framed",
         "head",
@@ -73,7 +150,6 @@ class Exchange:
         "host_field",
         "keep_alive",
         "legacy_limit_lines",
-        "limit_lines",
         "parameters",
         "path",
         "query_at",
@@ -91,13 +167,12 @@ class Exchange:
         "tries",
         "tunnel",
         "upstream",
-        "upstream_connection",
         "upstream_seconds",
         "waiter",
     )
 
-    def __init__(self, connection: DownstreamConnection, snapshot: Snapshot, head: RequestHead, now: float) -> None:
-        self.client_connection = connection
+    def __init__(self, client: Client, snapshot: Snapshot, head: RequestHead, now: float) -> None:
+        self.client = client
         self.snapshot = snapshot
         self.head = head
         self.started = now
@@ -110,7 +185,8 @@ class Exchange:
         self.query_at = -1
         """Where `?` stands in the target, or -1."""
         self.parameters: tuple[tuple[str, bytes], ...] = ()
-        self.client: IPv4Address | IPv6Address | None = None
+        self.client_ip: IPv4Address | IPv6Address | None = None
+        """The client's address as trusted proxies tell it; None: the peer's."""
         self.request_id = b""
         self.request_body: Body | None = None
         self.response_body: Body | None = None
@@ -127,16 +203,15 @@ class Exchange:
         """When the current phase has taken too long, with `due_failure`; NEVER while progress of a body is what counts."""
         self.due_failure: Failure | None = _DEADLINE
         """What is wrong then; None: nothing, it is only time to go on."""
-        self.dispatched_at = 0.0
         self.upstream: Upstream | None = None
         """That of the route, or its fallback."""
-        self.upstream_connection: UpstreamConnection | None = None
-        self.upstream_seconds = 0.0
+        self.attempt: Attempt | None = None
+        """The attempt under way, or the last one."""
         self.attempts = 0
-        """Begun so far, with those that got no connection."""
+        """Attempts begun so far, with those that got no connection."""
+        self.upstream_seconds = 0.0
         self.tries: Tries | None = None
         """The attempts one by one, from the first that failed."""
-        self.endpoint: Endpoint | None = None
         self.slots: tuple[Gate, ...] = ()
         """Gates where the exchange holds a slot."""
         self.waiter: Waiter | None = None
@@ -153,10 +228,10 @@ class Exchange:
         self.coding = b""
         """The content coding that was applied to the response here."""
         self.tunnel: Tunnel | None = None
-        self.limit_lines = b""
-        """Complete `RateLimit` field lines for the response."""
+        self.added = b""
+        """Complete field lines that the steps add to the response, whoever makes it."""
         self.legacy_limit_lines = b""
-        """The same in the old words, for a response that has none of its own."""
+        """Rate limit fields in the old words, for a response that has none of its own."""
         self._coroutine: Coroutine[None, None, None] | None = None
         self._running = False
         self._raised: Failed | None = None
@@ -182,7 +257,7 @@ class Exchange:
 
     # -- what the steps ask ------------------------------------------------------------------------------------------
 
-    def limit(self, due: float, failure: Failure | None, now: float) -> None:
+    def expect_by(self, due: float, failure: Failure | None, now: float) -> None:
         """The current phase must be over at `due`, else the exchange fails so, or is woken when `failure` is None.
 
         NEVER: watch the body's progress instead.
@@ -192,7 +267,14 @@ class Exchange:
         if due == NEVER:
             timeouts = self.snapshot.server.timeouts
             due = now + min(timeouts.body_idle, timeouts.write_stall, 1.0)
-        self.client_connection.alarm.set(due, now)
+        self.client.alarm.set(due, now)
+
+    def overhead(self, seconds: float) -> float:
+        """What the gateway itself took of `seconds` since the start: neither the upstream, nor waits that a policy ordered."""
+        seconds -= self.upstream_seconds + self.queued
+        if self.tries is not None:
+            seconds -= self.tries.backoff
+        return seconds if seconds > 0.0 else 0.0
 
     def request_is_read(self) -> bool:
         """The whole request has been received, so the connection can carry another."""
@@ -202,7 +284,7 @@ class Exchange:
         """A request field that routes match on, by lower-case name; forwarding fields only from trusted peers."""
         head = self.head
         value = head.fields.values.get(name)
-        if value is None and head.fields.forwarded is not None and self.client_connection.trusted:
+        if value is None and head.fields.forwarded is not None and self.client.trusted:
             value = head.fields.forwarded.get(name)
         if value is None and name == b"upgrade":
             value = head.upgrade or None
@@ -217,29 +299,6 @@ class Exchange:
                     name, _, value = pair.partition(b"=")
                     values.setdefault(_decoded(name), _decoded(value))
         return values
-
-    def send_own(self, status: int, lines: tuple[bytes, ...], body: bytes) -> None:
-        """Send a complete response made here. It counts as the answer of this exchange."""
-        client = self.client_connection
-        self.status = status
-        with_body = self.head.method != b"HEAD"
-        self.response_bytes = len(body) if with_body else 0
-        if self.route is not None and self.route.response_edits is not None:
-            lines = edited_lines(lines, self.route.response_edits)
-        lines = (*lines, self.snapshot.names.request_id_line + self.request_id)
-        if self.limit_lines or self.legacy_limit_lines:
-            lines = (*lines, (self.limit_lines + self.legacy_limit_lines)[:-2])
-        client.transport.write(
-            own_answer(
-                status,
-                lines,
-                body,
-                date=client.plane.date,
-                keep_alive=self.keep_alive,
-                minor=self.head.minor,
-                with_body=with_body,
-            )
-        )
 
     def _step(self, failed: Failed | None) -> None:
         coroutine = self._coroutine
@@ -256,10 +315,10 @@ class Exchange:
             except Exception:  # noqa: BLE001 - a bug must cost one connection, not the loop's callback
                 self._coroutine = None
                 _log.exception("an exchange ended in an error of the gateway")
-                self.client_connection.transport.abort()
+                self.client.abort()
             self._running = False
             failed, self._raised = self._raised, None
             if failed is None or self._coroutine is None:
                 break
         if self._coroutine is None:
-            self.client_connection.exchange_over(self)
+            self.client.exchange_over()

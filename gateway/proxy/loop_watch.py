@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.policies.concurrency import RANKS
 from gateway.policies.overload import Overload
-from gateway.proxy.admission import let_in
+from gateway.proxy.queues import let_in
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane

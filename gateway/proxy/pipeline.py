@@ -1,6 +1,6 @@
 """THE LIFE OF A REQUEST, in order. Order is semantics, so it is written once, here, and not assembled from middlewares.
 
-1. Read the snapshot, once: the request lives in that world to its last byte (`server.py` binds it to the exchange).
+1. Read the snapshot, once: the request lives in that world to its last byte (it is bound when the exchange is made).
 2. Match the route, on the normalised path and the host that will be forwarded; refuse what is ambiguous.
 3. Start the deadline: every later time limit is cut from it.
 4. Choose the upstream: that of the route, or its fallback. Admit locally, the cheapest refusal first: what cannot succeed,
@@ -9,7 +9,7 @@
    and takes no place in the queue.
 5. Rate limits: all of the route in one question; behind every refusal that costs less, so that none spends quota. The slot is
    held meanwhile, or it would be gone when the quota is spent; a denial gives it back at once.
-6. Forward: the attempt loop in `forward.py`.
+6. Forward: the attempt loop in `attempts/forward.py`.
 7. Shape the response: fields, content coding. 8. Stream it. 9. Finish, whatever happened: metrics, access log, release.
 
 Before the commit point (the final response head is written) a failure becomes a response; after it the only honest act is
@@ -24,19 +24,18 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies import timeout
-from gateway.proxy import heads
-from gateway.proxy.access_entry import access_line
-from gateway.proxy.admission import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
-from gateway.proxy.breaking import raise_refusal, refusal
-from gateway.proxy.coding import prepare
+from gateway.proxy.access_log.line import access_line
+from gateway.proxy.attempts.circuit_breaker import raise_refusal, refusal
+from gateway.proxy.attempts.forward import forward
+from gateway.proxy.attempts.load_balancing import fallback_for, gates_to
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.forward import forward
-from gateway.proxy.local import answer_locally, spend_forward
-from gateway.proxy.matching import identify, match
-from gateway.proxy.rate_limiting import ask_limits, refuse_if_denied, wait_for_limits
-from gateway.proxy.refusals import answer_again
-from gateway.proxy.responding import send_coded, send_whole, stream, switch
-from gateway.proxy.steering import fallback_for, gates_to
+from gateway.proxy.steps.compression import prepare
+from gateway.proxy.steps.match import match
+from gateway.proxy.steps.max_in_flight import answered, not_answered, rank_of, release, shed, take_slots, wait_for_slots
+from gateway.proxy.steps.own_answer import answer_locally, answer_options, forwards_spent
+from gateway.proxy.steps.problem import send_problem
+from gateway.proxy.steps.rate_limit import ask_limits, refuse_if_denied, wait_for_limits
+from gateway.proxy.steps.response import send_coded, send_whole, stream, switch
 
 if TYPE_CHECKING:
     from gateway.snapshot import Route
@@ -48,7 +47,7 @@ async def serve(x: Exchange) -> None:
     """Live one request from its head to its last byte. Never raises."""
     try:
         # 1 – 2
-        route = x.route = x.route or match(x)
+        route = x.route = match(x)
         route.metrics.in_flight += 1
         # 3
         start_deadline(x, route)
@@ -60,7 +59,7 @@ async def serve(x: Exchange) -> None:
             prepare(x, route.compression)
         if upstream is not None:
             rank = route.rank if not x.snapshot.names.priority else rank_of(x, route)
-            if rank >= x.client_connection.plane.shed_from:
+            if rank >= x.client.plane.shed_from:
                 shed(x, rank)
             gates = route.gates if upstream is route.upstream else gates_to(route, upstream)
             if gates and not take_slots(x, gates, rank):
@@ -72,8 +71,8 @@ async def serve(x: Exchange) -> None:
         # 5
         if route.rate_limit is not None and (asked := ask_limits(x, route, route.rate_limit)) is not None:
             await wait_for_limits(x, route, asked)
-        if x.head.fields.max_forwards >= 0 and spend_forward(x):
-            pass
+        if x.head.fields.max_forwards >= 0 and forwards_spent(x):
+            answer_options(x)
         elif upstream is None:
             answer_locally(x, route)
         else:
@@ -106,54 +105,13 @@ async def serve(x: Exchange) -> None:
         finish(x)
 
 
-def refused_at_once(x: Exchange) -> bool:
-    """Steps 1 to 4 and 9 in short, for a request whose upstream its breakers have shut off: as it is with many of them, they
-    must cost little. False: the request goes its ordinary way; its route may be known already.
-    """
-    if x.head.target[0] != 0x2F or not x.request_is_read():
-        return False
-    try:
-        route = x.route = match(x)
-    except Exception:  # noqa: BLE001 - on the ordinary way it happens again, and is dealt with
-        return False
-    upstream = route.upstream
-    if upstream is None or upstream.group.available or route.fallback is not None:
-        return False
-    failed = refusal(upstream)
-    if failed is None:
-        return False
-    x.upstream = upstream
-    route.metrics.in_flight += 1
-    refuse(x, failed)
-    finish(x)
-    return True
-
-
-def refused_again(x: Exchange) -> bool:
-    """The same for a request that equals `x`, which was refused so, to the byte: what was found out about `x` holds for it."""
-    route, upstream = x.route, x.upstream
-    assert route is not None
-    assert upstream is not None
-    if upstream.group.available:
-        return False
-    x.started = monotonic()
-    failed = refusal(upstream)
-    if failed is None:
-        return False
-    identify(x)
-    route.metrics.in_flight += 1
-    refuse(x, failed)
-    finish(x)
-    return True
-
-
 # -- 3: the deadline ---------------------------------------------------------------------------------------------------
 
 
 def start_deadline(x: Exchange, route: Route) -> None:
     """The budget runs from the complete request; while a client uploads, its progress is watched instead."""
     given = None
-    if x.client_connection.trusted and x.head.fields.values:
+    if x.client.trusted and x.head.fields.values:
         given = timeout.parse_budget_ms(x.head.fields.values.get(x.snapshot.names.budget, b""))
     budget = timeout.budget(route.timeout, given)
     x.budget = budget
@@ -184,12 +142,12 @@ def admit(x: Exchange, route: Route) -> bool:
             raise Failed(Failure.CONTENT_TOO_LARGE, close=True)
     elif head.expect_continue:
         head.expect_continue = False
-    if head.fields.via and x.client_connection.came_by_us(head.fields.via):
+    if head.fields.via and x.client.came_by_us(head.fields.via):
         raise Failed(Failure.LOOP, close=True)
     if head.upgrade:
         if head.upgrade not in route.upgrades or head.method != b"GET" or body is not None:
             head.upgrade = b""
-        elif x.client_connection.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
+        elif x.client.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
             raise Failed(Failure.TUNNEL_LIMIT)
     return True
 
@@ -200,7 +158,7 @@ def admit(x: Exchange, route: Route) -> bool:
 def refuse(x: Exchange, failed: Failed) -> None:
     """The one place that turns a failure into what the client sees."""
     failure = x.failure = failed.failure
-    client = x.client_connection
+    client = x.client
     if x.committed:
         x.keep_alive = False
         client.cut(flush=x.framed and failure is not Failure.WRITE_TIMEOUT)
@@ -212,11 +170,7 @@ def refuse(x: Exchange, failed: Failed) -> None:
         return
     if failed.close or not x.request_is_read():
         x.keep_alive = False
-    name = x.route.name if x.route is not None else None
-    if failed.ready is not None and answer_again(x, failed, name):
-        return
-    body = heads.problem_body(failed, name, x.request_id)
-    x.send_own(failure.status, heads.problem_lines(failed, x.snapshot.server.name, x.route), body)
+    send_problem(x, failed)
 
 
 # -- 9: finish ---------------------------------------------------------------------------------------------------------
@@ -228,8 +182,7 @@ def finish(x: Exchange) -> None:
     if x.slots:
         release(x, now)
     seconds = now - x.started
-    client = x.client_connection
-    plane = client.plane
+    plane = x.client.plane
     route = x.route
     metrics = x.snapshot.unmatched
     if route is not None:
@@ -248,11 +201,14 @@ def finish(x: Exchange) -> None:
             x.upstream.metrics.retried_well += 1
         else:
             x.upstream.metrics.retried_in_vain += 1
+    overhead = 0.0
     if x.tunnel is None:
-        overhead = seconds - x.upstream_seconds - x.queued
-        plane.metrics.overhead.observe(overhead if overhead > 0 else 0.0)
+        overhead = x.overhead(seconds)
+        plane.metrics.overhead.observe(overhead)
     log = plane.log
     if log is not None:
         settings = x.snapshot.access_log if route is None else route.access_log
-        if settings is not None and (line := access_line(x, settings, seconds)) is not None:
+        if settings is not None and (line := access_line(x, settings, seconds, overhead)) is not None:
             log.record(line)
+    # An attempt and its exchange know each other: neither is to wait for the collector of garbage.
+    x.attempt = None

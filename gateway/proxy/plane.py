@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
+from gateway.metrics.top_keys import TopKeys
 from gateway.policies.overload import NOBODY
-from gateway.policies.top_keys import TopKeys
 from gateway.ports import LimitStore, LogSink
-from gateway.proxy.admission import let_in
-from gateway.proxy.breaking import Breakers
-from gateway.proxy.coding import Threads
-from gateway.proxy.http1 import RequestReader, request_kinds
-from gateway.proxy.limit_store import LocalStore
-from gateway.proxy.standing import Standing
+from gateway.proxy.bodies.coding_threads import CodingThreads
+from gateway.proxy.queues import let_in
+from gateway.proxy.rate_limit_store.local import LocalStore
+from gateway.proxy.upstream.circuit_breaker import Breakers
+from gateway.proxy.upstream.health import Standing
+from gateway.proxy.wire.http1_request import RequestReader, request_kinds
 from gateway.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from gateway.proxy.server import DownstreamConnection
+
+class PlaneConnection(Protocol):
+    """What the plane asks of the connections of its clients."""
+
+    def renew(self) -> None:
+        """Another snapshot holds: look anew at what is remembered from the last one."""
+
+    def close_when_idle(self) -> None:
+        """Draining: read no further request."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def local_address(self) -> object:
+        """The address that the client connected to, as `socket.getsockname` has it."""
 
 
 class DataPlane:
@@ -57,14 +70,14 @@ class DataPlane:
         self.loop = loop
         self.metrics = metrics
         self.log = log
-        self.connections: set[DownstreamConnection] = set()
+        self.connections: set[PlaneConnection] = set()
         self.draining = False
         self.breakers = Breakers()
         self.local_counts = LocalStore(snapshot.server.limits.rate_limit_keys)
         """Rate limits in process: all of them, or those whose store is in trouble."""
         self.limit_store = limit_store or self.local_counts
         self.top_keys = TopKeys()
-        self.threads = Threads(loop)
+        self.threads = CodingThreads(loop)
         self.shed_from = NOBODY
         """Requests of this rank and of lower ones are refused: the event loop is late."""
         self.date = http_date(time())
@@ -134,4 +147,4 @@ class DataPlane:
     def abort(self) -> None:
         """Cut every connection."""
         for connection in list(self.connections):
-            connection.transport.abort()
+            connection.abort()

@@ -18,24 +18,23 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway import __version__
-from gateway.control.admin import serve_admin
-from gateway.control.admin_breakers import AdminBreakers
-from gateway.control.admin_limits import AdminLimits
-from gateway.control.admin_reload import AdminReload
-from gateway.control.admin_token import AdminToken
-from gateway.control.aside import aside
+from gateway.control.admin.breaker_orders import Order, Shown
+from gateway.control.admin.listener import serve_admin
+from gateway.control.admin.pages import merged
 from gateway.control.compile import compile_config, process_name
 from gateway.control.dump import effective_config
 from gateway.control.load import Loaded
-from gateway.control.pages import merged
-from gateway.control.reload import Reloader, ReloadError
+from gateway.control.running.off_loop import off_loop
+from gateway.control.running.reload import Reloader, ReloadError
 from gateway.control.tls import TlsError
-from gateway.metrics import GatewayMetrics, ReloadMetrics
-from gateway.proxy.listening import StartError, bind_for, close_all
-from gateway.snapshot import Snapshot
-from gateway.supervisor.breakers import FleetBreakers
+from gateway.endpoints import Endpoint
+from gateway.metrics import GatewayMetrics, ReloadMetrics, UpstreamMetrics
+from gateway.proxy.downstream.listeners import StartError, bind_for, close_all
+from gateway.snapshot import EMPTY, Snapshot, UpstreamSettings
 from gateway.supervisor.channel import ChannelClosedError, RefusedError
-from gateway.supervisor.counting import Counting, FleetMetrics, NoPool
+from gateway.supervisor.circuit_breaker import FleetBreakers
+from gateway.supervisor.metrics import FleetMetrics
+from gateway.supervisor.rate_limit import FleetCounts
 from gateway.supervisor.slot import KEEP_SOCKETS, Files, Place, Slot, StartFailedError
 from gateway.supervisor.system import another, cause, lock_file, reap, unlink, wait_for
 
@@ -50,20 +49,37 @@ GRACE: Final = 5.0
 _log = logging.getLogger("gateway")
 
 
+class NoPool:
+    """The supervisor connects to no upstream."""
+
+    def __init__(self, endpoint: Endpoint, settings: UpstreamSettings, metrics: UpstreamMetrics) -> None:
+        """As a pool is made."""
+
+    def retire(self) -> None:
+        pass
+
+    def sweep(self, now: float) -> None:
+        pass
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+
 class Fleet:
-    """See the module's docstring. Also what the admin listener shows (`control.admin.AdminState`)."""
+    """The supervisor; what the admin listener shows is `control.admin.listener.Gateway`."""
 
     def __init__(self, loaded: Loaded, workers: int) -> None:
         self.loaded = loaded
         self.workers = workers
-        self.snapshot: Snapshot
+        self.snapshot = EMPTY
         self.reloads = ReloadMetrics(time.time())
         self.reloader = Reloader(self, self.reloads)
-        self._counting = Counting(self, loaded.config.server.limits.rate_limit_keys)
-        self._slots = [Slot(index, self._counting.serve, self._breaker) for index in range(workers)]
-        self.breakers = FleetBreakers(self._slots)
+        self._slots: list[Slot] = []
         self.metrics = FleetMetrics(self._slots, self.reloads)
-        self._token: str | None = None
+        self.counts = FleetCounts(self._slots, self.metrics, loaded.config.server.limits.rate_limit_keys)
+        self._breakers = FleetBreakers(self._slots)
+        self._slots += [Slot(index, self.counts.serve, self._breakers.heard) for index in range(workers)]
+        self.token: str | None = None
         self._lock = lock_file()
         """Locked while a worker writes to the access log."""
         self._changing = asyncio.Lock()
@@ -75,7 +91,7 @@ class Fleet:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
 
-    # -- AdminState --------------------------------------------------------------------------------------------------
+    # -- what the admin listener shows -----------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -94,17 +110,17 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Ask every worker for what it has counted until now."""
-        await self.reports()
+        await self.metrics.refresh()
         await self.metrics.look()
 
-    async def reports(self) -> None:
-        """Have every worker say what it has counted."""
-        await asyncio.gather(*(slot.refresh() for slot in self._slots))
-
     async def live(self, page: str) -> object:
-        """See `control.pages`: the pages of all workers as one."""
+        """The pages of all workers of this name as one."""
         pages = await self._everywhere("page", {"name": page})
         return merged(pages) if pages else []
+
+    async def order_breakers(self, order: Order) -> Shown:
+        """Have every worker obey an order of an operator. Raises UnknownError."""
+        return await self._breakers.order(order)
 
     async def _everywhere(self, kind: str, content: dict[str, Any]) -> dict[int, Any]:
         """The answers of the workers that answer."""
@@ -127,10 +143,10 @@ class Fleet:
     async def start(self) -> None:
         """Start all workers and the admin listener. Raises StartError."""
         loop = asyncio.get_running_loop()
-        self.snapshot, self._token = await aside(functools.partial(self._compiled, self.loaded, None))
+        self.snapshot, self.token = await off_loop(functools.partial(self._compiled, self.loaded))
         for one in self.snapshot.server.listeners:
             self._give(one.place, bind_for(one, self.workers))
-        await self._counting.change_store(self.snapshot)
+        await self.counts.change_store(self.snapshot)
         for result in await asyncio.gather(*map(self._start_worker, self._slots), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise StartError(str(result)) from None
@@ -138,13 +154,7 @@ class Fleet:
         for one in self.snapshot.server.listeners:
             _log.info("listening on %s, with %d workers", one, self.workers)
         self._tick = loop.create_task(self._ticking())
-        token = AdminToken(lambda: self._token)
-        pages = (
-            AdminLimits(lambda: self._counting, token),
-            AdminBreakers(self.breakers, token),
-            AdminReload(self.reloader, token),
-        )
-        self._admin = await serve_admin(self, self.loaded.config.admin.listen, pages)
+        self._admin = await serve_admin(self, self.loaded.config.admin.listen)
         self._watch = loop.create_task(self.reloader.run())
 
     async def _start_worker(self, slot: Slot) -> None:
@@ -152,16 +162,16 @@ class Fleet:
         await self._begin(slot)
 
     async def _begin(self, slot: Slot) -> None:
-        await slot.begin(self._content(self.loaded), self._lock, self.breakers.now)
+        await slot.begin(self._content(self.loaded), self._lock, self._breakers.now)
 
     def _give(self, place: Place, sockets: list[list[socket.socket]]) -> None:
         for slot, found in zip(self._slots, sockets, strict=True):
             slot.sockets[place] = found
 
-    def _compiled(self, loaded: Loaded, previous: Snapshot | None) -> tuple[Snapshot, str | None]:
+    def _compiled(self, loaded: Loaded) -> tuple[Snapshot, str | None]:
         """What the admin listener needs of a configuration. Raises StartError."""
         try:
-            snapshot = compile_config(loaded, GatewayMetrics(__version__), NoPool, previous)
+            snapshot = compile_config(loaded, GatewayMetrics(__version__), NoPool, self.snapshot)
             return snapshot, loaded.config.admin.secret("token")
         except (TlsError, OSError, ValueError) as error:
             raise StartError(str(error)) from None
@@ -171,9 +181,6 @@ class Fleet:
         server = loaded.data.get("server")
         data = loaded.data | {"server": (server or {}) | {"name": loaded.config.server.name or process_name()}}
         return {"data": data, "path": str(loaded.path), "hash": loaded.hash, "workers": self.workers}
-
-    def _breaker(self, worker: int, word: dict[str, Any]) -> None:
-        self.breakers.heard(worker, word)
 
     # -- keeping workers ---------------------------------------------------------------------------------------------
 
@@ -185,7 +192,7 @@ class Fleet:
             if self._stopping.is_set():
                 return
             slot.restarts += 1
-            delay = slot.delay()
+            delay = slot.delay(time.monotonic())
             _log.error("worker %d has ended (%s): another one starts in %.1f s", slot.index, cause(code), delay)
             if delay > KEEP_SOCKETS and self.ready:
                 slot.close_sockets()
@@ -226,7 +233,7 @@ class Fleet:
         own = os.getpid() == 1
         while True:
             await asyncio.sleep(1.0)
-            self._counting.local_counts.sweep()
+            self.counts.local_counts.sweep()
             for slot in self._slots:
                 slot.look()
             if own:
@@ -235,13 +242,13 @@ class Fleet:
     # -- one configuration after another -----------------------------------------------------------------------------
 
     async def change_to(self, loaded: Loaded) -> None:
-        """See `control.reload.Target`: every worker prepares, and when all can, all change."""
+        """Every worker prepares, and when all can, all change."""
         async with self._changing:
             if self._stopping.is_set():
                 raise ReloadError("the gateway is shutting down")
             opened: dict[Place, list[list[socket.socket]]] = {}
             try:
-                snapshot, token = await aside(functools.partial(self._compiled, loaded, self.snapshot))
+                snapshot, token = await off_loop(functools.partial(self._compiled, loaded))
                 known = {one.place for one in self.snapshot.server.listeners}
                 for one in snapshot.server.listeners:
                     if one.place not in known:
@@ -291,8 +298,8 @@ class Fleet:
         opened: dict[Place, list[list[socket.socket]]],
     ) -> None:
         former = self.snapshot
-        self.breakers.changed(former, snapshot)
-        self.loaded, self.snapshot, self._token = loaded, snapshot, token
+        self._breakers.changed(former, snapshot)
+        self.loaded, self.snapshot, self.token = loaded, snapshot, token
         for place, sockets in opened.items():
             self._give(place, sockets)
 
@@ -312,7 +319,7 @@ class Fleet:
                 for slot in self._slots:
                     close_all(slot.sockets.pop(one.place, []))
                 unlink(one.place)
-        await self._counting.change_store(snapshot)
+        await self.counts.change_store(snapshot)
         await self.refresh()
         await self.metrics.keep(snapshot)
 
@@ -364,10 +371,9 @@ class Fleet:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._admin is not None:
             await self._admin.cleanup()
-        await self._counting.stop()
+        await self.counts.stop()
         for slot in self._slots:
             slot.close_sockets()
-        if hasattr(self, "snapshot"):
-            for one in self.snapshot.server.listeners:
-                unlink(one.place)
+        for one in self.snapshot.server.listeners:
+            unlink(one.place)
         os.close(self._lock)

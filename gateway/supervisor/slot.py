@@ -15,8 +15,8 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from gateway.metrics.sums import State, Sums
-from gateway.proxy.listening import close_all
+from gateway.metrics.sums import Pieces, Sums
+from gateway.proxy.downstream.listeners import close_all
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
 
 STEADY: Final = 10.0
@@ -125,9 +125,9 @@ class Slot:
         self.report = {}
         return code
 
-    def delay(self) -> float:
-        """Seconds to wait before the next start, without jitter."""
-        self._early = 0 if monotonic() - self._started_at >= STEADY else self._early + 1
+    def delay(self, now: float) -> float:
+        """Seconds to wait before the next start of a worker that has ended `now`, without jitter."""
+        self._early = 0 if now - self._started_at >= STEADY else self._early + 1
         return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, min(20, self._early - 1)))
 
     def kill(self) -> None:
@@ -194,7 +194,7 @@ class Slot:
             self.report = report
 
 
-async def parts(report: dict[str, Any]) -> AsyncIterator[State]:
+async def parts(report: dict[str, Any]) -> AsyncIterator[Pieces]:
     """The metrics of a report, read in parts: there may be thousands of routes, and rate limits wait meanwhile."""
     for text in report.get("metrics", ()):
         yield orjson.loads(text)

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 
-from gateway.proxy.listening import bind
+from gateway.proxy.downstream.listeners import bind
 from gateway.snapshot import Listener
 from gateway.supervisor.slot import Place
 

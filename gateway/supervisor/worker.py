@@ -15,21 +15,20 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from gateway.app import App
-from gateway.control.aside import aside
 from gateway.control.load import Loaded, from_data
-from gateway.control.running import Member, Prepared
-from gateway.loops import loop_factory
+from gateway.control.running.off_loop import off_loop
+from gateway.control.running.runtime import Member, Prepared
+from gateway.event_loop import loop_factory
 from gateway.metrics.sums import pieces
-from gateway.proxy.listening import StartError, close_all
-from gateway.supervisor.breakers import WorkerBreakers
-from gateway.supervisor.channel import Channel, ChannelClosedError
+from gateway.proxy.downstream.listeners import StartError, close_all
+from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
+from gateway.supervisor.circuit_breaker import WorkerBreakers
 
 PUSH: Final = 1.0
 """Seconds between two reports: what a worker that is killed can lose of its counts."""
@@ -40,31 +39,13 @@ _log = logging.getLogger("gateway")
 
 
 class Worker:
-    """The worker's side of the channel."""
+    """The worker's side of the channel: until it starts, and around what it serves then."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._app: App | None = None
-        self._prepared: Prepared | None = None
-        self._member: Member
-        self._breakers: WorkerBreakers
-        self._reports = itertools.count(1)
+        self._orders: Orders | None = None
+        """None before the start."""
         self._ended = asyncio.Event()
         self._started = asyncio.Event()
-        self._orders: dict[str, Callable[[dict[str, Any], list[int]], Awaitable[object]]] = {
-            "hello": self._hello,
-            "start": self._start,
-            "prepare": self._prepare,
-            "commit": self._commit,
-            "abandon": self._abandon,
-            "state": self._state,
-            "page": self._page,
-            "forget": self._forget,
-            "breaker": self._breaker,
-            "breakers": self._order_breakers,
-            "reopen_logs": self._reopen_logs,
-            "drain": self._drain,
-            "stop": self._stop,
-        }
         self._channel = Channel(sock, self._obey)
 
     async def run(self) -> None:
@@ -73,7 +54,7 @@ class Worker:
         # The supervisor decides: a terminal or an init system signals whole groups of processes.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, lambda: None)
-        loop.add_signal_handler(signal.SIGTERM, self._drain_once)
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
         tasks = [loop.create_task(one) for one in (self._push(), self._mind_the_supervisor())]
         try:
             await self._serve()
@@ -88,61 +69,58 @@ class Worker:
         await asyncio.wait((started, ended), return_when=asyncio.FIRST_COMPLETED)
         for task in (started, ended):
             task.cancel()
-        app = self._app
-        if app is None:
+        if self._orders is None:
             return
+        app = self._orders.app
         try:
             if self._started.is_set():
                 await app.run_until_stopped()
         finally:
             await app.stop()
-            with contextlib.suppress(ChannelClosedError):
-                self._channel.send("report", await self._state({}, []))
+            await self._report(self._orders)
 
     async def _mind_the_supervisor(self) -> None:
         await self._channel.closed.wait()
         _log.warning("the supervisor has gone: draining")
-        self._drain_once()
+        self._drain()
 
     async def _push(self) -> None:
-        while True:
+        await self._started.wait()
+        while self._orders is not None:
             await asyncio.sleep(PUSH)
-            if self._started.is_set():
-                with contextlib.suppress(ChannelClosedError):
-                    self._channel.send("report", await self._state({}, []))
+            await self._report(self._orders)
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    async def _report(self, orders: Orders) -> None:
+        with contextlib.suppress(ChannelClosedError):
+            self._channel.send("report", await orders.state())
 
     async def _obey(self, kind: str, content: dict[str, Any], files: list[int]) -> object:
-        return await self._orders[kind](content, files)
-
-    async def _hello(self, content: dict[str, Any], files: list[int]) -> None:
-        """Whoever answers has loaded the program: all that takes long of a start."""
+        if kind == "hello":
+            return None  # whoever answers has loaded the program: all that takes long of a start
+        if kind == "start":
+            await self._start(content, files)
+        elif kind in ("drain", "stop"):
+            self._drain(at_once=kind == "stop")
+        elif self._orders is None:
+            raise RefusedError("the worker has not started yet")
+        else:
+            return await self._orders.obey(kind, content, files)
+        return None
 
     async def _start(self, content: dict[str, Any], files: list[int]) -> None:
         lock, *sockets = files
-        self._member = Member(content["workers"], self._connect, lock)
-        loaded = await self._loaded(content, sockets)
-        self._app = App(loaded, member=self._member)
+        member = Member(content["workers"], self._connect, lock)
+        app = App(await _loaded(content, sockets, member), member=member)
+        orders = self._orders = Orders(app, member, self._channel)
         try:
-            await self._app.start()
+            await app.start()
         except BaseException:
             self._ended.set()
             raise
-        self._breakers = WorkerBreakers(self._app.plane, self._channel)
-        self._breakers.begin(content)
+        orders.breakers.begin(content)
         gc.collect()
         gc.freeze()
         self._started.set()
-
-    async def _loaded(self, content: dict[str, Any], files: list[int]) -> Loaded:
-        rest = iter(files)
-        for host, port, path, count in content["listeners"]:
-            sockets = [socket.socket(fileno=next(rest)) for _ in range(count)]
-            for sock in sockets:
-                sock.setblocking(False)
-            self._member.sockets[host, port, path] = sockets
-        return await aside(functools.partial(from_data, content["data"], Path(content["path"]), content["hash"]))
 
     def _connect(self) -> socket.socket:
         """A new way to the process that counts: one end of a pair, the other goes to the supervisor."""
@@ -157,33 +135,75 @@ class Worker:
         ours.setblocking(False)
         return ours
 
+    def _drain(self, *, at_once: bool = False) -> None:
+        """Finish what is going on and end; `at_once` cuts it."""
+        if self._orders is None:
+            self._ended.set()
+            return
+        app = self._orders.app
+        if not app.draining:
+            app.signalled()
+        if at_once:
+            app.signalled()
+
+
+class Orders:
+    """What a worker that has a configuration does for its supervisor."""
+
+    def __init__(self, app: App, member: Member, channel: Channel) -> None:
+        self.app = app
+        self.breakers = WorkerBreakers(app.plane, channel)
+        self._member = member
+        self._prepared: Prepared | None = None
+        self._reports = itertools.count(1)
+
+    async def obey(self, kind: str, content: dict[str, Any], files: list[int]) -> object:
+        """Do one order. Raises what the supervisor is to be told as a refusal."""
+        match kind:
+            case "prepare":
+                await self._prepare(content, files)
+            case "commit":
+                await self._commit()
+            case "abandon":
+                await self._abandon()
+            case "state":
+                return await self.state()
+            case "page":
+                return await self.app.live(content["name"])
+            case "forget":
+                self.app.plane.forget_key(content["limit"].encode("ascii"), bytes.fromhex(content["key"]))
+            case "breaker":
+                self.breakers.heard(content)
+            case "breakers":
+                return self.breakers.obey(content)
+            case "reopen_logs":
+                self.app.reopen_logs()
+            case _:
+                raise RefusedError(f"unknown order {kind}")
+        return None
+
     async def _prepare(self, content: dict[str, Any], files: list[int]) -> None:
-        assert self._app is not None
         try:
-            self._prepared = await self._app.prepare(await self._loaded(content, files))
+            self._prepared = await self.app.runtime.prepare(await _loaded(content, files, self._member))
         finally:
-            self._close_left_over()
+            # Sockets of a preparation that did not come to them.
+            for sockets in self._member.sockets.values():
+                close_all(sockets)
+            self._member.sockets.clear()
 
-    def _close_left_over(self) -> None:
-        """Sockets of a preparation that did not come to them."""
-        for sockets in self._member.sockets.values():
-            close_all(sockets)
-        self._member.sockets.clear()
-
-    async def _commit(self, content: dict[str, Any], files: list[int]) -> None:
-        assert self._app is not None and self._prepared is not None
+    async def _commit(self) -> None:
+        assert self._prepared is not None
         prepared, self._prepared = self._prepared, None
-        await self._app.commit(prepared)
+        await self.app.runtime.commit(prepared)
 
-    async def _abandon(self, content: dict[str, Any], files: list[int]) -> None:
+    async def _abandon(self) -> None:
         prepared, self._prepared = self._prepared, None
-        if prepared is not None and self._app is not None:
-            await self._app.abandon(prepared)
+        if prepared is not None:
+            await self.app.runtime.abandon(prepared)
 
-    async def _state(self, content: dict[str, Any], files: list[int]) -> dict[str, Any]:
-        app, number = self._app, next(self._reports)
-        if app is None or not hasattr(app, "plane"):
-            return {"number": number, "metrics": [], "denied": [], "cpu": 0.0, "memory": 0}
+    async def state(self) -> dict[str, Any]:
+        """A report: what has been counted until now."""
+        app, number = self.app, next(self._reports)
         metrics: list[str] = []
         batch: list[list[Any]] = []
         for piece in pieces(app.metrics.collect()):
@@ -204,37 +224,16 @@ class Worker:
             "memory": _resident(),
         }
 
-    async def _page(self, content: dict[str, Any], files: list[int]) -> object:
-        assert self._app is not None
-        return await self._app.live(content["name"])
 
-    async def _forget(self, content: dict[str, Any], files: list[int]) -> None:
-        assert self._app is not None
-        self._app.plane.forget_key(content["limit"].encode("ascii"), bytes.fromhex(content["key"]))
-
-    async def _breaker(self, content: dict[str, Any], files: list[int]) -> None:
-        self._breakers.heard(content)
-
-    async def _order_breakers(self, content: dict[str, Any], files: list[int]) -> object:
-        return self._breakers.obey(content)
-
-    async def _reopen_logs(self, content: dict[str, Any], files: list[int]) -> None:
-        assert self._app is not None
-        self._app.reopen_logs()
-
-    async def _drain(self, content: dict[str, Any], files: list[int]) -> None:
-        self._drain_once()
-
-    async def _stop(self, content: dict[str, Any], files: list[int]) -> None:
-        self._drain_once()
-        if self._app is not None:
-            self._app.signalled()
-
-    def _drain_once(self) -> None:
-        if self._app is None:
-            self._ended.set()
-        elif not self._app.draining:
-            self._app.signalled()
+async def _loaded(content: dict[str, Any], files: list[int], member: Member) -> Loaded:
+    """The configuration of an order. The sockets that came with it are the member's."""
+    rest = iter(files)
+    for host, port, path, count in content["listeners"]:
+        sockets = [socket.socket(fileno=next(rest)) for _ in range(count)]
+        for sock in sockets:
+            sock.setblocking(False)
+        member.sockets[host, port, path] = sockets
+    return await off_loop(functools.partial(from_data, content["data"], Path(content["path"]), content["hash"]))
 
 
 def _resident() -> int:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.proxy.coders import LEVELS, coder
+from gateway.proxy.bodies.coders import LEVELS, coder
 from tests.bench import compression_clients
 from tests.bench.configs import _nginx
 from tests.bench.limits import _wait_for, pinned

@@ -26,7 +26,7 @@ from typing import Any, Final
 import aiohttp
 import httpx
 
-from gateway.proxy.coders import brotli, zstd
+from gateway.proxy.bodies.coders import brotli, zstd
 from tests.bench.limits import _wait_for, pinned
 from tests.bench.processes import free_port
 

@@ -54,8 +54,8 @@ def _without_metrics(config: str) -> None:
     from gateway.cli import main as command
     from gateway.metrics import Histogram
     from gateway.proxy import pipeline
-    from gateway.proxy.admission import release
     from gateway.proxy.exchange import Exchange
+    from gateway.proxy.steps.max_in_flight import release
 
     def finish(x: Exchange) -> None:
         if x.slots:

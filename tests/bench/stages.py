@@ -100,9 +100,10 @@ class World:
         from gateway.control.compile import compile_config
         from gateway.control.load import load
         from gateway.metrics import GatewayMetrics
+        from gateway.proxy.downstream.http1_connection import Http1Connection
         from gateway.proxy.plane import DataPlane
-        from gateway.proxy.server import DownstreamConnection
-        from gateway.proxy.upstream import EndpointPool, UpstreamConnection
+        from gateway.proxy.upstream.connection import UpstreamConnection
+        from gateway.proxy.upstream.pool import EndpointPool
 
         self.loop = _loop()
         self.metrics = GatewayMetrics("bench")
@@ -121,7 +122,7 @@ class World:
         self.origin.connection_made(Transport())
         self.endpoint.in_flight += 1
         pool.put(self.origin)
-        self.client = DownstreamConnection(self.plane, b"http")
+        self.client = Http1Connection(self.plane, b"http")
         self.client.connection_made(Transport())
 
     def exchange(self, requests: Sequence[bytes], answers: Sequence[bytes] = (ANSWER,)) -> Call:
@@ -174,7 +175,7 @@ def _read_request(messages: Sequence[bytes]) -> Callable[[], Call]:
 
 def _read_response(messages: Sequence[bytes]) -> Callable[[], Call]:
     def make() -> Call:
-        from gateway.proxy.http1_response import read_response
+        from gateway.proxy.wire.http1_response import read_response
 
         message, end = _in_turn(messages), messages[0].index(b"\r\n\r\n") + 4
         last = read_response(messages[0], end, b"x-request-id").fields
@@ -251,30 +252,41 @@ def _metrics() -> Call:
 
 def _upstream_head(request: bytes) -> Callable[[], Call]:
     def make() -> Call:
-        from gateway.proxy.heads import upstream_head
+        from gateway.proxy.steps.request_fields import host_for, request_lines
+        from gateway.proxy.wire.http1_writer import request_message
 
         world = World()
         world.client.data_received(request)
         exchange = world.client.exchange
         assert exchange is not None
-        return lambda: upstream_head(exchange, world.route, world.upstream, world.endpoint, b"/", exchange.started)
+        attempt = exchange.attempt
+        assert attempt is not None
+        now = exchange.started
+        return lambda: request_message(exchange.head, b"/", host_for(attempt), request_lines(attempt, now))
 
     return make
 
 
 def _client_head() -> Call:
-    from gateway.proxy.heads import client_head
-    from gateway.proxy.http1_response import read_response
+    from gateway.proxy.steps.response_fields import response_lines
+    from gateway.proxy.wire.http1_response import read_response
+    from gateway.proxy.wire.http1_writer import response_message
 
     world = World()
     world.client.data_received(SMALL)
     exchange, head = world.client.exchange, read_response(ANSWER, ANSWER.index(b"\r\n\r\n") + 4, b"x-request-id")
     assert exchange is not None
-    return lambda: client_head(exchange, world.route, head, 100, chunked=False)
+
+    def call() -> None:
+        lines = response_lines(exchange, world.route, head)
+        lines.append(b"Content-Length: %d\r\n" % 100)
+        response_message(head.status, head.reason, lines)
+
+    return call
 
 
 def _chunks() -> Call:
-    from gateway.proxy.framing import ChunkedDecoder
+    from gateway.proxy.wire.framing import ChunkedDecoder
 
     return lambda: ChunkedDecoder().feed(CHUNKS)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.errors import Failure
-from gateway.proxy.access_entry import ECS, FLAT, OTEL, line_template
+from gateway.proxy.access_log.line import ECS, FLAT, OTEL, line_template
 from tests.conftest import StartUpstream
 from tests.support import STARTS_WITHIN, Client, answers, eventually, proxy, refusing_port
 

@@ -12,8 +12,8 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request, TCPSite
 
-from gateway.control.admin import PAGES, make_admin_app, make_admin_runner
-from gateway.control.pages import LIVE
+from gateway.control.admin.listener import PAGES, make_admin_app, make_admin_runner
+from gateway.control.admin.pages import LIVE
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import Networks
 from gateway.metrics import GatewayMetrics

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.gates import Gate
-from gateway.proxy.leaving import ASK_AFTER, LOOK_EVERY
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
+    LOOKED_FOR,
     OK,
     Client,
     Gateway,
@@ -74,7 +74,10 @@ async def test_a_request_without_a_slot_waits_and_is_served(upstream: StartUpstr
 
     assert [(await first).status, (await second).status] == [200, 200]
     assert running.log.entries[0]["queue_ms"] == 0.0
-    assert running.log.entries[1]["queue_ms"] >= 90
+    waited = running.log.entries[1]
+    assert waited["queue_ms"] >= 90
+    parts = waited["queue_ms"] + waited["upstream_ms"] + waited["overhead_ms"]
+    assert parts == pytest.approx(waited["duration_ms"], abs=0.005)
     assert sum(gate(running).metrics.wait.counts) == 1
 
 
@@ -226,7 +229,7 @@ async def test_a_half_closed_client_keeps_its_place(upstream: StartUpstream, gat
     await client.send(GET)
     await eventually(lambda: gate(running).waiting == 1)
     client.half_close()
-    await time_passes(2 * (ASK_AFTER + LOOK_EVERY))
+    await time_passes(LOOKED_FOR)
     assert gate(running).waiting == 1
 
     answer(slow, 2)
@@ -535,7 +538,7 @@ async def test_an_adaptive_limit_follows_the_upstream(upstream: StartUpstream, g
 
 async def reload(running: Gateway, text: str) -> None:
     """Put another configuration into the running gateway."""
-    running.app.loaded.path.write_text(text, encoding="utf-8")
+    running.app.runtime.loaded.path.write_text(text, encoding="utf-8")
     assert (await running.app.reloader.reload("test")).ok
 
 

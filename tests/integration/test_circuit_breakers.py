@@ -13,8 +13,8 @@ import orjson
 import pytest
 from aiohttp import ClientSession
 
-from gateway.policies.circuit_breaker import State
-from gateway.proxy.breaking import EndpointBreaker
+from gateway.policies.circuit_breaker import BreakerState
+from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
@@ -292,7 +292,7 @@ async def test_only_the_bad_endpoint_is_shut_off(upstream: StartUpstream, gatewa
     bad, good = await upstream(answers(ERROR % 500)), await upstream(answers(OK))
     running = await gateway(breaking(bad.url, good.url))
     breakers = {one.endpoint.url: one.breaker for one in running.plane.breakers}
-    while breakers[bad.url].state is State.CLOSED:
+    while breakers[bad.url].state is BreakerState.CLOSED:
         await running.get()
     asked = len(bad.requests)
 
@@ -311,7 +311,7 @@ async def test_who_is_refused_by_a_ramp_goes_elsewhere(upstream: StartUpstream, 
     ramping.due = now
     ramping.advance(now)
     ramping.succeeded(ramping.admit(now, 0.0, 0), now, 0.0, 0.0)
-    assert ramping.state is State.RAMPING
+    assert ramping.state is BreakerState.RAMPING
     responses = await asyncio.gather(*(running.get() for _ in range(50)))
 
     assert {response.status for response in responses} == {200}
@@ -375,7 +375,7 @@ async def test_it_survives_a_reload(
     """An open breaker stays open unless its own settings are others now; so does the refusal of what it guards."""
     from gateway.control.compile import compile_config
     from gateway.control.load import load
-    from gateway.proxy.upstream import EndpointPool
+    from gateway.proxy.upstream.pool import EndpointPool
 
     origin = await upstream(answers(ERROR % 500))
     text = breaking(origin.url)
@@ -421,7 +421,7 @@ def token(tmp_path: Path) -> tuple[str, str]:
 
 
 async def test_what_a_breaker_sees_is_shown(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """State, counts and rates; once it is open, why, and when it probes."""
+    """BreakerState, counts and rates; once it is open, why, and when it probes."""
     origin = await upstream(answers(OK, ERROR % 500))
     running = await gateway(breaking(origin.url))
     await fail(running, 2)
@@ -500,7 +500,7 @@ async def test_what_the_command_refuses(
 
 
 async def test_metrics_tell_of_it(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """State, transitions and refusals are in /metrics, and /upstreams has a word for it."""
+    """BreakerState, transitions and refusals are in /metrics, and /upstreams has a word for it."""
     origin = await upstream(answers(ERROR % 500))
     running = await gateway(breaking(origin.url))
     await fail(running, 6)

@@ -13,7 +13,7 @@ import brotli
 import pytest
 from backports import zstd
 
-from gateway.proxy.coders import LIBRARIES
+from gateway.proxy.bodies.coders import LIBRARIES
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import PATIENCE, Behaviour, Client, Peer, Response, answers, drips, echoes_requests, eventually, proxy, turns
 
@@ -520,9 +520,9 @@ async def test_a_client_that_does_not_read_stops_the_upstream(upstream: StartUps
     client = await gate.client(limit=4096)
     await client.send(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: zstd\r\n\r\n")
     await client.head()
-    (connection,) = gate.plane.connections
-    assert connection.exchange is not None
-    towards = connection.exchange.upstream_connection
+    (connection,) = gate.client_connections()
+    assert connection.exchange is not None and connection.exchange.attempt is not None
+    towards = connection.exchange.attempt.connection
     assert towards is not None
     # Nothing moves then until the client reads.
     await eventually(lambda: connection.write_paused and towards.reading_paused)

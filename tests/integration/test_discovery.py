@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from gateway.control.load import load
-from gateway.control.resolver import SystemResolver
+from gateway.control.running.resolver import SystemResolver
 from gateway.endpoints import Endpoint
-from gateway.policies.health import State
+from gateway.policies.health import EndpointState
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
 from tests.integration.test_health import balanced, endpoints, picked, says
@@ -74,7 +74,7 @@ async def test_each_address_is_an_endpoint(upstream: StartUpstream, gateway: Sta
 
     assert set(await picked(running)) == {b"1", b"2", b"3"}
     assert addresses(running) == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-    assert [one.state for one in endpoints(running)] == [State.HEALTHY] * 3
+    assert [one.state for one in endpoints(running)] == [EndpointState.HEALTHY] * 3
     assert origins[1].requests[0].value(b"host") == f"users:{origins[0].port}".encode()
     assert {entry["upstream_addr"] for entry in running.log.entries} == {f"{url} (127.0.0.{x})" for x in (1, 2, 3)}
     assert book.asked == ["users"]
@@ -89,7 +89,7 @@ async def test_a_new_address_gets_traffic(upstream: StartUpstream, gateway: Star
 
     book.known["users"] = ["127.0.0.1", "127.0.0.2"]
     await eventually(lambda: len(endpoints(running)) == 2)
-    assert at(running, "127.0.0.2").state is State.SLOW_START
+    assert at(running, "127.0.0.2").state is EndpointState.SLOW_START
     assert at(running, "127.0.0.2").share < 0.5
     async with asyncio.timeout(PATIENCE):
         while not (await picked(running))[b"2"]:
@@ -155,7 +155,7 @@ async def test_a_name_without_an_address_beside_others(upstream: StartUpstream, 
     running = await gateway(balanced("http://users.invalid:1", origin.url), Phonebook())
 
     assert await picked(running) == {b"1": 40}
-    assert endpoints(running)[0].state is State.UNHEALTHY
+    assert endpoints(running)[0].state is EndpointState.UNHEALTHY
     assert endpoints(running)[0].why.startswith("DNS: ")
 
 
@@ -202,7 +202,7 @@ async def test_tls_asks_for_the_name(upstream: StartUpstream, gateway: StartGate
     urls = [f"https://{name}:{origin.port}" for name in book.known]
     running = await gateway(balanced(*urls, upstream=settings), book)
 
-    await eventually(lambda: [one.state for one in endpoints(running)] == [State.HEALTHY, State.UNHEALTHY])
+    await eventually(lambda: [one.state for one in endpoints(running)] == [EndpointState.HEALTHY, EndpointState.UNHEALTHY])
     assert await picked(running) == {b"OK": 40}
 
 
@@ -215,9 +215,9 @@ async def test_probes_follow_the_addresses(upstream: StartUpstream, gateway: Sta
     running = await gateway(balanced(f"http://users:{one.port}", upstream=settings), book)
     book.known["users"] = ["127.0.0.1", "127.0.0.2"]
     await eventually(lambda: two.requests)
-    assert at(running, "127.0.0.2").state is State.UNHEALTHY
+    assert at(running, "127.0.0.2").state is EndpointState.UNHEALTHY
     two.behaviour = says("2")
-    await eventually(lambda: at(running, "127.0.0.2").state is State.SLOW_START)
+    await eventually(lambda: at(running, "127.0.0.2").state is EndpointState.SLOW_START)
 
     book.known["users"] = ["127.0.0.2"]
     await eventually(lambda: addresses(running) == ["127.0.0.2"])
@@ -286,14 +286,14 @@ async def test_an_answer_between_the_preparation_of_a_reload_and_its_commit_is_n
     book = Phonebook(users=["127.0.0.1"])
     url = f"http://users:{origin.port}"
     running = await gateway(balanced(url, upstream="dns: 1h"), book)
-    path = running.app.loaded.path
+    path = running.app.runtime.loaded.path
     path.write_text(balanced(url, upstream="dns: 1h, panic: 10%"), encoding="utf-8")
-    prepared = await running.app.prepare(load(path))
+    prepared = await running.app.runtime.prepare(load(path))
     # An hour later:
     book.known["users"] = ["127.0.0.2"]
-    running.app._discovery._put(running.app.snapshot.upstreams[0].names[0], book.known["users"])
+    running.app.runtime._discovery._put(running.app.snapshot.upstreams[0].names[0], book.known["users"])
     assert addresses(running) == ["127.0.0.2"]
 
-    await running.app.commit(prepared)
+    await running.app.runtime.commit(prepared)
     await eventually(lambda: addresses(running) == ["127.0.0.2"])
     assert await picked(running) == {b"2": 40}

@@ -194,7 +194,7 @@ async def test_a_pipelined_flood_is_not_read_ahead(upstream: StartUpstream, gate
     client = await running.client()
     client.writer.write(GET * 400_000)
     await eventually(lambda: running.plane.connections)
-    (connection,) = running.plane.connections
+    (connection,) = running.client_connections()
     await eventually(lambda: connection.reading_paused)
 
     # Nothing more is read until the upstream answers.

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from gateway.endpoints import Endpoint
-from gateway.policies.health import State
+from gateway.policies.health import EndpointState
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
 from tests.integration.test_reload import reloaded
@@ -88,12 +88,12 @@ async def test_an_endpoint_that_fails_its_probes_gets_nothing_until_it_is_well(
     assert set(await picked(running)) == {b"a", b"b"}
 
     b.behaviour = answers(ERROR)
-    await eventually(lambda: one.state is State.UNHEALTHY)
+    await eventually(lambda: one.state is EndpointState.UNHEALTHY)
     assert one.why == "probe: status 503"
     assert await picked(running) == {b"a": 40}
 
     b.behaviour = says("b")
-    await eventually(lambda: one.state is State.SLOW_START)
+    await eventually(lambda: one.state is EndpointState.SLOW_START)
     assert one in one.group.available
     assert one.share < 1.0
     assert one.why == ""
@@ -128,9 +128,9 @@ async def test_what_a_failed_probe_is(
     bad, good = await upstream(behaviour), await upstream(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"))
     running = await gateway(balanced(bad.url, good.url, upstream=f"health: {{{OFTEN}, {settings}}}"))
 
-    await eventually(lambda: at(running, bad).state is State.UNHEALTHY)
+    await eventually(lambda: at(running, bad).state is EndpointState.UNHEALTHY)
     assert set(running.upstream.probes) <= {result, "ok"}
-    assert at(running, good).state is State.HEALTHY
+    assert at(running, good).state is EndpointState.HEALTHY
 
 
 async def test_a_probe_of_nobody_is_refused(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -138,7 +138,7 @@ async def test_a_probe_of_nobody_is_refused(upstream: StartUpstream, gateway: St
     good, port = await upstream(answers(OK)), refusing_port()
     running = await gateway(balanced(f"http://127.0.0.1:{port}", good.url, upstream=f"health: {{{OFTEN}}}"))
 
-    await eventually(lambda: endpoints(running)[0].state is State.UNHEALTHY)
+    await eventually(lambda: endpoints(running)[0].state is EndpointState.UNHEALTHY)
     assert endpoints(running)[0].why == "probe: connection refused"
     assert "refused" in running.upstream.probes
 
@@ -172,10 +172,10 @@ async def test_probes_over_tls_verify_as_exchanges_do(
     settings = f"tls: {{ca: {certificates['ca.crt']}}}, health: {{{OFTEN}}}"
     running = await gateway(balanced(good.url, wrong.url, upstream=settings))
 
-    await eventually(lambda: at(running, wrong).state is State.UNHEALTHY)
+    await eventually(lambda: at(running, wrong).state is EndpointState.UNHEALTHY)
     await eventually(lambda: running.upstream.probes.get("ok", 0) >= 2)
     assert set(running.upstream.probes) == {"ok", "tls"}
-    assert at(running, good).state is State.HEALTHY
+    assert at(running, good).state is EndpointState.HEALTHY
 
 
 async def test_probes_over_a_unix_socket(upstream: StartUpstream, gateway: StartGateway, tmp_path: object) -> None:
@@ -183,9 +183,9 @@ async def test_probes_over_a_unix_socket(upstream: StartUpstream, gateway: Start
     origin = await upstream(answers(OK), path=f"{tmp_path}/app.sock")
     running = await gateway(balanced(origin.url, f"unix:{tmp_path}/gone.sock", upstream=f"health: {{{OFTEN}}}"))
 
-    await eventually(lambda: endpoints(running)[1].state is State.UNHEALTHY)
+    await eventually(lambda: endpoints(running)[1].state is EndpointState.UNHEALTHY)
     await eventually(lambda: origin.requests)
-    assert endpoints(running)[0].state is State.HEALTHY
+    assert endpoints(running)[0].state is EndpointState.HEALTHY
     assert origin.requests[0].value(b"host") == b"localhost"
 
 
@@ -195,7 +195,7 @@ async def test_tcp_probes_only_connect(upstream: StartUpstream, gateway: StartGa
     refusing = f"http://127.0.0.1:{refusing_port()}"
     running = await gateway(balanced(origin.url, refusing, upstream=f"health: {{type: tcp, {OFTEN}}}"))
 
-    await eventually(lambda: endpoints(running)[1].state is State.UNHEALTHY)
+    await eventually(lambda: endpoints(running)[1].state is EndpointState.UNHEALTHY)
     await eventually(lambda: running.upstream.probes.get("ok", 0) >= 2)
     assert origin.requests == []
     assert origin.connections >= 2
@@ -215,7 +215,7 @@ async def test_no_probes_without_health(upstream: StartUpstream, gateway: StartG
 async def test_health_is_not_readiness(gateway: StartGateway) -> None:
     """With all endpoints down the gateway is still ready: it answers, and another gateway could do no better."""
     running = await gateway(balanced(f"http://127.0.0.1:{refusing_port()}", upstream=f"health: {{{OFTEN}}}"))
-    await eventually(lambda: endpoints(running)[0].state is State.UNHEALTHY)
+    await eventually(lambda: endpoints(running)[0].state is EndpointState.UNHEALTHY)
     reader, writer = await asyncio.open_connection(*running.admin)
     writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
 
@@ -246,7 +246,7 @@ async def test_five_failures_in_a_row_eject(
     found = await picked(running, 60)
     assert found[b"good"] == 55
     assert sum(found.values()) == 60
-    assert at(running, bad).state is State.EJECTED
+    assert at(running, bad).state is EndpointState.EJECTED
     assert running.upstream.ejections == {reason: 1}
     assert len(bad.requests) == 5
 
@@ -279,7 +279,7 @@ async def test_a_lone_endpoint_is_never_ejected(upstream: StartUpstream, gateway
     running = await gateway(balanced(origin.url))
 
     assert await picked(running, 12) == {b"503": 12}
-    assert endpoints(running)[0].state is State.HEALTHY
+    assert endpoints(running)[0].state is EndpointState.HEALTHY
 
 
 async def test_clients_that_leave_eject_nobody(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -303,9 +303,9 @@ async def test_an_ejected_endpoint_returns_and_is_ramped(upstream: StartUpstream
     good, bad = await upstream(says("good")), await upstream(answers(*[ERROR] * 5, OK))
     running = await gateway(balanced(good.url, bad.url, upstream="ejection: {base: 300ms}"))
     await picked(running)
-    assert at(running, bad).state is State.EJECTED
+    assert at(running, bad).state is EndpointState.EJECTED
 
-    await eventually(lambda: at(running, bad).state is State.SLOW_START)
+    await eventually(lambda: at(running, bad).state is EndpointState.SLOW_START)
     assert at(running, bad).share == pytest.approx(0.1)
     found: Counter[bytes] = Counter()
     async with asyncio.timeout(PATIENCE):
@@ -322,7 +322,7 @@ async def test_retry_after_is_obeyed(upstream: StartUpstream, gateway: StartGate
     found = await picked(running)
 
     assert found == {b"503": 1, b"good": 39}
-    assert at(running, busy).state is State.RESTING
+    assert at(running, busy).state is EndpointState.RESTING
 
 
 async def test_the_operator_sees_it(upstream: StartUpstream, gateway: StartGateway, caplog: pytest.LogCaptureFixture) -> None:
@@ -360,14 +360,14 @@ async def test_what_is_known_outlives_a_reload(upstream: StartUpstream, gateway:
     health = f"health: {{{OFTEN}, statuses: [200, 503]}}"
     running = await gateway(balanced(good.url, bad.url, upstream=health))
     await picked(running)
-    assert at(running, bad).state is State.EJECTED
+    assert at(running, bad).state is EndpointState.EJECTED
 
     new.behaviour = accepts_and_hangs
     assert (await reloaded(running, balanced(good.url, bad.url, new.url, upstream=health))).ok
-    assert [one.state for one in endpoints(running)] == [State.HEALTHY, State.EJECTED, State.UNHEALTHY]
+    assert [one.state for one in endpoints(running)] == [EndpointState.HEALTHY, EndpointState.EJECTED, EndpointState.UNHEALTHY]
     assert at(running, new).why == "not probed yet"
     new.behaviour = says("new")
-    await eventually(lambda: at(running, new).state is State.SLOW_START)
+    await eventually(lambda: at(running, new).state is EndpointState.SLOW_START)
     assert at(running, new).share < 1.0
 
 
@@ -375,10 +375,10 @@ async def test_a_reload_ends_probes(upstream: StartUpstream, gateway: StartGatew
     """Endpoints that are dropped are probed no more; without `health` what probes have said is forgotten."""
     a, b, other = await upstream(says("a")), await upstream(answers(ERROR)), await upstream(answers(OK))
     running = await gateway(balanced(a.url, b.url, upstream=f"health: {{{OFTEN}}}", more=probed(other)))
-    await eventually(lambda: at(running, b).state is State.UNHEALTHY)
+    await eventually(lambda: at(running, b).state is EndpointState.UNHEALTHY)
 
     assert (await reloaded(running, balanced(a.url, b.url, more=probed(other)))).ok
-    await eventually(lambda: at(running, b).state is not State.UNHEALTHY)
+    await eventually(lambda: at(running, b).state is not EndpointState.UNHEALTHY)
     await eventually(lambda: not a.peers and not b.peers)
     count = a.connections + b.connections
     # Those of an upstream that has kept its `health` come again and again meanwhile.

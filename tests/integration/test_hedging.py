@@ -70,6 +70,47 @@ async def test_a_copy_overtakes_a_slow_answer(upstream: StartUpstream, gateway: 
     ]
 
 
+async def test_waiting_for_a_copy_is_time_of_the_upstream(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """From the first copy on the upstream is waited for: the delay of a hedge is no overhead, whichever copy wins."""
+    running, hanging, _ = await pair(upstream, gateway, accepts_and_hangs, answers(OK), route="hedge: 300ms")
+    for _ in range(2):
+        await running.get()
+    await eventually(lambda: len(running.log.entries) == 2)
+    entry = next(entry for entry in running.log.entries if entry["retries"])
+
+    assert hanging.requests
+    assert entry["upstream_ms"] >= 300
+    assert entry["overhead_ms"] == pytest.approx(entry["duration_ms"] - entry["upstream_ms"], abs=0.003)
+
+
+async def test_the_first_copy_keeps_its_time_when_others_come_and_go(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """A copy that failed, and another one after it, do not hide how long the first one has been waited for."""
+
+    async def slow(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.upstream.gate.acquire()
+            await peer.send(OK)
+
+    first = await upstream(slow)
+    failing = await upstream(closes_without_an_answer)
+    settings = "circuit_breaker: off, ejection: off"
+    running = await gateway(config(first.url, failing.url, route="hedge: {after: 100ms, max: 2}, retry: 0", upstream=settings))
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: first.requests or running.log.entries)
+    if not first.requests:
+        # In turn: the next one begins with the slow one.
+        await client.response()
+        await client.send(GET)
+    await eventually(lambda: running.upstream.retries == {"hedge": 2})
+    first.gate.release()
+
+    assert (await client.response()).status == 200
+    await eventually(lambda: running.log.entries and running.log.entries[-1]["retries"])
+    assert running.log.entries[-1]["upstream_ms"] >= 200
+
+
 @pytest.mark.parametrize("winner", [0, 1])
 async def test_whichever_answers_first_wins(upstream: StartUpstream, gateway: StartGateway, winner: int) -> None:
     """The first answer counts, be it to the first copy or to the second; the other copy is cancelled."""

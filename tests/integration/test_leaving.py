@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from gateway.proxy.leaving import ASK_AFTER, LOOK_EVERY
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
+    LOOKED_FOR,
     OK,
     Peer,
     accepts_and_hangs,
@@ -100,7 +100,7 @@ async def test_a_half_closed_client_gets_a_slow_response(upstream: StartUpstream
     client = await running.client()
     await client.send(GET)
     client.half_close()
-    await time_passes(2 * (ASK_AFTER + LOOK_EVERY))
+    await time_passes(LOOKED_FOR)
     assert len(origin.peers) == 1
     origin.gate.release()
     response = await client.response()
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_a_full_stream_frees_its_upstream(upstream: S
     running = await gateway(proxy(origin.url))
     client = await running.client(limit=1024)
     await client.send(GET)
-    await eventually(lambda: any(connection.write_paused for connection in running.plane.connections))
+    await eventually(lambda: any(connection.write_paused for connection in running.client_connections()))
     client.reset()
 
     await eventually(lambda: running.pools()["open"] == 0)
@@ -206,7 +206,7 @@ async def test_a_client_that_resets_a_stalled_upload_frees_its_upstream(upstream
     running = await gateway(proxy(origin.url, route="limits: {body: 64MiB}"))
     client = await running.client()
     client.writer.write(UPLOAD % (32 * MIB) + bytes(32 * MIB))
-    await eventually(lambda: origin.requests and all(connection.reading_paused for connection in running.plane.connections))
+    await eventually(lambda: origin.requests and all(connection.reading_paused for connection in running.client_connections()))
     client.reset()
 
     await eventually(lambda: running.pools()["open"] == 0)
@@ -223,7 +223,7 @@ async def test_a_half_closed_client_that_leaves_later_frees_its_upstream(
     await client.send(GET)
     client.half_close()
     await eventually(lambda: origin.requests)
-    await time_passes(2 * (ASK_AFTER + LOOK_EVERY))
+    await time_passes(LOOKED_FOR)
     assert running.route.in_flight == 1
     client.close()
 

@@ -23,8 +23,8 @@ from gateway.control.limits_compile import redis_settings
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, Verdict, rule_of
 from gateway.ports import Answers, Check, LimitCall, LimitStore
-from gateway.proxy.limit_store import LocalStore
-from gateway.proxy.redis_store import IDLE_PROBE, LARGEST_BATCH, LONGEST_QUEUE, RedisStore
+from gateway.proxy.rate_limit_store.batcher import IDLE_PROBE, LARGEST_BATCH, LONGEST_QUEUE, RedisStore
+from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.snapshot import RedisSettings
 from tests.conftest import StartUpstream
 from tests.fleets import until

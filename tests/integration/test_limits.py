@@ -303,7 +303,7 @@ async def test_a_refused_upload_is_read_no_longer_than_needed(upstream: StartUps
     client = await running.client()
     response = await client.ask(POST + b"Content-Length: 99999999\r\n\r\n")
     assert response.status == 413
-    (connection,) = running.plane.connections
+    (connection,) = running.client_connections()
 
     assert connection.alarm.due - asyncio.get_running_loop().time() <= 5.5
     client.half_close()

@@ -125,7 +125,7 @@ async def test_series_of_what_is_not_configured_any_more_end_with_the_reload(
     assert (await running.get("/here")).status == (await running.get("/gone")).status == 200
     before = await scrape(running)
     assert any("gone" in name for name in before) and any("leaves" in name for name in before)
-    running.app.loaded.path.write_text(
+    running.app.runtime.loaded.path.write_text(
         f'{more}upstreams: {{stays: {{endpoints: ["{origin.url}"]}}}}\n'
         "routes: [{name: here, match: {path: /here}, upstream: stays}]\n",
         encoding="utf-8",

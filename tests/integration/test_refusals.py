@@ -10,7 +10,7 @@ import pytest
 from gateway.control.compile import compile_config
 from gateway.control.load import load
 from gateway.policies.circuit_breaker import Forced
-from gateway.proxy.upstream import EndpointPool
+from gateway.proxy.upstream.pool import EndpointPool
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import GET, OK, Client, Gateway, answers, turns
 

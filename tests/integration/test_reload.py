@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from gateway.control import reload
 from gateway.control.load import Loaded, load
-from gateway.control.reload import Reloader, ReloadError
+from gateway.control.running import reload
+from gateway.control.running.reload import Reloader, ReloadError
 from gateway.metrics import ReloadMetrics
 from tests.conftest import StartGateway, StartUpstream
 from tests.integration.test_tunnel import switches, upgraded
@@ -33,7 +33,7 @@ HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHELLO"
 
 def rewrite(gateway: Gateway, text: str) -> None:
     """Write the file that a gateway was started with."""
-    gateway.app.loaded.path.write_text(text, encoding="utf-8")
+    gateway.app.runtime.loaded.path.write_text(text, encoding="utf-8")
 
 
 async def reloaded(gateway: Gateway, text: str) -> reload.Outcome:
@@ -180,7 +180,7 @@ async def test_a_broken_file_changes_nothing(
     origin = await upstream(answers(OK))
     good = proxy(origin.url)
     running = await gateway(good)
-    path = running.app.loaded.path
+    path = running.app.runtime.loaded.path
     async with failing(caplog) as errors:
         if text is None:
             path.unlink()
@@ -225,7 +225,7 @@ async def test_what_cannot_be_applied_changes_nothing(
     assert outcome.problems[0].message.startswith(f"cannot listen on 127.0.0.1:{origin.port}: the address is already in use")
     assert len(errors) == 1
     assert set(running.metrics.routes) == {"all", "_unmatched"}
-    assert len(running.app.doors) == 1
+    assert len(running.app.runtime.doors) == 1
     assert (await running.get()).status == 200
 
 
@@ -241,7 +241,7 @@ async def test_the_admin_address_cannot_change(
             proxy(origin.url, route="timeout: 1s").replace('admin: {listen: "127.0.0.1:0"}', 'admin: {listen: "127.0.0.1:1"}'),
         )
 
-    assert outcome.text.startswith(f"{running.app.loaded.path}:4:17: error: `admin.listen` cannot change while")
+    assert outcome.text.startswith(f"{running.app.runtime.loaded.path}:4:17: error: `admin.listen` cannot change while")
     assert running.app.snapshot.routes[0].timeout.request == 15
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from email.utils import formatdate
 from itertools import pairwise
 from time import monotonic, time
@@ -461,12 +462,44 @@ async def test_every_attempt_is_in_the_log(upstream: StartUpstream, gateway: Sta
     assert all(one["ms"] >= 0 for one in entry["attempt_log"])
 
 
+async def test_the_back_off_is_not_overhead(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """What a policy ordered to wait has a field of its own, and counts neither for the gateway nor for the upstream."""
+    origin = await upstream(refuses_in_turn(busy(b"Retry-After: 1\r\n")))
+    app = await running(gateway, origin)
+    response = await app.get("/", "X-Server-Timing: 1")
+    await eventually(lambda: app.log.entries)
+    (entry,) = app.log.entries
+
+    assert entry["backoff_ms"] >= 1000
+    parts = entry["upstream_ms"] + entry["queue_ms"] + entry["backoff_ms"] + entry["overhead_ms"]
+    assert parts == pytest.approx(entry["duration_ms"], abs=0.005)
+    assert 0 < entry["overhead_ms"] < 1000
+    assert app.metrics.overhead.total * 1000 == pytest.approx(entry["overhead_ms"], abs=0.002)
+    told = re.match(rb"gateway;dur=([0-9.]+), upstream;dur=([0-9.]+);", response.value(b"server-timing") or b"")
+    assert told is not None and 0 < float(told[1]) <= entry["overhead_ms"] + 0.1
+
+
+async def test_a_back_off_that_a_client_cuts_short_is_as_long_as_it_was(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """What was waited counts, not what was meant to be."""
+    origin = await upstream(answers(busy(b"Retry-After: 10\r\n")))
+    app = await running(gateway, origin)
+    client = await app.client()
+    await client.send(GET)
+    await eventually(lambda: app.upstream.retries)
+    client.reset()
+    await eventually(lambda: app.log.entries)
+    (entry,) = app.log.entries
+
+    assert 0 < entry["backoff_ms"] < entry["duration_ms"]
+
+
 async def test_a_request_without_trouble_has_no_attempt_log(upstream: StartUpstream, gateway: StartGateway) -> None:
     """What went well at once is one attempt and no more words."""
     app = await running(gateway, await upstream(answers(OK)))
     await app.get()
 
     assert "attempt_log" not in app.log.entries[0]
+    assert "backoff_ms" not in app.log.entries[0]
     assert (app.log.entries[0]["attempts"], app.log.entries[0]["retries"]) == (1, 0)
 
 

@@ -32,12 +32,13 @@ async def test_a_slow_reader_pauses_the_upstream(upstream: StartUpstream, gatewa
     await client.send(GET)
     await eventually(lambda: origin.peers)
     (peer,) = origin.peers
-    await eventually(lambda: any(connection.write_paused for connection in running.plane.connections))
-    (connection,) = running.plane.connections
+    await eventually(lambda: any(connection.write_paused for connection in running.client_connections()))
+    (connection,) = running.client_connections()
 
     assert connection.exchange is not None
-    assert connection.exchange.upstream_connection is not None
-    assert connection.exchange.upstream_connection.reading_paused
+    assert connection.exchange.attempt is not None
+    assert connection.exchange.attempt.connection is not None
+    assert connection.exchange.attempt.connection.reading_paused
     # Nothing moves now until the client reads.
     assert connection.transport.get_write_buffer_size() <= BOUND
     await turns(100)
@@ -55,9 +56,10 @@ async def test_a_slow_upstream_pauses_the_client(upstream: StartUpstream, gatewa
     client = await running.client()
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (48 * MIB))
     await eventually(lambda: origin.requests)
-    (connection,) = running.plane.connections
+    (connection,) = running.client_connections()
     assert connection.exchange is not None
-    towards = connection.exchange.upstream_connection
+    assert connection.exchange.attempt is not None
+    towards = connection.exchange.attempt.connection
     assert towards is not None
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(pour(client.writer, 48 * MIB))
@@ -85,8 +87,8 @@ async def test_a_body_before_the_connection_is_there_is_bounded(gateway: StartGa
     running = await gateway(proxy(f"http://127.0.0.1:{backlog}", route="timeout: {connect: 300ms}"))
     client = await running.client()
     client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (8 * MIB) + bytes(8 * MIB))
-    await eventually(lambda: any(connection.reading_paused for connection in running.plane.connections))
-    (connection,) = running.plane.connections
+    await eventually(lambda: any(connection.reading_paused for connection in running.client_connections()))
+    (connection,) = running.client_connections()
     assert connection.exchange is not None and connection.exchange.request_body is not None
 
     assert connection.exchange.request_body.received <= BOUND

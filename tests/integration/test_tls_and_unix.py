@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.proxy.leaving import ASK_AFTER, LOOK_EVERY
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, Peer, answers, at_once, drips, echoes_requests, eventually, proxy, time_passes
+from tests.support import GET, LOOKED_FOR, OK, Peer, answers, at_once, drips, echoes_requests, eventually, proxy, time_passes
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with the openssl command")
 
@@ -257,7 +256,7 @@ async def test_a_half_closed_unix_client_gets_its_response(
     await client.send(GET)
     client.half_close()
     await eventually(lambda: origin.requests)
-    await time_passes(2 * (ASK_AFTER + LOOK_EVERY))
+    await time_passes(LOOKED_FOR)
     assert running.route.in_flight == 1
     origin.gate.release()
 

@@ -124,13 +124,13 @@ async def test_a_tunnel_has_back_pressure(upstream: StartUpstream, gateway: Star
     client = await running.client(limit=1024)
     await client.send(UPGRADE)
     await client.head()
-    await eventually(lambda: any(connection.write_paused for connection in running.plane.connections))
-    (connection,) = running.plane.connections
-    assert connection.exchange is not None
-    upstream_connection = connection.exchange.upstream_connection
-    assert upstream_connection is not None
+    await eventually(lambda: any(connection.write_paused for connection in running.client_connections()))
+    (connection,) = running.client_connections()
+    assert connection.exchange is not None and connection.exchange.attempt is not None
+    towards = connection.exchange.attempt.connection
+    assert towards is not None
     # From now on nothing comes in until the client reads.
-    await at_once(lambda: upstream_connection.reading_paused)
+    await at_once(lambda: towards.reading_paused)
 
     assert connection.transport.get_write_buffer_size() < 512 * 1024
     client.reset()

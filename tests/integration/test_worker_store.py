@@ -12,9 +12,9 @@ import pytest
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of, unpacked_settings
 from gateway.ports import Answers, Check, LimitCall
-from gateway.proxy.limit_store import LocalStore
-from gateway.proxy.redis_store import RedisStore
-from gateway.proxy.worker_store import FORGET, SETTINGS, LimitServer, WorkerLink
+from gateway.proxy.rate_limit_store.batcher import RedisStore
+from gateway.proxy.rate_limit_store.local import LocalStore
+from gateway.proxy.rate_limit_store.worker_link import FORGET, SETTINGS, LimitServer, WorkerLink
 from tests.support import PATIENCE, eventually
 
 

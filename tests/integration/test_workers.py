@@ -15,7 +15,7 @@ from typing import TypeAlias
 import pytest
 
 from gateway.control.load import load
-from gateway.control.reload import ReloadError
+from gateway.control.running.reload import ReloadError
 from gateway.supervisor import fleet as fleet_module
 from gateway.supervisor.fleet import Fleet as Supervisor
 from tests.conftest import StartUpstream

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.metrics import GatewayMetrics
-from gateway.proxy.access_log import AccessLog, open_log
+from gateway.proxy.access_log.writer import AccessLog, open_log
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_standard_output_is_not_opened_anew(pipe: tuple[int, int]) -> None:
 def test_workers_that_share_a_pipe_do_not_cut_each_others_lines(pipe: tuple[int, int], tmp_path: Path) -> None:
     """A pipe takes only 4 KiB in one piece, so processes take turns."""
     script = (
-        "import sys; from gateway.proxy.access_log import AccessLog, open_log\n"
+        "import sys; from gateway.proxy.access_log.writer import AccessLog, open_log\n"
         "log = AccessLog(1, interval=0.001, lock=open_log(sys.argv[2]))\n"
         "[log.record(sys.argv[1].encode() * 2000 + b'\\n') for _ in range(1000)]\n"
         "log.close(20)"

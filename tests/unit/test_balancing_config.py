@@ -13,8 +13,8 @@ from gateway.control.load import Loaded, load
 from gateway.control.problems import ConfigError
 from gateway.metrics import GatewayMetrics
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
+from gateway.request_key import KeyPart
 from gateway.snapshot import Snapshot
-from gateway.steering import KeyPart
 
 BASE = """\
 version: 1

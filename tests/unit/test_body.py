@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.body import Body, Outlet
+from gateway.proxy.bodies.body import Body, Outlet
 from gateway.proxy.connection import WRITE_HIGH, Connection
-from gateway.proxy.framing import ChunkedDecoder, LengthDecoder, UntilClose
+from gateway.proxy.wire.framing import ChunkedDecoder, LengthDecoder, UntilClose
 from tests.unit.fakes import RecordingTransport
 
 

@@ -14,10 +14,10 @@ from gateway.policies.circuit_breaker import (
     UNCOUNTED,
     Breaker,
     BreakerSettings,
+    BreakerState,
     Counts,
     Forced,
     RateWindow,
-    State,
     Transition,
 )
 
@@ -125,7 +125,7 @@ def test_it_opens_at_the_failure_rate(bench: Bench) -> None:
     bench.bad(1)
 
     assert bench.state == "open"
-    assert bench.told == [Transition(State.CLOSED, State.OPEN, "2 of 4 calls failed, in 10 s", 5.0)]
+    assert bench.told == [Transition(BreakerState.CLOSED, BreakerState.OPEN, "2 of 4 calls failed, in 10 s", 5.0)]
     assert bench.admit() is None
 
 
@@ -386,7 +386,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, probes: int, ramp: float, slow: float) -> None:
         """Any settings."""
         self.bench = Bench(BreakerSettings(min_requests=4, probes=probes, ramp=ramp, slow_call=slow))
-        self.out: list[tuple[object, State]] = []
+        self.out: list[tuple[object, BreakerState]] = []
 
     @rule(chance=st.floats(0, 0.99), in_flight=st.integers(0, 9), whole=st.booleans())
     def ask(self, chance: float, in_flight: int, whole: bool) -> None:
@@ -394,9 +394,9 @@ class Machine(RuleBasedStateMachine):
         permit = self.bench.admit(chance, in_flight, whole=whole)
         state = self.bench.breaker.state
         if permit is None:
-            assert state is not State.CLOSED
+            assert state is not BreakerState.CLOSED
         else:
-            assert state is not State.OPEN
+            assert state is not BreakerState.OPEN
             self.out.append((permit, state))
 
     @rule(data=st.data(), outcome=st.sampled_from(["succeeded", "failed", "abandoned"]), seconds=st.sampled_from([0.0, 3.0]))
@@ -413,18 +413,18 @@ class Machine(RuleBasedStateMachine):
             getattr(breaker, outcome)(permit, self.bench.now, seconds, 0.5)
         if stale or outcome == "abandoned":
             assert breaker.state is before
-        elif before is State.HALF_OPEN and (outcome == "failed" or seconds >= breaker.slow_call):
-            assert breaker.state is State.OPEN
+        elif before is BreakerState.HALF_OPEN and (outcome == "failed" or seconds >= breaker.slow_call):
+            assert breaker.state is BreakerState.OPEN
 
     @rule(seconds=st.sampled_from([0.01, 0.9, 1.0, 5.0, 6.0, 11.0, 400.0]))
     def wait(self, seconds: float) -> None:
         """Time passes."""
         breaker = self.bench.breaker
-        was_open = breaker.state is State.OPEN
+        was_open = breaker.state is BreakerState.OPEN
         self.bench.after(seconds)
         assert self.bench.now < breaker.due
         if was_open and seconds >= 400 and breaker.forced is None:
-            assert breaker.state is State.HALF_OPEN
+            assert breaker.state is BreakerState.HALF_OPEN
 
     @rule(opened=st.booleans(), lasting=st.sampled_from([3.0, NEVER]))
     def force(self, opened: bool, lasting: float) -> None:
@@ -443,7 +443,7 @@ class Machine(RuleBasedStateMachine):
         """Never more probes than allowed; each one that is out is one that nobody has settled."""
         if hasattr(self, "out"):
             breaker = self.bench.breaker
-            assert breaker.probing == sum(state is State.HALF_OPEN for _, state in self.out) <= breaker.settings.probes
+            assert breaker.probing == sum(state is BreakerState.HALF_OPEN for _, state in self.out) <= breaker.settings.probes
 
     @invariant()
     def what_is_shown_is_what_is_done(self) -> None:
@@ -451,10 +451,10 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "bench"):
             return
         breaker = self.bench.breaker
-        assert breaker.guarded is (breaker.state is not State.CLOSED)
-        assert (breaker.healthy is breaker.permit) is (breaker.state in (State.CLOSED, State.RAMPING))
+        assert breaker.guarded is (breaker.state is not BreakerState.CLOSED)
+        assert (breaker.healthy is breaker.permit) is (breaker.state in (BreakerState.CLOSED, BreakerState.RAMPING))
         if breaker.forced is not None:
-            assert breaker.state is (State.OPEN if breaker.forced.open else State.CLOSED)
+            assert breaker.state is (BreakerState.OPEN if breaker.forced.open else BreakerState.CLOSED)
         if breaker.blocked:
             assert breaker.admit(self.bench.now, 0.0, 0) is None
 
@@ -478,10 +478,10 @@ class Machine(RuleBasedStateMachine):
         assert breaker.probing == 0
         breaker.release(self.bench.now, "released")
         self.bench.after(1e4)
-        if breaker.state is State.HALF_OPEN:
+        if breaker.state is BreakerState.HALF_OPEN:
             self.bench.good(breaker.settings.probes - breaker._circuit.success_counter)
         self.bench.after(1e4)
-        assert breaker.state is State.CLOSED
+        assert breaker.state is BreakerState.CLOSED
 
 
 Machine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=60, deadline=None)
@@ -494,12 +494,12 @@ TestMachine = Machine.TestCase
 def test_another_ones_opening_is_followed() -> None:
     """A breaker that hears of an open one opens until the same instant, counts from there, and probes then."""
     bench = Bench()
-    bench.breaker.follow(State.OPEN, bench.now + 7.0, bench.now, "theirs", 3)
+    bench.breaker.follow(BreakerState.OPEN, bench.now + 7.0, bench.now, "theirs", 3)
 
     assert (bench.state, bench.breaker.due, bench.breaker.trips) == ("open", bench.now + 7.0, 3)
     assert bench.admit() is None
     assert bench.breaker.blocked
-    assert [(one.after, one.reason) for one in bench.told] == [(State.OPEN, "theirs")]
+    assert [(one.after, one.reason) for one in bench.told] == [(BreakerState.OPEN, "theirs")]
     bench.after(7.0)
     assert bench.state == "half_open"
     bench.bad()
@@ -512,7 +512,7 @@ def test_another_ones_closing_is_followed(ramp: float, state: str, passed: float
     """Open or probing, it admits again, as if its own probes had succeeded; what its probes say then does not count."""
     bench = opened(BreakerSettings(min_requests=4, open_for=5.0, ramp=ramp)).after(passed)
     probe = bench.admit()
-    bench.breaker.follow(State.RAMPING, 0.0, bench.now, "theirs", 0)
+    bench.breaker.follow(BreakerState.RAMPING, 0.0, bench.now, "theirs", 0)
     assert bench.state == state
     if probe is not None:
         bench.breaker.failed(probe, bench.now, 0.0, 0.0)
@@ -526,10 +526,10 @@ def test_who_is_there_already_stays_as_he_is() -> None:
     """An open breaker keeps its own time, and a closed one is not sent up the ramp again."""
     bench = opened()
     due = bench.breaker.due
-    bench.breaker.follow(State.OPEN, due + 100.0, bench.now, "theirs", 5)
+    bench.breaker.follow(BreakerState.OPEN, due + 100.0, bench.now, "theirs", 5)
     assert bench.breaker.due == due
     closed = Bench()
-    closed.breaker.follow(State.RAMPING, 0.0, closed.now, "theirs", 0)
+    closed.breaker.follow(BreakerState.RAMPING, 0.0, closed.now, "theirs", 0)
     assert closed.state == "closed"
     assert closed.told == []
 
@@ -540,7 +540,7 @@ def test_an_override_follows_nobody(held_open: bool) -> None:
     bench = Bench()
     bench.breaker.force(Forced(held_open, bench.now + 60.0, "me", "because"), bench.now)
     before = bench.state
-    for state in (State.OPEN, State.RAMPING):
+    for state in (BreakerState.OPEN, BreakerState.RAMPING):
         bench.breaker.follow(state, bench.now + 1.0, bench.now, "theirs", 1)
 
     assert bench.state == before

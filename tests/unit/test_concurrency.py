@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.policies.concurrency import RANKS, ConcurrencySettings, Fastest, Limiter, Priority, State, Waiter
+from gateway.policies.concurrency import RANKS, ConcurrencySettings, Fastest, Limiter, Priority, Waiter, WaiterState
 
 CRITICAL, DEFAULT, SHEDDABLE = Priority
 
@@ -67,7 +67,7 @@ def test_first_come_first_served() -> None:
     first, second = enter(limiter, waiter()), enter(limiter, waiter())
 
     assert freed(limiter, 0.01) is first
-    assert first.state is State.GRANTED and second.state is State.WAITING
+    assert first.state is WaiterState.GRANTED and second.state is WaiterState.WAITING
     assert (limiter.in_flight, limiter.waiting) == (1, 1)
 
 
@@ -146,7 +146,7 @@ def test_a_higher_priority_displaces_a_lower_one() -> None:
     enter(limiter, waiter(DEFAULT))
 
     assert limiter.enter(waiter(CRITICAL), 0.01) == (True, low)
-    assert low.state is State.DISPLACED and kept.state is State.WAITING
+    assert low.state is WaiterState.DISPLACED and kept.state is WaiterState.WAITING
     assert limiter.waiting == 3
 
 
@@ -167,7 +167,7 @@ def test_who_comes_too_late_is_told() -> None:
     late, in_time = enter(limiter, waiter(due=0.05)), enter(limiter, waiter(due=0.09))
 
     assert freed(limiter, 0.05) is late
-    assert late.state is State.EXPIRED
+    assert late.state is WaiterState.EXPIRED
     assert limiter.in_flight == 0
     assert limiter.next(0.05) is in_time
 
@@ -251,8 +251,8 @@ class Limiting(RuleBasedStateMachine):
             rank = min(other.rank for other in self.queue)
             assert one.rank == rank
             self.queue.remove(one)
-            assert (one.state is State.GRANTED) == (one.due > self.now)
-            if one.state is State.GRANTED:
+            assert (one.state is WaiterState.GRANTED) == (one.due > self.now)
+            if one.state is WaiterState.GRANTED:
                 self.held.append(one.rank)
                 assert len(self.held) <= self.limiter.room[one.rank]
 
@@ -313,7 +313,7 @@ class Limiting(RuleBasedStateMachine):
             return
         assert limiter.in_flight == len(self.held)
         assert limiter.waiting == len(self.queue)
-        assert all(one.state is State.WAITING for one in self.queue)
+        assert all(one.state is WaiterState.WAITING for one in self.queue)
         assert all(limiter.in_flight >= limiter.room[one.rank] for one in self.queue)
 
 

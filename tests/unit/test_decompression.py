@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policies.decompression import GRACE, DecompressionSettings, allowance
-from gateway.proxy.coders import DECODERS, TooMuchError
+from gateway.proxy.bodies.coders import DECODERS, TooMuchError
 
 ENCODERS: dict[bytes, Callable[[bytes], bytes]] = {
     b"gzip": lambda data: zlib.compress(data, 9, 31),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.endpoints import Endpoint, EndpointGroup, GroupSettings, introduce
 from gateway.policies.ejection import EjectionSettings
-from gateway.policies.health import AvailabilitySettings, State
+from gateway.policies.health import AvailabilitySettings, EndpointState
 
 SETTINGS = GroupSettings(ejection=EjectionSettings(failures=3))
 
@@ -22,7 +22,7 @@ class Witness:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def changed(self, endpoint: Endpoint, before: State) -> None:
+    def changed(self, endpoint: Endpoint, before: EndpointState) -> None:
         """Write it down."""
         self.told.append(f"{endpoint.url} {before.value}>{endpoint.state.value}")
 
@@ -126,7 +126,7 @@ def test_half_of_the_endpoints_may_be_ejected(size: str, ejected: str) -> None:
     for name in size:
         fail(made, name, 3)
 
-    assert "".join(one.url for one in made.endpoints if one.state is State.EJECTED) == ejected
+    assert "".join(one.url for one in made.endpoints if one.state is EndpointState.EJECTED) == ejected
     assert names(made) == size[len(ejected) :]
     assert not made.panic
 
@@ -229,10 +229,10 @@ def test_an_endpoint_that_asks_for_a_rest_gets_it() -> None:
     """503 with `Retry-After`: nothing until then, and a slow start after it."""
     made = group("ab")
     made.rest(made.endpoints[0], 503, 7.0, 100.0)
-    assert (names(made), made.endpoints[0].state, made.due) == ("b", State.RESTING, 107.0)
+    assert (names(made), made.endpoints[0].state, made.due) == ("b", EndpointState.RESTING, 107.0)
 
     made.tick(108.0)
-    assert (names(made), made.endpoints[0].state) == ("ab", State.SLOW_START)
+    assert (names(made), made.endpoints[0].state) == ("ab", EndpointState.SLOW_START)
 
 
 def test_429_halves_the_share() -> None:
@@ -242,7 +242,7 @@ def test_429_halves_the_share() -> None:
     assert (names(made), made.endpoints[0].share) == ("ab", 0.5)
 
     made.tick(108.0)
-    assert (made.endpoints[0].share, made.endpoints[0].state) == (1.0, State.HEALTHY)
+    assert (made.endpoints[0].share, made.endpoints[0].state) == (1.0, EndpointState.HEALTHY)
 
 
 def test_no_rest_for_the_last() -> None:

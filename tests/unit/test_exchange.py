@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.exchange import Exchange, suspend
-from gateway.proxy.http1 import RequestHead, RequestReader, request_kinds
+from gateway.proxy.wire.http1_request import RequestHead, RequestReader, request_kinds
 from tests.unit.fakes import RecordingTransport
 
 
@@ -22,9 +22,13 @@ class Downstream:
         self.over = 0
         self.trusted = False
 
-    def exchange_over(self, exchange: Exchange) -> None:
+    def exchange_over(self) -> None:
         """Count it."""
         self.over += 1
+
+    def abort(self) -> None:
+        """Close."""
+        self.transport.abort()
 
 
 def head(*lines: bytes, target: bytes = b"/") -> RequestHead:

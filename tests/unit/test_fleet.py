@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 
 from gateway.control.compile import compile_config
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, ReloadMetrics
-from gateway.metrics.sums import State, pieces
+from gateway.metrics.sums import Pieces, pieces
 from gateway.snapshot import Snapshot
-from gateway.supervisor import slot as slot_module
-from gateway.supervisor.counting import FleetMetrics, NoPool
+from gateway.supervisor.fleet import NoPool
+from gateway.supervisor.metrics import FleetMetrics
 from gateway.supervisor.slot import FIRST_DELAY, LONGEST_DELAY, STEADY, Slot
 
 CONFIG = """
@@ -44,7 +43,7 @@ def reported(metrics: GatewayMetrics) -> dict[str, Any]:
     return report
 
 
-def said(report: dict[str, Any]) -> State:
+def said(report: dict[str, Any]) -> Pieces:
     """The metrics of a report."""
     return [piece for text in report["metrics"] for piece in orjson.loads(text)]
 
@@ -61,18 +60,17 @@ async def value(fleet: FleetMetrics, name: str, **labels: str) -> float | None:
     return found[0] if found else None
 
 
-def test_workers_that_end_early_start_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_end_early_start_later_and_later() -> None:
     """The wait doubles up to its limit; who has worked for a while is replaced at once."""
     now = 1000.0
-    monkeypatch.setattr(slot_module, "monotonic", lambda: now)
     (one,) = slots(1)
     one._started_at = now
-    delays = [one.delay() for _ in range(40)]
+    delays = [one.delay(now) for _ in range(40)]
 
     assert delays[:4] == [FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY, 8 * FIRST_DELAY]
     assert delays[-1] == LONGEST_DELAY
     now += STEADY
-    assert one.delay() == FIRST_DELAY
+    assert one.delay(now) == FIRST_DELAY
 
 
 async def test_what_the_dead_have_counted_stays(tmp_path: Path) -> None:

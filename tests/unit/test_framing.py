@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.proxy.framing import (
+from gateway.proxy.wire.framing import (
     MAX_CHUNK_LINE,
     MAX_EXTENSIONS,
     MAX_TRAILERS,

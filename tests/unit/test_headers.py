@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from time import tzset
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.headers import (
     FIELD_NAME,
     FIELD_VALUE,
+    LONGEST_DELAY,
     Networks,
     client_address,
     forwarded_node,
@@ -18,7 +22,9 @@ from gateway.headers import (
     list_members,
     normalise_host,
     parse_address,
+    parse_http_date,
     quoted_string,
+    retry_after,
     valid_request_id,
 )
 
@@ -108,6 +114,149 @@ def test_request_ids(value: bytes, valid: bool) -> None:
 def test_dates() -> None:
     """Dates are IMF-fixdate (RFC 9110 5.6.7)."""
     assert http_date(784111777) == b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+ZONES = ("UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Auckland", "XXX+23:59")
+NOW = 946684790.0
+"""Nine seconds before the last second of 1999."""
+FORMS = {
+    "imf": "%a, %d %b %Y %H:%M:%S GMT",
+    "rfc850": "%A, %d-%b-%y %H:%M:%S GMT",
+    "asctime": "%a %b {day:2d} %H:%M:%S %Y",
+}
+
+
+@pytest.fixture(params=ZONES)
+def zone(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The process lives in a time zone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        tzset()
+        yield request.param
+    tzset()
+
+
+def written(at: datetime, form: str) -> bytes:
+    """A date as an upstream may write it."""
+    return at.strftime(FORMS[form].format(day=at.day)).encode("ascii")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(at=st.datetimes(datetime(1971, 1, 1), datetime(2069, 1, 1)))  # noqa: DTZ001 - GMT, whatever the zone is
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_dates_are_read_in_gmt_whatever_the_local_time_zone(zone: str, form: str, at: datetime) -> None:
+    """All three forms are GMT and mean the second that was written (RFC 9110 5.6.7)."""
+    expected = int(at.replace(microsecond=0, tzinfo=UTC).timestamp())
+
+    assert parse_http_date(written(at, form), datetime(2020, 1, 1, tzinfo=UTC).timestamp()) == expected
+
+
+@given(st.integers(-62_135_596_800, 253_402_300_799))
+def test_what_we_write_we_read(seconds: int) -> None:
+    """Any second from year 1 to 9999 comes back."""
+    assert parse_http_date(http_date(seconds), NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "now,year",
+    [
+        ((1999, 12, 31), 1994),
+        ((2026, 1, 1), 1994),
+        ((2044, 11, 7), 2094),
+        ((2044, 11, 5), 1994),
+        ((2100, 1, 1), 2094),
+        ((2145, 1, 1), 2194),
+    ],
+)
+def test_two_digits_are_the_latest_year_within_fifty_from_now(now: tuple[int, int, int], year: int) -> None:
+    """More than 50 years in the future is in the past (RFC 9110 5.6.7)."""
+    found = parse_http_date(b"Sunday, 06-Nov-94 08:49:37 GMT", datetime(*now, tzinfo=UTC).timestamp())
+
+    assert found == datetime(year, 11, 6, 8, 49, 37, tzinfo=UTC).timestamp()
+
+
+def test_a_leap_day_of_a_year_that_ends_in_two_zeros() -> None:
+    """There was one in 2000 and is none in 2100."""
+    found = parse_http_date(b"Tuesday, 29-Feb-00 00:00:00 GMT", datetime(2090, 1, 1, tzinfo=UTC).timestamp())
+
+    assert found == datetime(2000, 2, 29, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"0",
+        b"Sun, 06 Nov 1994 08:49:37",
+        b"Sun, 06 Nov 1994 08:49:37 EST",
+        b"Sun, 06 Nov 1994 08:49:37 +0000",
+        b"Sun, 06 Nov 1994 08:49:37 GMT ",
+        b"Sun, 6 Nov 1994 08:49:37 GMT",
+        b"Sun, 31 Nov 1994 08:49:37 GMT",
+        b"Sun, 00 Nov 1994 08:49:37 GMT",
+        b"Sun, 06 Nov 0000 08:49:37 GMT",
+        b"Sun, 06 Nov 1994 24:49:37 GMT",
+        b"Sun, 06 Nov 1994 08:60:37 GMT",
+        b"Sun, 06 Nov 1994 08:49:61 GMT",
+        b"sun, 06 nov 1994 08:49:37 gmt",
+        b"Sun, 06-Nov-94 08:49:37 GMT",
+        b"Sunday, 06-Nov-1994 08:49:37 GMT",
+        b"Sunday, 30-Feb-94 08:49:37 GMT",
+        b"Sun Nov 6 08:49:37 1994",
+        b"Sun Nov    08:49:37 1994",
+        b"Sun Nov  6 08:49:37 1994 GMT",
+        b"Sun Nov  6 08:49:37 1994\n",
+    ],
+)
+def test_what_is_no_date(value: bytes) -> None:
+    """Another zone, another case, a day that no calendar has: a recipient that guesses is wrong by hours (RFC 9110 5.6.7)."""
+    assert parse_http_date(value, NOW) is None
+
+
+def test_a_leap_second_is_the_next_minute() -> None:
+    """The grammar allows it (RFC 9110 5.6.7); Unix time has no second of its own for it."""
+    assert parse_http_date(b"Sat, 31 Dec 2016 23:59:60 GMT", NOW) == datetime(2017, 1, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        (b"0", 0.0),
+        (b"120", 120.0),
+        (b"0" * 20 + b"120", 120.0),
+        (b"999999999", 999_999_999.0),
+        (b"9" * 400, LONGEST_DELAY),
+        (b"9" * 5000, LONGEST_DELAY),
+        (b"Fri, 31 Dec 1999 23:59:59 GMT", 9.0),
+        (b"Friday, 31-Dec-99 23:59:59 GMT", 9.0),
+        (b"Fri Dec 31 23:59:59 1999", 9.0),
+        (b"Fri, 31 Dec 1999 23:00:00 GMT", 0.0),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"1_0", None),
+        (b"soon", None),
+        (b"", None),
+        (b"Fri, 99 Xyz 1999 23:59:59 GMT", None),
+        (b"\xff\xfe", None),
+        (b"\xb2", None),
+    ],
+)
+def test_retry_after(zone: str, value: bytes, expected: float | None) -> None:
+    """Seconds or a date in any of the three forms (RFC 9110 10.2.3, 5.6.7); what is not legible says nothing."""
+    assert retry_after(b"A: b\r\nRETRY-after: \t%b \r\nC: d\r\n" % value, NOW) == expected
+
+
+def test_without_retry_after() -> None:
+    """The field may be absent, and another one may end like it."""
+    assert retry_after(b"", NOW) is retry_after(b"X-Retry-After: 1\r\nA: retry-after: 1\r\n", NOW) is None
+
+
+@given(st.binary(max_size=60))
+def test_any_retry_after_is_survived(value: bytes) -> None:
+    """Whatever an upstream writes, the answer is a time that is not negative, or None."""
+    found = retry_after(b"Retry-After: " + value.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n", 1e9)
+
+    assert found is None or found >= 0
 
 
 # -- addresses -------------------------------------------------------------------------------------------------------

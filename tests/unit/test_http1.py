@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.http1 import (
+from gateway.proxy.wire.http1_request import (
     KEEP,
     MOST_NAMES,
     FieldTable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.http1_response import ResponseHead, check_partial_response, read_response
+from gateway.proxy.wire.http1_response import ResponseHead, check_partial_response, read_response
 
 OWN = b"x-request-id"
 

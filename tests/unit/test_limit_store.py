@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of, seconds_up
 from gateway.ports import Check
-from gateway.proxy.limit_store import LocalStore
+from gateway.proxy.rate_limit_store.local import LocalStore
 
 NOW = 1_000_000_000
 

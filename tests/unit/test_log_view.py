@@ -11,12 +11,13 @@ import orjson
 import pytest
 
 from gateway.control.log_view import Filter, FilterError, parse_statuses, read_entry, shown
-from gateway.proxy.access_entry import ECS, OTEL
+from gateway.proxy.access_log.line import ECS, OTEL
 
 ENTRY: dict[str, Any] = {
     "ts": 1795264000.25, "request_id": "abc", "trace_id": None, "client_ip": "192.0.2.1", "method": "GET", "scheme": "http",
     "host": "example.com", "path": "/a", "proto": "HTTP/1.1", "status": 200, "failure": None, "flags": "-",
-    "upstream_addr": "http://10.0.0.1:80", "attempts": 1, "duration_ms": 12.34, "upstream_ms": 11.5, "route": "users",
+    "upstream_addr": "http://10.0.0.1:80", "attempts": 1, "duration_ms": 12.34, "upstream_ms": 11.5,
+    "queue_ms": 0.25, "backoff_ms": 0.5, "route": "users",
 }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_statuses_are_classes_numbers_and_ranges() -> None:
 def test_every_format_is_understood(names: Any) -> None:
     """Names and units are put back, whichever format wrote the line."""
     scaled = ENTRY | {"ts": ENTRY["ts"] * names.time_scale}
-    for name in ("duration_ms", "upstream_ms"):
+    for name in ("duration_ms", "queue_ms", "backoff_ms", "upstream_ms"):
         scaled[name] = ENTRY[name] / 1000 * names.duration_scale
     line = orjson.dumps({names.names.get(name, name): value for name, value in scaled.items()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.control.pages import merged
+from gateway.control.admin.pages import merged
 
 
 def upstream(in_flight: int, state: str = "healthy", *, url: str = "http://a") -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from gateway.control.retries_compile import longest_back_off
 from gateway.metrics import GatewayMetrics
 from gateway.policies.hedging import HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings
-from gateway.proxy.retrying import Tries
+from gateway.proxy.exchange import Tries
 from gateway.snapshot import Route, Snapshot
 
 BASE = """\

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from gateway.metrics import GatewayMetrics
-from gateway.metrics.sums import LEAST, MOST, State, Sums, merged, pieces
+from gateway.metrics.sums import LEAST, MOST, Joined, Pieces, Sums, pieces
 
 
-def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> State:
+def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> Pieces:
     """What a worker with so many requests says, as it comes out of the channel."""
     metrics = GatewayMetrics("1", "3.11")
     metrics.config_hash = "abc"
@@ -19,16 +22,23 @@ def worker(requests: int, *, in_flight: int = 0, route: str = "a") -> State:
     for _ in range(requests):
         one.finished(b"GET", 200, 0.02)
     one.in_flight = in_flight
-    state: State = orjson.loads(orjson.dumps(list(pieces(metrics.collect()))))
+    state: Pieces = orjson.loads(orjson.dumps(list(pieces(metrics.collect()))))
     return state
+
+
+def shown(sums: Sums) -> Iterator[Metric]:
+    """The families of the sums."""
+    joined = Joined()
+    joined.begin()
+    for piece in sums.state():
+        joined.add(piece)
+    return joined.families()
 
 
 def values(sums: Sums) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample."""
     return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in merged([sums.state()])
-        for sample in family.samples
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value for family in shown(sums) for sample in family.samples
     }
 
 
@@ -106,7 +116,7 @@ def test_both_formats_can_show_sums() -> None:
             sums = Sums()
             for state in (worker(2), worker(1, route="b"), worker(3)):
                 sums.add(state)
-            return merged([sums.state()])
+            return shown(sums)
 
     registry = CollectorRegistry()
     registry.register(Collector())  # type: ignore[arg-type]

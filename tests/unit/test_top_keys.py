@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.policies.top_keys import TopKeys
+from gateway.metrics.top_keys import TopKeys
 
 
 def test_the_worst_keys_are_found_among_many() -> None:

@@ -26,14 +26,14 @@ late, from before a transition, is known by its permit and does not count.
 `admit` and the outcomes must not be called from two threads at once.
 """
 
+from gateway.policies import NEVER
 from gateway.policies.circuit_breaker.breaker import UNCOUNTED, Breaker
 from gateway.policies.circuit_breaker.settings import (
-    NEVER,
     STATUSES,
     BreakerSettings,
+    BreakerState,
     Counts,
     Forced,
-    State,
     Transition,
 )
 from gateway.policies.circuit_breaker.window import RateWindow
@@ -44,9 +44,9 @@ __all__ = [
     "UNCOUNTED",
     "Breaker",
     "BreakerSettings",
+    "BreakerState",
     "Counts",
     "Forced",
     "RateWindow",
-    "State",
     "Transition",
 ]

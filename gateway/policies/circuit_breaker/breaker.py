@@ -14,7 +14,8 @@ from pybreaker import (
     CircuitBreakerState,
 )
 
-from gateway.policies.circuit_breaker.settings import NEVER, BreakerSettings, Forced, State, Transition
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker.settings import BreakerSettings, BreakerState, Forced, Transition
 from gateway.policies.circuit_breaker.window import RateWindow
 
 JITTER: Final = 0.2
@@ -22,7 +23,7 @@ JITTER: Final = 0.2
 SHARE_AT_FIRST: Final = 0.05
 """Where the ramp begins."""
 
-_STATES: Final = {STATE_CLOSED: State.CLOSED, STATE_HALF_OPEN: State.HALF_OPEN, STATE_OPEN: State.OPEN}
+_STATES: Final = {STATE_CLOSED: BreakerState.CLOSED, STATE_HALF_OPEN: BreakerState.HALF_OPEN, STATE_OPEN: BreakerState.OPEN}
 
 
 class _Changes(CircuitBreakerListener):
@@ -79,7 +80,7 @@ class Breaker:
         self.settings = settings
         self.slow_call = settings.slow_call
         self.window = RateWindow(settings)
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self.probing = 0
         """Probes that are not settled, of whatever generation."""
         self.trips = 0
@@ -114,12 +115,14 @@ class Breaker:
             return self.forced.open
         if not self.settings.enforce:
             return False
-        return self.state is State.OPEN or (self.state is State.HALF_OPEN and self.probing >= self.settings.probes)
+        return self.state is BreakerState.OPEN or (
+            self.state is BreakerState.HALF_OPEN and self.probing >= self.settings.probes
+        )
 
     @property
     def guarded(self) -> bool:
         """Whether `admit` must be asked; otherwise `permit` is good."""
-        return self.state is not State.CLOSED
+        return self.state is not BreakerState.CLOSED
 
     def admit(self, now: float, chance: float, in_flight: int, *, whole: bool = True) -> object | None:
         """A permit, which must be settled; None: refused.
@@ -129,14 +132,14 @@ class Breaker:
         """
         if now >= self.due:
             self.advance(now)
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return self.permit
         settings = self.settings
-        if self.state is State.RAMPING:
+        if self.state is BreakerState.RAMPING:
             # As many as there were probes are safe anyway, so a service with little traffic notices nothing of the ramp.
             if chance < self.share(now) or in_flight < settings.probes:
                 return self.permit
-        elif self.state is State.HALF_OPEN and self.probing < settings.probes - (not whole and settings.probes > 1):
+        elif self.state is BreakerState.HALF_OPEN and self.probing < settings.probes - (not whole and settings.probes > 1):
             self.probing += 1
             if self.probing == settings.probes:
                 self._changed(None)
@@ -145,9 +148,9 @@ class Breaker:
 
     def share(self, now: float) -> float:
         """Which share of the calls is admitted, of those that need luck."""
-        if self.state is State.RAMPING:
+        if self.state is BreakerState.RAMPING:
             return max(SHARE_AT_FIRST, min(1.0, (now - self._closed_at) / self.settings.ramp))
-        return 1.0 if self.state is State.CLOSED else 0.0
+        return 1.0 if self.state is BreakerState.CLOSED else 0.0
 
     # -- what became of it -------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Breaker:
             return
         if seconds >= self.slow_call:
             self._report(now, chance, failed=False, slow=True)
-        elif self.state is State.HALF_OPEN:
+        elif self.state is BreakerState.HALF_OPEN:
             self._circuit.call(_went_well)
             self._look(now, chance, f"{self.settings.probes} probes succeeded")
         else:
@@ -178,12 +181,12 @@ class Breaker:
     def _give_back(self, permit: object) -> None:
         if isinstance(permit, CircuitBreakerState) and permit.name == STATE_HALF_OPEN:
             self.probing -= 1
-            if self.state is State.HALF_OPEN and self.probing == self.settings.probes - 1:
+            if self.state is BreakerState.HALF_OPEN and self.probing == self.settings.probes - 1:
                 self._changed(None)
 
     def _report(self, now: float, chance: float, *, failed: bool, slow: bool) -> None:
         self.window.expect(now, failed=failed, slow=slow)
-        probe = self.state is State.HALF_OPEN
+        probe = self.state is BreakerState.HALF_OPEN
         try:
             self._circuit.call(_went_wrong)
         except _Failure:
@@ -197,11 +200,11 @@ class Breaker:
             return
         if self.forced is not None:
             self.release(now, "the time of the override is over")
-        elif self.state is State.OPEN:
+        elif self.state is BreakerState.OPEN:
             self._circuit.half_open()
             self._look(now, 0.0, "time to probe")
-        elif self.state is State.RAMPING:
-            self._set(State.CLOSED, NEVER, "the ramp is over")
+        elif self.state is BreakerState.RAMPING:
+            self._set(BreakerState.CLOSED, NEVER, "the ramp is over")
 
     def force(self, forced: Forced, now: float) -> None:
         """Hold the breaker open, or closed, whatever happens, until `forced.until` or `release`."""
@@ -216,7 +219,7 @@ class Breaker:
             self._changes.made = False
             self.permit = self.healthy = self._circuit.state
             self.trips = 0
-            self._set(State.CLOSED, forced.until, word)
+            self._set(BreakerState.CLOSED, forced.until, word)
 
     def release(self, now: float, reason: str) -> None:
         """End what was forced. What was held open is probed first; what was held closed goes on."""
@@ -228,18 +231,19 @@ class Breaker:
             self._circuit.half_open()
             self._look(now, 0.0, reason)
         else:
-            self._set(State.CLOSED, NEVER, reason)
+            self._set(BreakerState.CLOSED, NEVER, reason)
 
-    def follow(self, state: State, until: float, now: float, reason: str, trips: int) -> None:
+    def follow(self, state: BreakerState, until: float, now: float, reason: str, trips: int) -> None:
         """Believe the breaker of another process about the same endpoint: OPEN until an instant, or closed again.
 
         Whoever is there already stays as he is, and so does what an operator holds.
         """
-        stopped = self.state is State.OPEN
-        if self.forced is not None or (stopped if state is State.OPEN else not (stopped or self.state is State.HALF_OPEN)):
+        stopped = self.state is BreakerState.OPEN
+        there = stopped if state is BreakerState.OPEN else not stopped and self.state is not BreakerState.HALF_OPEN
+        if self.forced is not None or there:
             return
         circuit = self._circuit
-        if state is State.OPEN:
+        if state is BreakerState.OPEN:
             circuit.open()
             self.healthy = _NOBODYS
             self.opened_at = now
@@ -250,12 +254,12 @@ class Breaker:
             self._closed_at = now
         self._changes.made = False
         self.permit = circuit.state
-        if state is State.OPEN:
+        if state is BreakerState.OPEN:
             self._set(state, until, reason, max(0.0, until - now))
         elif self.settings.ramp:
-            self._set(State.RAMPING, now + self.settings.ramp, reason, self.settings.ramp)
+            self._set(BreakerState.RAMPING, now + self.settings.ramp, reason, self.settings.ramp)
         else:
-            self._set(State.CLOSED, NEVER, reason)
+            self._set(BreakerState.CLOSED, NEVER, reason)
 
     def _look(self, now: float, chance: float, reason: str) -> None:
         """Follow pybreaker after it may have changed its state."""
@@ -266,25 +270,25 @@ class Breaker:
         self.permit = circuit.state
         state = _STATES[circuit.current_state]
         settings = self.settings
-        if state is State.OPEN:
+        if state is BreakerState.OPEN:
             self.healthy = _NOBODYS
             self.opened_at = now
             if self.forced is not None:
                 self._set(state, self.forced.until, reason)
                 return
-            if now - self._closed_at > max(settings.ramp, settings.window) and self.state is not State.HALF_OPEN:
+            if now - self._closed_at > max(settings.ramp, settings.window) and self.state is not BreakerState.HALF_OPEN:
                 self.trips = 0
             lasts = min(settings.open_for * 2.0 ** min(self.trips, 64), settings.max_open_for) * (1 + JITTER * chance)
             self.trips += 1
             self._set(state, now + lasts, reason or self._rates(), lasts)
-        elif state is State.HALF_OPEN:
+        elif state is BreakerState.HALF_OPEN:
             self.healthy = _NOBODYS
             self._set(state, NEVER, reason)
         else:
             self.healthy = self.permit
             self._closed_at = now
             if settings.ramp:
-                self._set(State.RAMPING, now + settings.ramp, reason, settings.ramp)
+                self._set(BreakerState.RAMPING, now + settings.ramp, reason, settings.ramp)
             else:
                 self._set(state, NEVER, reason)
 
@@ -293,7 +297,7 @@ class Breaker:
         slow = f", {seen.slow} were slow" if seen.slow else ""
         return f"{seen.failed} of {seen.calls} calls failed{slow}, in {self.settings.window:g} s"
 
-    def _set(self, state: State, due: float, reason: str, lasts: float = 0.0) -> None:
+    def _set(self, state: BreakerState, due: float, reason: str, lasts: float = 0.0) -> None:
         before, self.state = self.state, state
         self.due = due
         self.reason = reason

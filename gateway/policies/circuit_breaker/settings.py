@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-NEVER: Final = float("inf")
+from gateway.policies import NEVER
+
 STATUSES: Final = frozenset({500, 502, 503, 504})
 
 
-class State(Enum):
+class BreakerState(Enum):
     """What a breaker does; the value is the word for it everywhere."""
 
     CLOSED = "closed"
@@ -66,8 +67,8 @@ class Forced:
 class Transition:
     """A change of state, and why, in words."""
 
-    before: State
-    after: State
+    before: BreakerState
+    after: BreakerState
     reason: str
     lasts: float = 0.0
     """Seconds the new state lasts at least, where that is known."""

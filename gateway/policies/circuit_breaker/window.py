@@ -6,7 +6,8 @@ from typing import Final
 
 from pybreaker import STATE_CLOSED, CircuitMemoryStorage
 
-from gateway.policies.circuit_breaker.settings import NEVER, BreakerSettings, Counts
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker.settings import BreakerSettings, Counts
 
 BUCKETS: Final = 10
 """Parts of the window: results leave it a tenth of it at a time."""

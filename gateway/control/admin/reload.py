@@ -1,0 +1,50 @@
+"""Reload at the admin listener: `POST /reload` does it, `GET /reload` says how the last one went."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Final
+
+from aiohttp import web
+
+from gateway.control.admin.answers import json_answer
+from gateway.control.admin.token import AdminToken
+from gateway.control.running.reload import Outcome, Reloader
+
+PAGES: Final = {"/reload": "how the last reload went; POST reloads, with ?dry_run=1 it only says what would change"}
+
+
+class ReloadPages:
+    """The handlers of these pages."""
+
+    pages: Final = PAGES
+
+    def __init__(self, reloader: Reloader, token: AdminToken) -> None:
+        self._reloader = reloader
+        self._token = token
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the pages."""
+        app.router.add_get("/reload", self._last)
+        app.router.add_post("/reload", self._reload)
+
+    async def _last(self, request: web.Request) -> web.Response:
+        return _answer(self._reloader.last)
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        self._token.check(request)
+        dry_run = request.query.get("dry_run", "") not in ("", "0", "false")
+        outcome = await self._reloader.reload("admin listener", dry_run=dry_run)
+        return _answer(outcome, status=200 if outcome.ok else 422)
+
+
+def _answer(outcome: Outcome, status: int = 200) -> web.Response:
+    body = {
+        "ok": outcome.ok,
+        "dry_run": outcome.dry_run,
+        "hash": outcome.hash,
+        "changes": [asdict(change) for change in outcome.changes],
+        "problems": [asdict(problem) for problem in outcome.problems],
+        "text": outcome.text,
+    }
+    return json_answer(body, status)

@@ -1,0 +1,1 @@
+"""What runs a configuration: start, reload, active probes and names of endpoints that are looked up again."""

@@ -1,0 +1,85 @@
+"""Which upstream serves a request, and which endpoint takes an attempt where something of the request decides about it."""
+
+from __future__ import annotations
+
+from random import random
+from typing import TYPE_CHECKING
+
+from gateway.proxy.steps.request_keys import cookie_value, key_part
+
+if TYPE_CHECKING:
+    from gateway.endpoints import Endpoint, Steering, Sticky
+    from gateway.gates import Gate
+    from gateway.proxy.exchange import Exchange
+    from gateway.snapshot import Route, Upstream
+
+
+def pick(x: Exchange, route: Route, upstream: Upstream, failed: Endpoint | None) -> Endpoint | None:
+    """An endpoint for the next attempt, another one than `failed` if there is one; None when none is available."""
+    steering = upstream.steering
+    if steering is None:
+        return upstream.group.pick(random(), failed)
+    return _steered(x, route, upstream, steering, failed)
+
+
+def _steered(x: Exchange, route: Route, upstream: Upstream, steering: Steering, failed: Endpoint | None) -> Endpoint | None:
+    """The endpoint that is chosen by the cookie of the client and the key of the request.
+
+    A cookie that names no available endpoint is ignored, whatever it holds.
+    """
+    sticky = steering.sticky
+    if sticky is not None:
+        value = cookie_value(x.field_value(b"cookie"), sticky.cookie)
+        endpoint = upstream.group.by_cookie.get(value) if value else None
+        if endpoint is not None and endpoint is not failed:
+            return endpoint
+        if not steering.key:
+            return upstream.group.pick(random(), failed)
+    return upstream.group.pick(random(), failed, _key(x, route, steering))
+
+
+def _key(x: Exchange, route: Route, steering: Steering) -> bytes | None:
+    """The request's key for consistent hashing; None when it lacks a part of it."""
+    key = b""
+    for part, name in steering.key:
+        value = key_part(x, route, part, name)
+        if value is None:
+            return None
+        # Values that only look alike when joined share an endpoint at worst.
+        key = value if not key else key + b"\0" + value
+    return key
+
+
+def cookie_line(x: Exchange, sticky: Sticky, status: int) -> bytes:
+    """The `Set-Cookie` line (RFC 6265) that keeps the client with the endpoint that has answered; none when it has it already.
+
+    A client is not kept with an endpoint that fails.
+    """
+    endpoint = x.attempt.endpoint if x.attempt is not None else None
+    if endpoint is None or status >= 500 or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie:
+        return b""
+    secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
+    return b"Set-Cookie: %b=%b%b%b\r\n" % (
+        sticky.cookie,
+        endpoint.cookie,
+        sticky.attributes,
+        b"; Secure" if secure else b"",
+    )
+
+
+def fallback_for(route: Route, upstream: Upstream) -> Upstream:
+    """The upstream that serves in place of the route's own, none of whose endpoints is fit; itself when none is anywhere."""
+    fallback = route.fallback
+    while fallback is not None and not fallback.group.fit:
+        fallback = fallback.fallback
+    if fallback is None:
+        return upstream
+    upstream.metrics.fallbacks += 1
+    return fallback
+
+
+def gates_to(route: Route, upstream: Upstream) -> tuple[Gate, ...]:
+    """The gates that a request of the route passes on its way to a fallback."""
+    own = route.upstream.gate if route.upstream is not None else None
+    gates = tuple([gate for gate in route.gates if gate is not own])
+    return gates if upstream.gate is None else (*gates, upstream.gate)

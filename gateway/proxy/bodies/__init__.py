@@ -1,0 +1,1 @@
+"""Message bodies in motion: relayed, encoded, decoded, tunnelled."""

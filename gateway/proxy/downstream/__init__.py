@@ -1,0 +1,1 @@
+"""The clients' side: listening sockets, client connections and their time limits."""

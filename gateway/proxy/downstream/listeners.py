@@ -1,0 +1,173 @@
+"""Where clients come in: the listening sockets, and the servers that accept on them.
+
+A door holds its sockets and lets servers work on duplicates. So a server can be replaced (new certificates) without a moment in
+which nobody listens: connections wait in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from gateway.proxy.downstream.http1_connection import Http1Connection
+from gateway.proxy.plane import DataPlane
+from gateway.snapshot import Listener
+
+BACKLOG: Final = 1024
+"""Connections the kernel holds for us. asyncio's own loop also takes as many in a row, so there it is less."""
+PLAIN_BACKLOG: Final = 128
+
+
+class StartError(Exception):
+    """The gateway cannot start, or not with this configuration; the text is for the operator."""
+
+
+def bind(one: Listener, *, shared: bool = False, what: str = "") -> list[socket.socket]:
+    """Sockets bound to the address of a listener, not yet listening. `shared`: others may bind the same (SO_REUSEPORT).
+
+    Raises StartError.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        if one.path:
+            sockets.append(_bind_path(one.path))
+            return sockets
+        port = one.port
+        for family, address in _addresses(one):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((address[0], port, *address[2:]))
+            port = port or sock.getsockname()[1]
+        for sock in sockets:
+            sock.setblocking(False)
+    except OSError as error:
+        close_all(sockets)
+        raise StartError(f"cannot listen on {one}{what}: {reason(error)}") from None
+    return sockets
+
+
+def bind_for(one: Listener, processes: int) -> list[list[socket.socket]]:
+    """The sockets of a listener for each of several processes: sockets of their own, among which the kernel spreads
+    connections, or else one for all. Raises StartError."""
+    if one.path or not hasattr(socket, "SO_REUSEPORT"):
+        sockets = bind(one)
+        return [sockets, *([sock.dup() for sock in sockets] for _ in range(processes - 1))]
+    # Whoever shares an address shares it with others too, so it is tried alone before.
+    alone = bind(one)
+    port = alone[0].getsockname()[1]
+    close_all(alone)
+    found: list[list[socket.socket]] = []
+    try:
+        for _ in range(processes):
+            found.append(bind(replace(one, port=port), shared=True))  # noqa: PERF401 - those before a failure are closed
+    except StartError:
+        for sockets in found:
+            close_all(sockets)
+        raise
+    return found
+
+
+def _addresses(one: Listener) -> list[tuple[int, tuple[str, int]]]:
+    found = socket.getaddrinfo(one.host or None, one.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))  # type: ignore[misc]
+
+
+def _bind_path(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            stale = stat.S_ISSOCK(Path(path).stat().st_mode)
+        except FileNotFoundError:
+            stale = False
+        if stale:
+            try:
+                sock.connect(path)
+            except OSError:
+                Path(path).unlink(missing_ok=True)
+            else:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        sock.bind(path)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def close_all(sockets: Sequence[socket.socket]) -> None:
+    """Close them."""
+    for sock in sockets:
+        sock.close()
+
+
+def reason(error: OSError) -> str:
+    """Why an address cannot be listened on, for the operator."""
+    if error.errno == errno.EADDRINUSE:
+        return "the address is already in use; another gateway, or another program?"
+    return error.strerror or str(error)
+
+
+class Door:
+    """One listener at work."""
+
+    def __init__(self, listener: Listener, sockets: Sequence[socket.socket], *, own: bool = True) -> None:
+        """`own`: the file of a Unix socket is ours to take away."""
+        self._own = own
+        self.listener = listener
+        self.sockets = list(sockets)
+        self.servers: list[asyncio.Server] = []
+
+    async def prepare(self, plane: DataPlane, tls: ssl.SSLContext | None, header: float) -> list[asyncio.Server]:
+        """Servers on these sockets that do not accept yet. A TLS handshake may take `header` seconds. Raises StartError."""
+        loop = asyncio.get_running_loop()
+        backlog = PLAIN_BACKLOG if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
+        accept = functools.partial(Http1Connection, plane, b"http" if tls is None else b"https")
+        limit = header if tls is not None else None
+        servers: list[asyncio.Server] = []
+        try:
+            for sock in self.sockets:
+                create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+                servers.append(
+                    await create(
+                        accept, sock=sock.dup(), backlog=backlog, ssl=tls, ssl_handshake_timeout=limit, start_serving=False
+                    )
+                )
+        except OSError as error:
+            for server in servers:
+                server.close()
+            raise StartError(f"cannot listen on {self.listener}: {reason(error)}") from None
+        return servers
+
+    async def open(self, listener: Listener, servers: Sequence[asyncio.Server]) -> None:
+        """Let these servers accept, and no others any more."""
+        former, self.servers, self.listener = self.servers, list(servers), listener
+        for server in servers:
+            await server.start_serving()
+        for server in former:
+            server.close()
+
+    def close(self) -> None:
+        """Accept nothing more; what waits in the queue is refused."""
+        for server in self.servers:
+            server.close()
+        self.servers = []
+        close_all(self.sockets)
+
+    def remove(self) -> None:
+        """Take the file of a Unix socket away."""
+        if self.listener.path and self._own:
+            Path(self.listener.path).unlink(missing_ok=True)

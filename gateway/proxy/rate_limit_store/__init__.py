@@ -1,0 +1,1 @@
+"""Who counts for rate limits: this process, the workers together, or Redis."""

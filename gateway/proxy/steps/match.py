@@ -1,0 +1,123 @@
+"""Step 2 of the life of a request: which route takes it, on the normalised path and the host that will be forwarded."""
+
+from __future__ import annotations
+
+from random import getrandbits
+from typing import TYPE_CHECKING
+
+from gateway.errors import Failed, Failure
+from gateway.headers import client_address, normalise_host, valid_request_id
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.steps.own_answer import ALLOW
+from gateway.proxy.wire.http1_request import split_absolute
+from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
+
+if TYPE_CHECKING:
+    from gateway.proxy.wire.http1_request import RequestHead
+    from gateway.snapshot import Route
+
+
+def match(x: Exchange) -> Route:
+    """The route of the request; sets what later steps need of its address. Raises `Failed` when there is none."""
+    identify(x)
+    head = x.head
+    matched = x.client.matched
+    # Everything that decides about a route stands in the request line and the fields, and says the same as the last time.
+    if (
+        matched is not None
+        and matched[1] is head.fields
+        and matched[3] == head.target
+        and matched[2] == head.method
+        and matched[0] is x.snapshot
+        and matched[4] == head.minor
+    ):
+        _, _, _, _, _, route, x.host_field, x.host, x.path, x.query_at, x.parameters = matched
+        return route
+    return _look_up(x, head, head.target)
+
+
+def _look_up(x: Exchange, head: RequestHead, target: bytes) -> Route:
+    snapshot = x.snapshot
+    if head.method == b"CONNECT":
+        raise Failed(Failure.METHOD_NOT_IMPLEMENTED, close=True)
+    origin_form = target[0] == 0x2F
+    if not origin_form:
+        target = _other_form(x)
+    elif b"#" in target:
+        raise Failed(Failure.BAD_REQUEST, "the request target holds a fragment", close=True)
+    else:
+        x.host_field = head.fields.host or b""
+    host = x.client.host_of(x.host_field)
+    if host is None:
+        raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
+    x.host = host
+    if head.method == b"TRACE":
+        raise Failed(Failure.METHOD_NOT_ALLOWED, "TRACE is never served", fields=(ALLOW,))
+    x.query_at = target.find(b"?")
+    server = snapshot.server
+    try:
+        x.path = normalise_path(
+            target if x.query_at < 0 else target[: x.query_at],
+            encoded_slash=server.encoded_slash,
+            double_slash=server.double_slash,
+        )
+    except AmbiguousPathError as error:
+        raise Failed(Failure.PATH_AMBIGUOUS, str(error)) from None
+    found = snapshot.router.match(host, x.path, head.method, x.field_value, x.query)
+    if isinstance(found, Found):
+        route = found.value
+        x.parameters = found.parameters
+        if origin_form:
+            x.client.matched = (
+                snapshot,
+                head.fields,
+                head.method,
+                target,
+                head.minor,
+                route,
+                x.host_field,
+                host,
+                x.path,
+                x.query_at,
+                x.parameters,
+            )
+        return route
+    if isinstance(found, MethodNotAllowed):
+        raise Failed(Failure.METHOD_NOT_ALLOWED, fields=(b"Allow: " + b", ".join(found.allow),))
+    raise Failed(Failure.ROUTE_NOT_FOUND if found.host_known else Failure.MISDIRECTED)
+
+
+def _other_form(x: Exchange) -> bytes:
+    """Absolute-form, whose authority wins over `Host` (RFC 9112 3.2.2), or asterisk-form; returns the target to match."""
+    head = x.head
+    if head.target == b"*" and head.method == b"OPTIONS":
+        x.host_field = head.fields.host or b""
+        return b"/"
+    scheme, authority, target = split_absolute(head.target)
+    if scheme not in (b"http", b"https"):
+        raise Failed(Failure.BAD_REQUEST, "the scheme of the request target is not http", close=True)
+    if scheme != x.client.scheme:
+        raise Failed(Failure.MISDIRECTED, "the scheme is not the connection's")
+    if head.fields.host is not None and normalise_host(head.fields.host) is None:
+        raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
+    x.host_field = authority
+    head.target = target
+    return target
+
+
+def identify(x: Exchange) -> None:
+    """Give the request its id; believe a trusted peer about that, and about who the client is."""
+    x.request_id = b"%032x" % getrandbits(128)
+    if x.client.trusted:
+        believe(x)
+
+
+def believe(x: Exchange) -> None:
+    """Take over what a trusted peer says: the id of the request, and who its client is."""
+    connection = x.client
+    fields = x.head.fields
+    given = fields.values.get(x.snapshot.names.request_id, b"")
+    if valid_request_id(given):
+        x.request_id = given
+    if fields.forwarded and b"x-forwarded-for" in fields.forwarded:
+        x.client_ip = client_address(connection.peer, fields.forwarded[b"x-forwarded-for"], x.snapshot.server.trusted_proxies)

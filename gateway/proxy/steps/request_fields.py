@@ -1,0 +1,93 @@
+"""What the upstream is told beside the client's own words: field lines of the request, version-neutral.
+
+Everything the gateway adds is added after hop-by-hop fields were removed, so that a client cannot strip it (RFC 9110 7.6.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import Failed, Failure
+from gateway.headers import forwarded_node, quoted_string
+from gateway.policies.timeout import remaining_ms
+from gateway.proxy.connection import NEVER
+from gateway.proxy.steps.field_edits import edited
+from gateway.snapshot import ForwardedFields, Rewrite
+
+if TYPE_CHECKING:
+    from gateway.proxy.client import Client
+    from gateway.proxy.exchange import Attempt, Exchange
+
+# A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
+_X_FORWARDED: Final = ForwardedFields.X_FORWARDED
+
+
+def host_for(attempt: Attempt) -> bytes:
+    """The `Host` that the endpoint is asked for."""
+    host = attempt.upstream.host
+    if host is None:
+        return attempt.x.host_field or attempt.endpoint.authority
+    return host or attempt.endpoint.authority
+
+
+def request_lines(attempt: Attempt, now: float) -> list[bytes]:
+    """The field lines of the request to the endpoint, with what is left of the budget at `now`; none that frame a message."""
+    x = attempt.x
+    head = x.head
+    names = x.snapshot.names
+    edits = attempt.route.request_edits
+    deadline = x.deadline if x.deadline != NEVER else now + x.budget
+    lines = [
+        head.kept if edits is None else edited(head.kept, edits),
+        x.client.via_line,
+        forwarded_lines(x),
+        names.request_id_line,
+        x.request_id,
+        b"\r\n",
+        names.budget_line,
+        b"%d\r\n" % remaining_ms(now, deadline),
+    ]
+    if head.expect_continue:
+        lines.append(b"Expect: 100-continue\r\n")
+    return lines
+
+
+def rewritten_target(target: bytes, rewrite: Rewrite) -> bytes:
+    """The client's target with the configured prefix replaced, and not a byte else changed."""
+    rest = target[len(rewrite.old) :]
+    if not target.startswith(rewrite.old) or (rest and rest[0] not in b"/?"):
+        raise Failed(Failure.PATH_AMBIGUOUS, "the path is written in a way that its prefix cannot be replaced")
+    rewritten = rewrite.new + rest
+    return rewritten if rewritten.startswith(b"/") else b"/" + rewritten
+
+
+def forwarded_lines(x: Exchange) -> bytes:
+    """Who the request came from, for the upstream: what trusted proxies said and this hop."""
+    client = x.client
+    mode = x.snapshot.server.forwarded
+    if mode is _X_FORWARDED and not (client.trusted and x.head.fields.forwarded):
+        return b"%bX-Forwarded-Host: %b\r\n" % (client.forwarded_line, x.host_field)
+    if mode is ForwardedFields.OFF:
+        return b""
+    return b"".join([line + b"\r\n" for line in _forwarded_in_full(x, client, mode)])
+
+
+def _forwarded_in_full(x: Exchange, client: Client, mode: ForwardedFields) -> list[bytes]:
+    received = (x.head.fields.forwarded if client.trusted else None) or {}
+    lines = []
+    if mode is not ForwardedFields.FORWARDED:
+        hops = [hop for hop in (received.get(b"x-forwarded-for"), client.peer_node) if hop]
+        lines += [
+            b"X-Forwarded-For: " + b", ".join(hops),
+            b"X-Forwarded-Proto: " + received.get(b"x-forwarded-proto", client.scheme),
+            b"X-Forwarded-Host: " + received.get(b"x-forwarded-host", x.host_field),
+        ]
+        lines += [
+            name.title().replace(b"Ip", b"IP") + b": " + received[name]
+            for name in (b"x-forwarded-port", b"x-forwarded-prefix", b"x-real-ip")
+            if name in received
+        ]
+    if mode is not ForwardedFields.X_FORWARDED:
+        element = b"for=%b;host=%b;proto=%b" % (forwarded_node(client.peer), quoted_string(x.host_field), client.scheme)
+        lines.append(b"Forwarded: " + b", ".join(part for part in (received.get(b"forwarded"), element) if part))
+    return lines

@@ -1,0 +1,68 @@
+"""The field lines of an upstream's response as the client gets them: version-neutral, framed below."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from gateway.proxy.attempts.load_balancing import cookie_line
+from gateway.proxy.steps.field_edits import edited
+from gateway.snapshot import ServerTiming
+
+if TYPE_CHECKING:
+    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.wire.http1_response import ResponseHead
+    from gateway.snapshot import Route
+
+# A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
+_ON_REQUEST: Final = ServerTiming.ON_REQUEST
+
+
+def response_lines(x: Exchange, route: Route, head: ResponseHead, shaped: bytes | None = None) -> list[bytes]:
+    """The field lines for the client.
+
+    `shaped` are the upstream's lines where compression has changed them already; None: as they came, but for the operator's
+    changes.
+    """
+    fields = head.fields
+    if shaped is None:
+        edits = route.response_edits
+        shaped = fields.kept if edits is None else edited(fields.kept, edits)
+    lines = [shaped, x.snapshot.names.request_id_line, x.request_id, b"\r\n"]
+    if not fields.has_date:
+        lines.append(b"Date: %b\r\n" % x.client.plane.date)
+    if x.head.fields.values or route.server_timing is not _ON_REQUEST:
+        lines.append(server_timing(x, route))
+    if x.added:
+        lines.append(x.added)
+    if x.legacy_limit_lines and b"x-ratelimit-" not in fields.kept.lower():
+        lines.append(x.legacy_limit_lines)
+    upstream = x.upstream
+    if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
+        lines.append(cookie_line(x, upstream.steering.sticky, head.status))
+    return lines
+
+
+def switching_lines(x: Exchange, head: ResponseHead) -> list[bytes]:
+    """The field lines of a 101, but for those that name the protocol."""
+    lines = [head.fields.kept]
+    upstream = x.upstream
+    if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
+        lines.append(cookie_line(x, upstream.steering.sticky, head.status))
+    return lines
+
+
+def server_timing(x: Exchange, route: Route) -> bytes:
+    """The `Server-Timing` line where one is wanted: milliseconds so far here and at the upstream, and the attempts."""
+    if route.server_timing is ServerTiming.OFF:
+        return b""
+    if route.server_timing is _ON_REQUEST and x.head.fields.values.get(b"x-server-timing") != b"1":
+        return b""
+    line = b'Server-Timing: gateway;dur=%.1f, upstream;dur=%.1f;desc="%d attempt(s)"' % (
+        x.overhead(monotonic() - x.started) * 1000,
+        x.upstream_seconds * 1000,
+        x.attempts,
+    )
+    for number, attempt in enumerate(x.tries.log if x.tries is not None else (), 1):
+        line += b', attempt-%d;dur=%.1f;desc="%b"' % (number, attempt["ms"], attempt["outcome"].encode("ascii"))
+    return line + b"\r\n"

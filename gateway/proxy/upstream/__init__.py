@@ -1,0 +1,1 @@
+"""The services' side: connections, their pools, and what is known of each endpoint."""

@@ -1,0 +1,180 @@
+"""HTTP/1.1 response heads on the wire (RFC 9112), read as strictly as requests: an upstream's mistake must not become the
+client's problem. What is not canonical is answered 502."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.errors import Failed, Failure
+from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, list_members
+from gateway.policies.compression import Fields
+from gateway.proxy.wire.http1_request import (
+    BARE,
+    FIELD_SECTION,
+    KEEP,
+    LENGTH,
+    ORDINARY_OPTIONS,
+    PLAIN_OPTIONS,
+    FieldTable,
+    without,
+)
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
+_STATUS_START: Final = b"HTTP/1."
+
+_CONNECTION: Final = 1
+_CONTENT_LENGTH: Final = 2
+_TRANSFER_ENCODING: Final = 3
+_UPGRADE: Final = 4
+_DATE: Final = 5
+_WEBSOCKET_ACCEPT: Final = 6
+_DROP: Final = 7
+
+_KINDS: Final[Mapping[bytes, int]] = {
+    **dict.fromkeys(HOP_BY_HOP, _DROP),
+    b"trailer": _DROP,
+    b"connection": _CONNECTION,
+    b"content-length": _CONTENT_LENGTH,
+    b"transfer-encoding": _TRANSFER_ENCODING,
+    b"upgrade": _UPGRADE,
+    b"date": _DATE,
+    b"sec-websocket-accept": _WEBSOCKET_ACCEPT,
+}
+
+_TABLE: Final = FieldTable(_KINDS)
+
+
+class ResponseFields:
+    """What a field section says. Never changed once read: an upstream that sends the same bytes again gets the same object."""
+
+    __slots__ = (
+        "block",
+        "chunked",
+        "coding",
+        "has_date",
+        "keep_alive",
+        "kept",
+        "length",
+        "own",
+        "switches",
+        "upgrade",
+        "websocket_accept",
+    )
+
+    def __init__(self, block: bytes, own: bytes) -> None:
+        self.block = block
+        """The bytes of the section, with the empty line."""
+        self.own = own
+        """Lower-case name of the field that was left out because the gateway sets it."""
+        self.kept = b""
+        """The field lines to forward as they are, each with its CRLF."""
+        self.length = -1
+        self.chunked = False
+        self.keep_alive: bool | None = None
+        """What `Connection` says about it; None: nothing, so the version decides."""
+        self.has_date = False
+        self.coding: Fields | None = None
+        """What they mean for compression; read when a route first asks."""
+        self.upgrade = b""
+        self.switches = False
+        """`Connection: upgrade` was sent."""
+        self.websocket_accept = b""
+
+
+class ResponseHead:
+    """A valid response head."""
+
+    __slots__ = ("chunked", "fields", "keep_alive", "length", "reason", "status")
+
+    def __init__(self, status: int, minor: int, reason: bytes, fields: ResponseFields) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.length = fields.length
+        self.chunked = fields.chunked
+        self.keep_alive = bool(minor) if fields.keep_alive is None else fields.keep_alive
+
+
+def read_response(data: bytes, end: int, own: bytes, last: ResponseFields | None = None) -> ResponseHead:
+    """The head at the start of `data` that ends (with its empty line) at `end`. Raises `Failed(PROTOCOL)`.
+
+    `own` is the lower-case name of the field that the gateway sets itself (the request id): the upstream's is left out.
+    `last` are the fields of the connection's response before; the same bytes are not read again.
+    """
+    match = _STATUS_LINE.match(data)
+    if match is None:
+        raise Failed(Failure.PROTOCOL, "the status line is not valid")
+    version, status, reason = match.groups()
+    block = data[match.end() : end]
+    known = last is not None and last.block == block and last.own == own
+    fields = last if known and last is not None else read_response_fields(block, own)
+    if fields.chunked and version == b"0":
+        raise Failed(Failure.PROTOCOL, "Transfer-Encoding in HTTP/1.0")
+    return ResponseHead(int(status), 0 if version == b"0" else 1, reason or b"", fields)
+
+
+def read_response_fields(block: bytes, own: bytes = b"") -> ResponseFields:
+    """The meaning of a field section. Raises `Failed(PROTOCOL)` for what is not valid, and for broken framing."""
+    if FIELD_SECTION.fullmatch(block) is None:
+        raise Failed(Failure.PROTOCOL, "a field line is not valid")
+    fields = ResponseFields(block, own)
+    lines: list[bytes] = []
+    options: list[bytes] = []
+    for line in block.split(b"\r\n")[:-2]:
+        name = line[: line.find(b":")]
+        kind = _TABLE[name]
+        if kind == KEEP:
+            if len(name) != len(own) or name.lower() != own:
+                lines.append(line)
+        elif kind == _DATE:
+            lines.append(line)
+            fields.has_date = True
+        elif kind == _CONTENT_LENGTH:
+            value = line[15:].strip(b" \t")
+            length = int(value) if LENGTH.fullmatch(value) is not None else -1
+            if length < 0 or fields.length not in (-1, length):
+                raise Failed(Failure.PROTOCOL, "the Content-Length is not one plain number")
+            fields.length = length
+        elif kind == _CONNECTION:
+            options += PLAIN_OPTIONS.get(line[11:]) or list_members(line[11:])
+        elif kind != _DROP:
+            _special(fields, kind, line[len(name) + 1 :].strip(b" \t"))
+            if kind == _WEBSOCKET_ACCEPT:
+                lines.append(line)
+    if fields.chunked and fields.length >= 0:
+        raise Failed(Failure.PROTOCOL, "Transfer-Encoding beside Content-Length")
+    lines.append(b"")
+    fields.kept = b"\r\n".join(lines)
+    if options:
+        _apply_connection(fields, options)
+    return fields
+
+
+def _special(fields: ResponseFields, kind: int, value: bytes) -> None:
+    if kind == _TRANSFER_ENCODING:
+        if fields.chunked or list_members(value) != [b"chunked"]:
+            raise Failed(Failure.PROTOCOL, "the only transfer coding is chunked, once")
+        fields.chunked = True
+    elif kind == _UPGRADE:
+        fields.upgrade = value.lower()
+    else:
+        fields.websocket_accept = value
+
+
+def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
+    """Obey the upstream's `Connection` options (RFC 9110 7.6.1)."""
+    if b"close" in options:
+        fields.keep_alive = False
+    elif b"keep-alive" in options:
+        fields.keep_alive = True
+    fields.switches = b"upgrade" in options
+    if not ORDINARY_OPTIONS.issuperset(options):
+        fields.kept = without(fields.kept, set(options) - ORDINARY_OPTIONS - NEVER_NOMINATED)
+
+
+def check_partial_response(buffer: bytes, scanned: int = 0) -> None:
+    """Refuse early what can no longer become a valid response head. `scanned` bytes were seen before."""
+    if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer, scanned) is not None:
+        raise Failed(Failure.PROTOCOL, "the response head is not valid")
