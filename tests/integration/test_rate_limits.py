@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, Gateway, Response, answers, eventually, proxy
+from tests.support import GET, OK, Gateway, Response, answers, eventually, proxy, time_passes
 
 
 async def limited(upstream: StartUpstream, gateway: StartGateway, limit: str, *, answer: bytes = OK, **config: str) -> Gateway:
@@ -38,7 +38,7 @@ async def test_over_the_limit_is_429_with_a_true_retry_after(upstream: StartUpst
     assert "`client` (2 per 500ms)" in problem["detail"]
     wait = int(refused.value(b"retry-after") or 0)
     assert wait == problem["retry_after"] == 1
-    await asyncio.sleep(wait)
+    await time_passes(wait)
     assert (await running.get()).status == 200
 
 
