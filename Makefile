@@ -26,7 +26,7 @@ run: $(VENV)/.installed-run
 # Half of the tests' time is waiting, so there are more of them at once than processors. JOBS=0: one after the other.
 test: lint
 	@$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 

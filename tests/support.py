@@ -561,7 +561,12 @@ class Client:
 def proxy(
     url: str, *, server: str = "", route: str = "", upstream: str = "", listen: str = "127.0.0.1:0", path: str = "/**"
 ) -> str:
-    """A configuration with one route to one endpoint; the rest are fields of YAML flow mappings."""
+    """A configuration with one route to one endpoint; the rest are fields of YAML flow mappings.
+
+    Nothing is shed because the machine is busy, unless the test asks for it.
+    """
+    if "overload" not in server:
+        server = f"overload: {{default: off, sheddable: off}}, {server}"
     return f"""
 version: 1
 server: {{name: gw, listen: [{listen}], {server}}}

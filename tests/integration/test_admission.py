@@ -96,7 +96,7 @@ async def test_never_more_in_flight_than_the_limit(upstream: StartUpstream, gate
             await peer.send(OK)
 
     app = await upstream(counts)
-    running = await gateway(proxy(app.url, upstream="max_in_flight: {limit: 5, queue: {size: 200, max_wait: 4s}}"))
+    running = await gateway(proxy(app.url, upstream="max_in_flight: {limit: 5, queue: {size: 200, max_wait: 14s}}"))
 
     tasks = [later(running) for _ in range(200)]
     await eventually(lambda: gate(running).waiting == 195 and at_once == 5)
