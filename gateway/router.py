@@ -43,7 +43,7 @@ class Match:
     headers: tuple[tuple[bytes, re.Pattern[bytes] | None], ...] = ()
     """Lower-case field name and a pattern for the whole value; None: the field is present."""
     query: tuple[tuple[bytes, re.Pattern[bytes] | None], ...] = ()
-    """The same for decoded query parameters."""
+    """Decoded parameter name and a pattern for the whole value; None: the parameter is present."""
     priority: int = 0
 
 

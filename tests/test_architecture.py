@@ -210,3 +210,12 @@ def test_no_step_writes_on_a_transport(path: Path) -> None:
 def test_the_tables_of_the_architecture_page_are_as_the_code_is() -> None:
     """docs/architecture.md lists every file with the first sentence of its docstring; `make docs` writes it."""
     assert page() == PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_no_docstring_sends_the_reader_elsewhere(path: Path) -> None:
+    """A docstring says what it is about. What overrides a documented method needs none."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+
+    assert [text for text in texts if text.startswith(("See ", "The same "))] == []

@@ -37,42 +37,11 @@ class Endpoint:
     """One address of an upstream. Settings are fixed; load, health and the pool are live. Instants are monotonic seconds."""
 
     __slots__ = (
-        "address",
-        "authority",
-        "backup",
-        "breaker",
-        "breaker_open",
-        "cookie",
-        "ejected_for",
-        "ejected_until",
-        "ejections",
-        "errors",
-        "failures",
-        "group",
-        "guard",
-        "host",
-        "id",
-        "in_flight",
-        "label",
-        "latency",
-        "latency_at",
-        "path",
-        "permit",
-        "pool",
-        "port",
-        "probe_says",
-        "ramp_since",
-        "requests",
-        "rest_until",
-        "resting_share",
-        "share",
-        "since",
-        "state",
-        "tls",
-        "up",
-        "url",
-        "weight",
-    )
+        "address", "authority", "backup", "breaker", "breaker_open", "cookie", "ejected_for", "ejected_until", "ejections",
+        "errors", "failures", "group", "guard", "host", "id", "in_flight", "label", "latency", "latency_at", "path", "permit",
+        "pool", "port", "probe_says", "ramp_since", "requests", "rest_until", "resting_share", "share", "since", "state", "tls",
+        "up", "url", "weight",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -120,9 +89,9 @@ class Endpoint:
         """The one that new requests use."""
 
         self.failures = 0
-        """Exchanges that failed in a row; answers such as 500 do not end the row."""
+        """Grave failures in a row (connection, 502, 503, 504). A 500 neither counts here nor ends the row."""
         self.errors = 0
-        """The same with such answers."""
+        """Failures in a row of every kind, those such as 500 included."""
         self.ejected_until = 0.0
         """When the last ejection ends or ended."""
         self.ejections = 0
@@ -204,22 +173,9 @@ class EndpointGroup:
     """The endpoints of one upstream and the balancer over those that are available."""
 
     __slots__ = (
-        "_balancer",
-        "_points_per_weight",
-        "available",
-        "by_cookie",
-        "due",
-        "endpoints",
-        "fit",
-        "panic",
-        "refusal",
-        "reopens_at",
-        "retry_at",
-        "settings",
-        "shut",
-        "timed",
-        "watcher",
-    )
+        "_balancer", "_points_per_weight", "available", "by_cookie", "due", "endpoints", "fit", "panic", "refusal",
+        "reopens_at", "retry_at", "settings", "shut", "timed", "watcher",
+    )  # fmt: skip
 
     def __init__(self, endpoints: Sequence[Endpoint], settings: GroupSettings = DEFAULT, now: float = 0.0) -> None:
         self.settings = settings

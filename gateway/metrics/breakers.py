@@ -17,7 +17,7 @@ EXPECTED_TRANSITIONS: Final = ("open", "half_open", "closed")
 
 
 class BreakerMetrics:
-    """See the module's docstring."""
+    """States, changes and refusals of the breakers of one upstream."""
 
     __slots__ = ("forced", "rejected", "states", "transitions", "would_reject")
 

@@ -28,27 +28,10 @@ class GatewayMetrics:
     """Everything one worker counts, and the registry collector for it."""
 
     __slots__ = (
-        "accepted",
-        "access_log_dropped",
-        "access_log_lines",
-        "certificates",
-        "compression",
-        "concurrency",
-        "config_hash",
-        "connections",
-        "draining",
-        "lag",
-        "limits",
-        "overhead",
-        "protocol_errors",
-        "python",
-        "reloads",
-        "routes",
-        "store",
-        "tunnels",
-        "upstreams",
-        "version",
-    )
+        "accepted", "access_log_dropped", "access_log_lines", "certificates", "compression", "concurrency", "config_hash",
+        "connections", "draining", "lag", "limits", "overhead", "protocol_errors", "python", "reloads", "routes", "store",
+        "tunnels", "upstreams", "version",
+    )  # fmt: skip
 
     def __init__(self, version: str, python: str = "") -> None:
         self.version = version

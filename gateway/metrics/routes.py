@@ -26,16 +26,9 @@ class RouteMetrics:
     """What is counted per route. One object lives as long as the route's name does, across reloads."""
 
     __slots__ = (
-        "duration",
-        "expected_reasons",
-        "expected_requests",
-        "in_flight",
-        "name",
-        "rejections",
-        "request_bytes",
-        "requests",
+        "duration", "expected_reasons", "expected_requests", "in_flight", "name", "rejections", "request_bytes", "requests",
         "response_bytes",
-    )
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,7 +41,7 @@ class RouteMetrics:
         self.expected_requests: tuple[tuple[bytes, int], ...] = ()
         """Methods and codes that are shown before they are first counted."""
         self.expected_reasons: tuple[str, ...] = ()
-        """The same of rejections."""
+        """Reasons of rejections that are shown before they are first counted."""
 
     def expect(self, methods: Iterable[str], codes: Sequence[int], reasons: Iterable[str]) -> None:
         """What the configuration lets us foresee of the route."""

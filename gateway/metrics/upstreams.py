@@ -49,23 +49,9 @@ class UpstreamMetrics:
     """What is counted per upstream."""
 
     __slots__ = (
-        "attempts",
-        "breaker",
-        "connects",
-        "denials",
-        "duration",
-        "ejections",
-        "fallbacks",
-        "hedges_won",
-        "lookups",
-        "name",
-        "probe_duration",
-        "probes",
-        "retried_in_vain",
-        "retried_well",
-        "retries",
-        "standings",
-    )
+        "attempts", "breaker", "connects", "denials", "duration", "ejections", "fallbacks", "hedges_won", "lookups", "name",
+        "probe_duration", "probes", "retried_in_vain", "retried_well", "retries", "standings",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name

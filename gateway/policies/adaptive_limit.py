@@ -31,7 +31,7 @@ class AdaptiveSettings:
 
 
 class AdaptiveLimit:
-    """See the module's docstring."""
+    """The limit at work, and what it has seen."""
 
     __slots__ = ("_again", "_bad", "_peak", "_seconds", "_seen", "limit", "settings")
 

@@ -106,7 +106,7 @@ class Fastest:
 
 
 class Limiter:
-    """See the module's docstring. All times are monotonic seconds."""
+    """A limit with its queue. All times are monotonic seconds."""
 
     __slots__ = ("_queues", "_since", "fastest", "in_flight", "limit", "room", "settings", "waiting")
 

@@ -129,7 +129,6 @@ class TwoChoices:
         self._others = self._count - 1
 
     def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
-        """See `Balancer`."""
         draw = self._draw
         if draw.bounds:
             first, second = draw.two(chance)
@@ -166,7 +165,6 @@ class LeastInFlight:
         self._draw = _Draw(weights)
 
     def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
-        """See `Balancer`."""
         draw = self._draw
         first = draw.one(chance)
         if first != avoid and not endpoints[first].in_flight:
@@ -192,7 +190,6 @@ class Latency:
         self._draw = _Draw(weights)
 
     def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
-        """See `Balancer`."""
         draw = self._draw
         if draw.count == 1:
             return 0
@@ -247,7 +244,7 @@ class RoundRobin:
         """Due time and index of every endpoint, as a heap; empty with equal weights, and before the first pick."""
 
     def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
-        """See `Balancer`; `chance` says where the turns begin."""
+        # `chance` says where the turns begin.
         if self._draw.bounds:
             return self._due(chance, avoid)
         index = self._next
@@ -276,7 +273,7 @@ class RoundRobin:
 
 
 class ConsistentHash:
-    """The same key goes to the same endpoint while that is there and not overloaded; else to the next on the ring.
+    """Equal keys go to one endpoint while that is there and not overloaded; else to the next on the ring.
 
     An endpoint's points depend on its id and weight alone, so when one comes or goes only the keys that it takes or leaves
     move. With a bound of c, an endpoint has at most ceil(c × its share of all in flight) exchanges in flight.
@@ -299,7 +296,6 @@ class ConsistentHash:
         self._owners = [index for _, index in ring]
 
     def pick(self, endpoints: Sequence[EndpointLoad], chance: float, avoid: int = -1, key: bytes | None = None) -> int:
-        """See `Balancer`; without a key, two choices."""
         if key is None or len(endpoints) == 1:
             return self._two.pick(endpoints, chance, avoid)
         owners = self._owners

@@ -24,7 +24,7 @@ class OverloadSettings:
 
 
 class Overload:
-    """See the module's docstring. Ranks are 0 critical, 1 default, 2 sheddable."""
+    """How late the event loop is, smoothed, and what that sheds. Ranks are 0 critical, 1 default, 2 sheddable."""
 
     __slots__ = ("_most", "_thresholds", "lag", "shed_from")
 

@@ -60,7 +60,7 @@ class OnStoreError(Enum):
     """What holds while the store does not answer."""
 
     LOCAL = "local"
-    """The same limit in process, divided by the expected number of gateways."""
+    """The limit as it holds in process, divided by the expected number of gateways."""
     ALLOW = "allow"
     DENY = "deny"
 
@@ -151,11 +151,10 @@ class SlidingWindow:
         self.weight = 1
 
     def fresh(self, now: int) -> list[int]:
-        """See `Rule`."""
         return [now // self.per, 0, 0]
 
     def room(self, state: list[int], now: int) -> float:
-        """See `Rule`. Windows that have passed are rolled over in the state."""
+        # Windows that have passed are rolled over in the state.
         per = self.per
         index = now // per
         if state[0] != index:
@@ -170,7 +169,7 @@ class SlidingWindow:
         return self.capacity - (state[1] * (per - now % per) / per + state[2])
 
     def take(self, state: list[int], cost: int, now: int) -> tuple[int, int] | None:
-        """See `Rule`. It is `room` and `wait` in one: two calls less, and most of what a limit costs."""
+        # `room` and `wait` in one: two calls less, and most of what a limit costs.
         index, last, this = state
         per = self.per
         rest = (index + 1) * per - now
@@ -191,7 +190,6 @@ class SlidingWindow:
         return left, ceil(rest - (most - this) * per / last) + 1 if old + this > most else 0
 
     def wait(self, state: list[int], cost: int, now: int) -> int:
-        """See `Rule`."""
         per = self.per
         _, last, this = state
         rest = per - now % per
@@ -205,7 +203,6 @@ class SlidingWindow:
         return rest + ceil(per - left * per / this) + 1
 
     def over(self, state: list[int], now: int) -> bool:
-        """See `Rule`."""
         return state[0] < now // self.per - 1
 
 
@@ -220,11 +217,10 @@ class SlidingLog:
         self.weight = 1 + settings.limit // 32
 
     def fresh(self, now: int) -> array[int]:
-        """See `Rule`."""
         return array("q")
 
     def room(self, state: array[int], now: int) -> float:
-        """See `Rule`. Times that have left the window are dropped from the state."""
+        # Times that have left the window are dropped from the state.
         if state:
             if state[-1] > now:
                 state[:] = array("q", [min(time, now) for time in state])
@@ -233,7 +229,6 @@ class SlidingLog:
         return self.capacity - len(state)
 
     def take(self, state: array[int], cost: int, now: int) -> tuple[int, int] | None:
-        """See `Rule`."""
         left = int(self.room(state, now)) - cost
         if left < 0:
             return None
@@ -241,14 +236,12 @@ class SlidingLog:
         return left, self.wait(state, left + 1, now)
 
     def wait(self, state: array[int], cost: int, now: int) -> int:
-        """See `Rule`."""
         over = len(state) + cost - self.capacity
         if over <= 0:
             return 0
         return state[over - 1] + self.per - now if over <= len(state) else self.per
 
     def over(self, state: array[int], now: int) -> bool:
-        """See `Rule`."""
         return not state or state[-1] <= now - self.per
 
 
@@ -264,16 +257,13 @@ class TokenBucket:
         self.weight = 1
 
     def fresh(self, now: int) -> list[float]:
-        """See `Rule`."""
         return [0.0, now]
 
     def room(self, state: list[float], now: int) -> float:
-        """See `Rule`."""
         level = self._level(state, now)
         return self.capacity - level
 
     def take(self, state: list[float], cost: int, now: int) -> tuple[int, int] | None:
-        """See `Rule`."""
         level = self._level(state, now)
         room = self.capacity - level
         if cost > room:
@@ -284,12 +274,10 @@ class TokenBucket:
         return left, self.wait(state, left + 1, now)
 
     def wait(self, state: list[float], cost: int, now: int) -> int:
-        """See `Rule`."""
         over = self._level(state, now) + cost - self.capacity
         return ceil(over * self.per / self.limit) + 1 if over > 0 else 0
 
     def over(self, state: list[float], now: int) -> bool:
-        """See `Rule`."""
         return self._level(state, now) <= 0
 
     def _level(self, state: list[float], now: int) -> float:

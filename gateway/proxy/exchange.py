@@ -52,19 +52,9 @@ class Attempt:
     """One attempt to have the request answered by one endpoint. It occupies its connection (`upstream.connection.Occupant`)."""
 
     __slots__ = (
-        "began",
-        "connection",
-        "dispatched_at",
-        "endpoint",
-        "failed",
-        "permit",
-        "racing",
-        "reused",
-        "route",
-        "stale",
-        "upstream",
-        "x",
-    )
+        "began", "connection", "dispatched_at", "endpoint", "failed", "permit", "racing", "reused", "route", "stale",
+        "upstream", "x",
+    )  # fmt: skip
 
     def __init__(self, x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, permit: object, began: float) -> None:
         self.x = x
@@ -128,48 +118,12 @@ class Exchange:
     """State of one request. Times are monotonic seconds."""
 
     __slots__ = (
-        "_coroutine",
-        "_raised",
-        "_running",
-        "added",
-        "answer",
-        "attempt",
-        "attempts",
-        "budget",
-        "client",
-        "client_ip",
-        "coding",
-        "committed",
-        "deadline",
-        "due",
-        "due_failure",
-        "failure",
-        "framed",
-        "head",
-        "host",
-        "host_field",
-        "keep_alive",
-        "legacy_limit_lines",
-        "parameters",
-        "path",
-        "query_at",
-        "queued",
-        "request_body",
-        "request_id",
-        "responded_at",
-        "response_body",
-        "response_bytes",
-        "route",
-        "slots",
-        "snapshot",
-        "started",
-        "status",
-        "tries",
-        "tunnel",
-        "upstream",
-        "upstream_seconds",
-        "waiter",
-    )
+        "_coroutine", "_raised", "_running", "added", "answer", "attempt", "attempts", "budget", "client", "client_ip",
+        "coding", "committed", "deadline", "due", "due_failure", "failure", "framed", "head", "host", "host_field",
+        "keep_alive", "legacy_limit_lines", "parameters", "path", "query_at", "queued", "request_body", "request_id",
+        "responded_at", "response_body", "response_bytes", "route", "slots", "snapshot", "started", "status", "tries", "tunnel",
+        "upstream", "upstream_seconds", "waiter",
+    )  # fmt: skip
 
     def __init__(self, client: Client, snapshot: Snapshot, head: RequestHead, now: float) -> None:
         self.client = client

@@ -17,7 +17,7 @@ INTERVAL: Final = 0.1
 
 
 class LoopWatch:
-    """See the module's docstring. Runs from its making until `stop`."""
+    """The timer that measures. It runs from its making until `stop`."""
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane

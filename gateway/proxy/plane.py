@@ -37,27 +37,12 @@ class PlaneConnection(Protocol):
 
 
 class DataPlane:
-    """See the module's docstring. `apply` swaps the snapshot; an exchange keeps the one it began with."""
+    """The data plane of one worker. `apply` swaps the snapshot; an exchange keeps the one it began with."""
 
     __slots__ = (
-        "breakers",
-        "connections",
-        "date",
-        "draining",
-        "limit_store",
-        "limits",
-        "local_counts",
-        "log",
-        "loop",
-        "metrics",
-        "reader",
-        "shed_from",
-        "snapshot",
-        "surely_small",
-        "threads",
-        "top_keys",
-        "via_line",
-    )
+        "breakers", "connections", "date", "draining", "limit_store", "limits", "local_counts", "log", "loop", "metrics",
+        "reader", "shed_from", "snapshot", "surely_small", "threads", "top_keys", "via_line",
+    )  # fmt: skip
 
     def __init__(
         self,

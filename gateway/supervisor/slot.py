@@ -45,7 +45,7 @@ class StartFailedError(Exception):
 
 
 class Slot:
-    """See the module's docstring."""
+    """The place of one worker: its process, and what all who have held it have counted."""
 
     def __init__(self, index: int, count: Callable[[socket.socket], None], breaker: Word) -> None:
         self.index = index
@@ -160,7 +160,6 @@ class Slot:
     async def ask(
         self, kind: str, content: dict[str, Any] | None = None, *, within: float, sockets: Files | None = None
     ) -> Any:
-        """See `Channel.ask`."""
         if self.channel is None:
             raise ChannelClosedError
         sockets = sockets or {}

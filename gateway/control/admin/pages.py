@@ -78,7 +78,7 @@ NAMES: Final = ("name", "url", "label")
 
 
 def merged(pages: dict[int, Any], field: str = "") -> Any:
-    """The same page of several workers, by their numbers, as one."""
+    """One page of several workers, by their numbers, as one."""
     values = list(pages.values())
     first = values[0]
     if all(isinstance(value, dict) for value in values):

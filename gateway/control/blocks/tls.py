@@ -131,7 +131,7 @@ def fingerprint(tls: UpstreamTls) -> str:
 
 
 def listen_fingerprint(tls: ListenTls) -> str:
-    """The same for a listener."""
+    """What stands for the context of a listener in comparisons."""
     return _digest(tls, (tls.min_version,), (tls.certificate, tls.key, tls.key_password_file))
 
 

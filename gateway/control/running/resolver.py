@@ -23,7 +23,6 @@ class SystemResolver:
         self._free = asyncio.Semaphore(AT_ONCE)
 
     async def resolve(self, name: str) -> tuple[str, ...]:
-        """See `ports.Resolver`."""
         await self._free.acquire()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[str, ...]] = loop.create_future()

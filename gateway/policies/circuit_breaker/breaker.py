@@ -33,7 +33,6 @@ class _Changes(CircuitBreakerListener):
         self.made = False
 
     def state_change(self, cb: CircuitBreaker, old_state: CircuitBreakerState | None, new_state: CircuitBreakerState) -> None:
-        """See pybreaker."""
         self.made = True
 
 
@@ -55,26 +54,12 @@ UNCOUNTED: Final = object()
 
 
 class Breaker:
-    """See the package's docstring. `changed` is called when `blocked`, `guarded` or the state may have changed."""
+    """The breaker of one endpoint. `changed` is called when `blocked`, `guarded` or the state may have changed."""
 
     __slots__ = (
-        "_changed",
-        "_changes",
-        "_circuit",
-        "_closed_at",
-        "due",
-        "forced",
-        "healthy",
-        "opened_at",
-        "permit",
-        "probing",
-        "reason",
-        "settings",
-        "slow_call",
-        "state",
-        "trips",
-        "window",
-    )
+        "_changed", "_changes", "_circuit", "_closed_at", "due", "forced", "healthy", "opened_at", "permit", "probing",
+        "reason", "settings", "slow_call", "state", "trips", "window",
+    )  # fmt: skip
 
     def __init__(self, settings: BreakerSettings, changed: Callable[[Transition | None], None]) -> None:
         self.settings = settings

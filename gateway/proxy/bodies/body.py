@@ -94,21 +94,9 @@ class Body:
     """One body between its two connections. Held in memory only until an outlet is attached, and bounded then too."""
 
     __slots__ = (
-        "_held",
-        "_held_at",
-        "_held_size",
-        "_outlet",
-        "_replay",
-        "_replay_limit",
-        "decoder",
-        "done",
-        "held_for",
-        "limit",
-        "on_done",
-        "received",
-        "source",
-        "touched",
-    )
+        "_held", "_held_at", "_held_size", "_outlet", "_replay", "_replay_limit", "decoder", "done", "held_for", "limit",
+        "on_done", "received", "source", "touched",
+    )  # fmt: skip
 
     def __init__(self, source: Readable, decoder: Decoder, limit: int = -1) -> None:
         self.source = source

@@ -92,11 +92,9 @@ class ZstdCoder:
         self._compress = zstd.ZstdCompressor(options=options).compress
 
     def whole(self, data: bytes) -> bytes:
-        """See `ports.Coder`."""
         return cast(bytes, self._compress(data, 2))
 
     def encoder(self) -> Encoder:
-        """See `ports.Coder`."""
         return _ZstdEncoder(self._level)
 
 
@@ -125,11 +123,9 @@ class BrotliCoder:
         self.inline = _inline("br", level)
 
     def whole(self, data: bytes) -> bytes:
-        """See `ports.Coder`."""
         return cast(bytes, brotli.compress(data, quality=self._level, lgwin=_STREAM_WINDOW))
 
     def encoder(self) -> Encoder:
-        """See `ports.Coder`."""
         return _BrotliEncoder(self._level)
 
 
@@ -159,11 +155,9 @@ class GzipCoder:
         self.inline = _inline("isal" if fast else "gzip", level - 1)
 
     def whole(self, data: bytes) -> bytes:
-        """See `ports.Coder`."""
         return cast(bytes, self._library.compress(data, self._level, 31))
 
     def encoder(self) -> Encoder:
-        """See `ports.Coder`."""
         return _GzipEncoder(self._library.compressobj(self._level, zlib.DEFLATED, 31))
 
 

@@ -28,24 +28,9 @@ class ClientConnection(Connection, Client):
     """The facts that hold for all requests of a connection; subclasses add the requests."""
 
     __slots__ = (
-        "_host",
-        "_host_field",
-        "alarm",
-        "closing",
-        "ended",
-        "exchange",
-        "forwarded_line",
-        "limit_key",
-        "limits_asked",
-        "matched",
-        "peer",
-        "peer_node",
-        "peer_text",
-        "plane",
-        "scheme",
-        "trusted",
-        "via_line",
-    )
+        "_host", "_host_field", "alarm", "closing", "ended", "exchange", "forwarded_line", "limit_key", "limits_asked",
+        "matched", "peer", "peer_node", "peer_text", "plane", "scheme", "trusted", "via_line",
+    )  # fmt: skip
 
     def __init__(self, plane: DataPlane, scheme: bytes) -> None:
         super().__init__()

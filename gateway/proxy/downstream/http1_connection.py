@@ -50,17 +50,9 @@ class Http1Connection(Http1Answers):
     """One client connection and its requests."""
 
     __slots__ = (
-        "_at",
-        "_buffer",
-        "_empty_lines",
-        "_fields",
-        "_lingering",
-        "_reading",
-        "_scanned",
-        "_served",
-        "_turn_scheduled",
+        "_at", "_buffer", "_empty_lines", "_fields", "_lingering", "_reading", "_scanned", "_served", "_turn_scheduled",
         "tunnel",
-    )
+    )  # fmt: skip
 
     def __init__(self, plane: DataPlane, scheme: bytes) -> None:
         super().__init__(plane, scheme)

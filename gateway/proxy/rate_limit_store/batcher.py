@@ -64,7 +64,7 @@ def _probe() -> LimitCall:
 
 
 class RedisStore:
-    """See the module's docstring. `start` and `stop` frame its one task."""
+    """A `LimitStore` that asks another process. `start` and `stop` frame its one task."""
 
     def __init__(
         self,
@@ -94,7 +94,6 @@ class RedisStore:
     # -- the data plane's side ---------------------------------------------------------------------------------------
 
     def ask(self, call: LimitCall) -> None:
-        """See `LimitStore`."""
         now = self._loop.time()
         if self._denied and self._remembered(call, now):
             return
@@ -113,11 +112,10 @@ class RedisStore:
                 idle.set_result(None)
 
     def denies(self, checks: Sequence[Check]) -> bool:
-        """See `LimitStore`: as far as former denials tell."""
+        # As far as former denials tell.
         return bool(self._denied) and self._remembered(LimitCall(list(checks)), self._loop.time())
 
     def forget(self) -> None:
-        """See `LimitStore`."""
         self._denied.clear()
 
     def _remembered(self, call: LimitCall, now: float) -> bool:

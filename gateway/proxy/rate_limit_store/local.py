@@ -44,7 +44,7 @@ class Counter:
 
 
 class LocalStore:
-    """See the module's docstring. `capacity` is in keys; a key of a `sliding_log` counts for more (`Rule.weight`)."""
+    """A `LimitStore` in this process. `capacity` is in keys; a key of a `sliding_log` counts for more (`Rule.weight`)."""
 
     __slots__ = ("_tables", "capacity", "weight")
 
@@ -54,12 +54,10 @@ class LocalStore:
         self._tables: dict[bytes, Table] = {}
 
     def ask(self, call: LimitCall) -> None:
-        """See `LimitStore`."""
         call.verdicts = self.decide(call.checks, monotonic_ns() // 1000)
         call.done = True
 
     def denies(self, checks: Sequence[Check]) -> bool:
-        """See `LimitStore`."""
         now = monotonic_ns() // 1000
         for check in checks:
             table = self._tables.get(check.limit.id)
@@ -69,7 +67,7 @@ class LocalStore:
         return False
 
     def forget(self) -> None:
-        """See `LimitStore`: no denials are remembered here."""
+        """Nothing: no denials are remembered here."""
 
     def resize(self, capacity: int) -> None:
         """Keep at most so many keys from now on."""

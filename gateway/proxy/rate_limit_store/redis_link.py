@@ -91,7 +91,6 @@ class ServerLink:
         self._connection: Connection | UnixDomainSocketConnection | None = None
 
     async def open(self) -> None:
-        """See `Link`."""
         settings = self._settings
         options: dict[str, Any] = {"db": settings.database, **_credentials(settings), **_options()}
         connection: Connection | UnixDomainSocketConnection
@@ -121,7 +120,6 @@ class ServerLink:
                 await client.aclose()
 
     async def run(self, calls: Sequence[LimitCall]) -> None:
-        """See `Link`."""
         keys, blob = packed_calls(self._settings.prefix, calls)
         count = len(keys)
         try:
@@ -138,7 +136,6 @@ class ServerLink:
         return await connection.read_response(disconnect_on_error=False)
 
     async def close(self) -> None:
-        """See `Link`."""
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
@@ -160,7 +157,6 @@ class ClusterLink:
         self._cluster: RedisCluster | None = None
 
     async def open(self) -> None:
-        """See `Link`."""
         settings = self._settings
         options: dict[str, Any] = _credentials(settings)
         if settings.tls:
@@ -177,7 +173,6 @@ class ClusterLink:
         await cluster.initialize()
 
     async def run(self, calls: Sequence[LimitCall]) -> None:
-        """See `Link`."""
         whole: dict[bytes, list[LimitCall]] = {}
         spread: list[LimitCall] = []
         for call in calls:
@@ -222,7 +217,6 @@ class ClusterLink:
         settle(calls, unpacked(answer, len(keys)))
 
     async def close(self) -> None:
-        """See `Link`."""
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             try:

@@ -43,11 +43,9 @@ class WorkerLink:
         self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> None:
-        """See `Link`."""
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._connect())
 
     async def run(self, calls: Sequence[LimitCall]) -> None:
-        """See `Link`."""
         parts = []
         count = 0
         for call in calls:
@@ -62,7 +60,6 @@ class WorkerLink:
         settle(calls, list(_VERDICT.iter_unpack(answer)))
 
     async def close(self) -> None:
-        """See `Link`."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.transport.abort()
@@ -128,11 +125,9 @@ class _Session(asyncio.Protocol):
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's is not derived from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
         self._in += data
         while len(self._in) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._in)

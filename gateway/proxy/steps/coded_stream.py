@@ -32,32 +32,10 @@ class CodedSink:
     """Takes a body, encodes it, and passes it on to the client. It is the `Source` of the client too."""
 
     __slots__ = (
-        "_ahead",
-        "_ahead_size",
-        "_body",
-        "_busy",
-        "_client",
-        "_coder",
-        "_eager",
-        "_encoder",
-        "_ended",
-        "_exchange",
-        "_finishing",
-        "_grown",
-        "_head",
-        "_least",
-        "_metrics",
-        "_out",
-        "_over",
-        "_plain",
-        "_route",
-        "_shaped",
-        "_skipped",
-        "_ticking",
-        "done",
-        "opened",
-        "sent",
-    )
+        "_ahead", "_ahead_size", "_body", "_busy", "_client", "_coder", "_eager", "_encoder", "_ended", "_exchange",
+        "_finishing", "_grown", "_head", "_least", "_metrics", "_out", "_over", "_plain", "_route", "_shaped", "_skipped",
+        "_ticking", "done", "opened", "sent",
+    )  # fmt: skip
 
     def __init__(self, x: Exchange, route: Route, head: ResponseHead, shaped: bytes, coding: Coding, body: Body) -> None:
         """`shaped` are the field lines of the coded response."""

@@ -42,7 +42,7 @@ class CodedDecoder:
         self.rest = framing.rest
 
     def feed(self, data: bytes) -> bytes:
-        """See `framing.Decoder`. Raises `Failed(CONTENT_TOO_LARGE)` for more than may come out."""
+        """The decoded body bytes. Raises `Failed(CONTENT_TOO_LARGE)` for more than may come out."""
         found = self._framing.feed(data)
         self.rest = self._framing.rest
         decoded = self.decode(found)

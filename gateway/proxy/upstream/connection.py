@@ -51,23 +51,9 @@ class UpstreamConnection(Connection):
     """A connection with at most one occupant."""
 
     __slots__ = (
-        "_buffer",
-        "_fields",
-        "_interim",
-        "_method",
-        "_request_body",
-        "_scanned",
-        "_snapshot",
-        "body",
-        "content",
-        "idle_since",
-        "occupant",
-        "pool",
-        "response",
-        "reusable",
-        "silent",
-        "tunnel",
-    )
+        "_buffer", "_fields", "_interim", "_method", "_request_body", "_scanned", "_snapshot", "body", "content", "idle_since",
+        "occupant", "pool", "response", "reusable", "silent", "tunnel",
+    )  # fmt: skip
 
     _snapshot: Snapshot
     """The world of the occupant: it says how large a response head may be, and which field is ours."""

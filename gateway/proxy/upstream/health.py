@@ -51,7 +51,6 @@ class Standing:
         metrics.standings = self.standings
 
     def changed(self, endpoint: Endpoint, before: State) -> None:
-        """See `endpoints.GroupWatcher`."""
         state = endpoint.state
         if State.BREAKER_OPEN in (state, before):
             return  # its breaker tells, and why
@@ -62,7 +61,6 @@ class Standing:
         _log.log(level, "upstream %s: endpoint %s is %s, was %s%s", self._name, endpoint.label, state.value, before.value, why)
 
     def panic_changed(self, group: EndpointGroup) -> None:
-        """See `endpoints.GroupWatcher`."""
         if group.panic:
             _log.warning("upstream %s: too few endpoints are healthy: health is ignored (panic)", self._name)
         else:

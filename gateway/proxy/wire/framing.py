@@ -54,7 +54,7 @@ class LengthDecoder:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """See `Decoder`. Bytes that belong to the body are passed on without a copy."""
+        # Bytes that belong to the body are passed on without a copy.
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -77,7 +77,6 @@ class UntilClose:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """See `Decoder`."""
         return data
 
 
@@ -97,7 +96,6 @@ class ChunkedDecoder:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """See `Decoder`."""
         if self._held:
             data = self._held + data
             self._held = b""

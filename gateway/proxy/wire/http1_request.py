@@ -125,21 +125,9 @@ class RequestFields:
     """What a field section says. Never changed once read: a client that sends the same bytes again gets the same object."""
 
     __slots__ = (
-        "asked",
-        "block",
-        "chunked",
-        "expect_continue",
-        "forwarded",
-        "host",
-        "keep_alive",
-        "kept",
-        "length",
-        "max_forwards",
-        "table",
-        "upgrade",
-        "values",
-        "via",
-    )
+        "asked", "block", "chunked", "expect_continue", "forwarded", "host", "keep_alive", "kept", "length", "max_forwards",
+        "table", "upgrade", "values", "via",
+    )  # fmt: skip
 
     def __init__(self, block: bytes, table: FieldTable) -> None:
         self.block = block

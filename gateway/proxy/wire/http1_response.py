@@ -50,18 +50,9 @@ class ResponseFields:
     """What a field section says. Never changed once read: an upstream that sends the same bytes again gets the same object."""
 
     __slots__ = (
-        "block",
-        "chunked",
-        "coding",
-        "has_date",
-        "keep_alive",
-        "kept",
-        "length",
-        "own",
-        "switches",
-        "upgrade",
+        "block", "chunked", "coding", "has_date", "keep_alive", "kept", "length", "own", "switches", "upgrade",
         "websocket_accept",
-    )
+    )  # fmt: skip
 
     def __init__(self, block: bytes, own: bytes) -> None:
         self.block = block
