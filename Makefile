@@ -1,7 +1,7 @@
 # make run     try it: demo services and the gateway in front of them
 # make test    everything: format, lint, types, import contracts, all tests with coverage
 # make check   the same without the slower tests: seconds
-# make docs    write docs/metrics.md anew from the code
+# make docs    write docs/metrics.md and the tables of docs/architecture.md anew from the code
 # make bench   measure, against the other proxies that are installed
 # make clean   forget the environment and everything generated
 #
@@ -13,6 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
+JOBS ?= $(shell echo $$((3 * $$(nproc 2>/dev/null || echo 2))))
 CHECKED := gateway tests
 
 .DELETE_ON_ERROR:
@@ -22,8 +23,11 @@ CHECKED := gateway tests
 run: $(VENV)/.installed-run
 	@$(BIN)/gateway demo
 
+# Half of the tests' time is waiting, so there are more of them at once than processors. JOBS=0: one after the other.
 test: lint
-	$(BIN)/python -m coverage run -m pytest
+	@$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup
+	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
 check: lint
@@ -38,6 +42,7 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m gateway.control.tools.metrics_reference > docs/metrics.md
+	$(BIN)/python -m tests.architecture_page --write
 
 # BENCH=scenario and its options, see tests/bench/README.md. Needs wrk, and the proxies it is to compare with.
 bench: $(VENV)/.installed-test

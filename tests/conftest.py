@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from gateway.ports import Resolver
 from tests.certificates import Certificates, make_certificates
-from tests.support import Behaviour, FullBacklog, Gateway, Upstream, running
+from tests.support import Behaviour, FullBacklog, Gateway, Upstream, release_ports, running
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("gateway", deadline=None)
@@ -23,6 +23,13 @@ settings.load_profile("gateway")
 
 StartUpstream: TypeAlias = Callable[..., Awaitable[Upstream]]
 StartGateway: TypeAlias = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture(autouse=True)
+def ports() -> Iterator[None]:
+    """Give back the ports that the test was given."""
+    yield
+    release_ports()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from tests.support import GET, PATIENCE, Client, Response, refusing_port
+from tests.support import GET, STARTS_WITHIN, Client, Response, refusing_port
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _SAMPLE: Final = re.compile(r"^(gateway_\w+(?:\{.*?\})?) ([0-9.e+-]+|NaN)$", re.MULTILINE)
@@ -46,7 +46,7 @@ def counters(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in _SAMPLE.findall(text) if _COUNTER.match(name)}
 
 
-async def until(condition: Callable[[], Awaitable[object]], within: float = 4 * PATIENCE) -> None:
+async def until(condition: Callable[[], Awaitable[object]], within: float = STARTS_WITHIN) -> None:
     """Ask again until it is so."""
     async with asyncio.timeout(within):
         while not await condition():
@@ -105,7 +105,7 @@ class Fleet:
 
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
-        async with asyncio.timeout(4 * PATIENCE):
+        async with asyncio.timeout(STARTS_WITHIN):
             return await self.process.wait()
 
     # -- clients -----------------------------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ import yaml
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from tests.observability import PROMETHEUS, RULES
-from tests.redis_server import free_port
+from tests.support import STARTS_WITHIN, refusing_port
 
-STARTS_WITHIN: Final = 30.0
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RANGE: Final = re.compile(r"\[(\d+)([smhd])\]")
 
@@ -50,7 +49,7 @@ class Prometheus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = refusing_port()
         self._targets = folder / "targets.json"
         self._client: ClientSession
         self.aim({})

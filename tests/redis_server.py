@@ -11,16 +11,15 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import Any
 
 from redis import Redis, RedisError
 
-STARTS_WITHIN: Final = 10.0
+from tests.support import STARTS_WITHIN, refusing_port
 
 
 def binary() -> str:
@@ -38,19 +37,11 @@ def binary() -> str:
     return found
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 class Server:
     """One server process on a port of its own."""
 
     def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
-        self.port = port or free_port()
+        self.port = port or refusing_port()
         self.folder = folder
         self.options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,7 +108,7 @@ class Cluster:
     """Three masters that share the slots."""
 
     def __init__(self, folder: Path) -> None:
-        buses = [free_port() for _ in range(3)]
+        buses = [refusing_port() for _ in range(3)]
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port")
         self.servers = [Server(folder / str(number), *options, str(bus)) for number, bus in enumerate(buses)]
         first, *others = self.servers
@@ -128,7 +119,7 @@ class Cluster:
         for other in others:
             with other.client() as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, buses[0])
-        end = monotonic() + 2 * STARTS_WITHIN
+        end = monotonic() + STARTS_WITHIN
         for server in self.servers:
             with server.client() as client:
                 while b"cluster_state:ok" not in _text(client.execute_command("CLUSTER", "INFO")):
@@ -155,7 +146,7 @@ class Sentinel(Server):
 
     def __init__(self, folder: Path, master: Server) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        port = free_port()
+        port = refusing_port()
         self._config = folder / "sentinel.conf"
         self._config.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {master.port} 1\n"

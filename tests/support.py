@@ -22,14 +22,25 @@ from gateway.app import App
 from gateway.control.load import load
 from gateway.metrics import GatewayMetrics, RouteMetrics, UpstreamMetrics
 from gateway.ports import Resolver
+from gateway.proxy.downstream.half_close import ASK_AFTER, LOOK_EVERY
 from gateway.proxy.downstream.http1_connection import Http1Connection
 from gateway.proxy.plane import DataPlane
 
-PATIENCE: Final = 5.0
-"""Seconds after which what a test waits for will not happen any more."""
+PATIENCE: Final = 8.0
+"""Seconds after which what a test waits for will not happen any more, however busy the machine is. No test waits so long when
+all is well. What must not take its time is told by this too: the time that it must not take is longer."""
 
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"
 GET: Final = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
+
+STARTS_WITHIN: Final = 60.0
+"""Seconds in which processes have started, and settled on what they were told: each has a second of work before it serves."""
+
+AT_ONCE: Final = 2000
+"""Turns of the loop in which everything that waits for nothing but bytes on the way has happened."""
+
+LOOKED_FOR: Final = 2 * (ASK_AFTER + LOOK_EVERY)
+"""Seconds in which a client that has sent a FIN has been looked for, so that one which is gone would have been found out."""
 
 _HEAD_END: Final = re.compile(rb"\r\n\r\n")
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -44,13 +55,29 @@ async def eventually(condition: Callable[[], object], within: float = PATIENCE) 
         await asyncio.sleep(0.002)
 
 
-async def stays(condition: Callable[[], object], for_seconds: float = 0.1) -> None:
-    """Check that `condition` holds all the time; for what must not happen, which no event can tell."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + for_seconds
-    while loop.time() < end:
-        assert condition(), "did not stay so"
-        await asyncio.sleep(0.005)
+async def at_once(condition: Callable[[], object]) -> None:
+    """Return as soon as `condition` holds; fail when it does not hold soon, counted in turns of the loop and not in seconds.
+
+    What the gateway does at once it does in a few turns, however slow the machine is; no timer of it rings in so many.
+    """
+    for _ in range(AT_ONCE):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("did not happen at once")
+
+
+async def time_passes(seconds: float) -> None:
+    """Let time pass, for two reasons only. It is what the test is about: a peer that is slow, a wait that was asked for. Or a
+    timer of the gateway must not have rung: those of one loop ring in their order, so all that were due earlier have rung.
+    """
+    await asyncio.sleep(seconds)
+
+
+async def turns(count: int = 3) -> None:
+    """Let the loop go round: what had arrived at its sockets has been read then, and what follows from that at once is done."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def field_values(lines: Iterable[bytes], name: bytes) -> list[bytes]:
@@ -376,12 +403,27 @@ def pours(size: int) -> Behaviour:
     return behave
 
 
+_held: Final[list[socket.socket]] = []
+
+
 def refusing_port() -> int:
-    """A port that refuses connections: nobody listens on it."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that refuses connections until the test lets somebody listen on it.
+
+    It is bound to the end of the test, so that neither the kernel nor a test beside this one gives it to anybody else. Whoever
+    is told its number can listen on it, as every server does, with SO_REUSEADDR.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _held.append(sock)
+    port: int = sock.getsockname()[1]
+    return port
+
+
+def release_ports() -> None:
+    """The ports of a test that has ended."""
+    while _held:
+        _held.pop().close()
 
 
 class FullBacklog:
@@ -519,7 +561,12 @@ class Client:
 def proxy(
     url: str, *, server: str = "", route: str = "", upstream: str = "", listen: str = "127.0.0.1:0", path: str = "/**"
 ) -> str:
-    """A configuration with one route to one endpoint; the rest are fields of YAML flow mappings."""
+    """A configuration with one route to one endpoint; the rest are fields of YAML flow mappings.
+
+    Nothing is shed because the machine is busy, unless the test asks for it.
+    """
+    if "overload" not in server:
+        server = f"overload: {{default: off, sheddable: off}}, {server}"
     return f"""
 version: 1
 server: {{name: gw, listen: [{listen}], {server}}}
@@ -649,7 +696,7 @@ async def running(config: Path, *, tasks: bool = True, resolver: Resolver | None
         for client in gateway.clients:
             client.close()
         try:
-            await eventually(lambda: not gateway.busy(), within=2.0)
+            await eventually(lambda: not gateway.busy())
         except AssertionError:
             raise AssertionError(f"left behind: {gateway.busy()}") from None
     finally:

@@ -15,7 +15,7 @@ import orjson
 from gateway.errors import Failure
 from gateway.proxy.access_log.line import ECS, FLAT, OTEL, line_template
 from tests.conftest import StartUpstream
-from tests.support import PATIENCE, Client, answers, eventually, proxy, refusing_port
+from tests.support import STARTS_WITHIN, Client, answers, eventually, proxy, refusing_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def logging_to(stdout: int, url: str, folder: Path) -> AsyncIterator[tuple
     )
     try:
         assert process.stderr is not None
-        async with asyncio.timeout(2 * PATIENCE):
+        async with asyncio.timeout(STARTS_WITHIN):
             while b"admin on" not in await process.stderr.readline():
                 assert process.returncode is None
         yield process, port, admin
@@ -78,7 +78,7 @@ async def test_a_blocked_standard_output_costs_lines_and_no_requests(upstream: S
             os.close(writer)
             writer = -1
             reading = asyncio.ensure_future(asyncio.to_thread(_read_all, reader))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(STARTS_WITHIN):
                 while await metric(admin, "gateway_access_log_lines_total") < 2500 - dropped:
                     assert process.returncode is None
             client.close()
@@ -111,7 +111,7 @@ async def test_a_closed_standard_output_costs_lines_and_no_requests(upstream: St
             os.close(reader)
             client = Client(*await asyncio.open_connection("127.0.0.1", port))
             assert await ask(client, 20) == {200}
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(STARTS_WITHIN):
                 while await metric(admin, "gateway_access_log_dropped_total") < 20:
                     assert process.returncode is None
             assert await ask(client, 1) == {200}

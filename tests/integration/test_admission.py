@@ -11,6 +11,7 @@ from gateway.gates import Gate
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
+    LOOKED_FOR,
     OK,
     Client,
     Gateway,
@@ -24,7 +25,8 @@ from tests.support import (
     proxy,
     refusing_port,
     sends_half_a_body,
-    stays,
+    time_passes,
+    turns,
 )
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
@@ -66,7 +68,8 @@ async def test_a_request_without_a_slot_waits_and_is_served(upstream: StartUpstr
     await eventually(lambda: slow.requests)
     (second,) = await queued(running, 1)
 
-    await stays(lambda: len(slow.requests) == 1)
+    await time_passes(0.1)  # what it waits for its slot
+    assert len(slow.requests) == 1
     answer(slow, 2)
 
     assert [(await first).status, (await second).status] == [200, 200]
@@ -88,14 +91,20 @@ async def test_never_more_in_flight_than_the_limit(upstream: StartUpstream, gate
             await peer.request()
             at_once += 1
             most = max(most, at_once)
-            await asyncio.sleep(0.002)
+            await peer.upstream.gate.acquire()
             at_once -= 1
             await peer.send(OK)
 
     app = await upstream(counts)
-    running = await gateway(proxy(app.url, upstream="max_in_flight: {limit: 5, queue: {size: 200, max_wait: 4s}}"))
+    running = await gateway(proxy(app.url, upstream="max_in_flight: {limit: 5, queue: {size: 200, max_wait: 14s}}"))
 
-    responses = await asyncio.gather(*[running.get() for _ in range(200)])
+    tasks = [later(running) for _ in range(200)]
+    await eventually(lambda: gate(running).waiting == 195 and at_once == 5)
+    for _ in tasks:
+        # One by one: a slot that is free is given on before the next one is.
+        app.gate.release()
+        await turns()
+    responses = [await task for task in tasks]
 
     assert [response.status for response in responses] == [200] * 200
     assert most == 5
@@ -147,7 +156,9 @@ async def test_nobody_waits_longer_than_max_wait(upstream: StartUpstream, gatewa
     assert running.log.entries[0]["queue_ms"] >= 50
     answer(slow, 2)
     assert (await first).status == 200
-    await stays(lambda: len(slow.requests) == 1)
+    # Who comes later gets the slot, and the one before was not in between.
+    assert (await running.get("/after")).status == 200
+    assert [request.target for request in slow.requests] == [b"/", b"/after"]
 
 
 async def test_a_queue_counts_against_the_budget(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -162,7 +173,8 @@ async def test_a_queue_counts_against_the_budget(upstream: StartUpstream, gatewa
     assert (late.status, late.code) == (504, "deadline_exceeded")
     answer(slow, 2)
     assert (await first).status == 200
-    await stays(lambda: len(slow.requests) == 1)
+    assert (await running.get("/after")).status == 200
+    assert [request.target for request in slow.requests] == [b"/", b"/after"]
 
 
 async def test_who_cannot_be_answered_in_time_does_not_wait(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -172,7 +184,7 @@ async def test_who_cannot_be_answered_in_time_does_not_wait(upstream: StartUpstr
     first = later(running)
     await eventually(lambda: slow.requests)
     (second,) = await queued(running, 1)
-    await asyncio.sleep(0.3)  # what the first answer takes
+    await time_passes(0.3)  # what the first answer takes
     answer(slow, 1)
     await first
 
@@ -202,8 +214,9 @@ async def test_a_client_that_leaves_the_queue_is_never_dispatched(
     await eventually(lambda: gate(running).waiting == 0)
     answer(slow, 2)
     assert (await first).status == 200
-    await stays(lambda: len(slow.requests) == 1)
     assert running.log.entries[0]["status"] == 499
+    assert (await running.get("/after")).status == 200
+    assert [request.target for request in slow.requests] == [b"/", b"/after"]
 
 
 async def test_a_half_closed_client_keeps_its_place(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -216,7 +229,8 @@ async def test_a_half_closed_client_keeps_its_place(upstream: StartUpstream, gat
     await client.send(GET)
     await eventually(lambda: gate(running).waiting == 1)
     client.half_close()
-    await stays(lambda: gate(running).waiting == 1, 0.4)
+    await time_passes(LOOKED_FOR)
+    assert gate(running).waiting == 1
 
     answer(slow, 2)
 

@@ -15,7 +15,7 @@ from backports import zstd
 
 from gateway.proxy.bodies.coders import LIBRARIES
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import PATIENCE, Behaviour, Client, Peer, Response, answers, drips, echoes_requests, eventually, proxy, stays
+from tests.support import PATIENCE, Behaviour, Client, Peer, Response, answers, drips, echoes_requests, eventually, proxy, turns
 
 DECODERS: Final[dict[bytes, Callable[[bytes], bytes]]] = {
     b"gzip": lambda data: zlib.decompress(data, 31),
@@ -520,7 +520,14 @@ async def test_a_client_that_does_not_read_stops_the_upstream(upstream: StartUps
     client = await gate.client(limit=4096)
     await client.send(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: zstd\r\n\r\n")
     await client.head()
-    await stays(lambda: app.peers[0].sent < size, 1.0)
+    (connection,) = gate.client_connections()
+    assert connection.exchange is not None and connection.exchange.attempt is not None
+    towards = connection.exchange.attempt.connection
+    assert towards is not None
+    # Nothing moves then until the client reads.
+    await eventually(lambda: connection.write_paused and towards.reading_paused)
+    await turns(100)
+    assert app.peers[0].sent < size
     client.reset()
     await eventually(lambda: gate.busy() == [])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, accepts_and_hangs, answers, drips, echoes_requests, eventually, proxy, stays
+from tests.support import GET, OK, accepts_and_hangs, answers, at_once, drips, echoes_requests, eventually, proxy, time_passes
 
 TRUSTED = "trusted_proxies: [127.0.0.1]"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
@@ -25,8 +25,8 @@ async def test_a_spent_budget_is_504_everywhere_by_the_same_name(upstream: Start
     assert running.upstream.attempts == {"ok": 0, "deadline_exceeded": 1}
     entry = running.log.entries[0]
     assert (entry["status"], entry["failure"], entry["flags"]) == (504, "deadline_exceeded", "UT")
-    assert 100 <= entry["duration_ms"] < 300
-    await eventually(lambda: not origin.peers, within=0.5)
+    assert entry["duration_ms"] >= 100
+    await at_once(lambda: not origin.peers)
     assert (await client.ask(GET)).status == 504
 
 
@@ -108,12 +108,12 @@ async def test_a_spent_budget_is_not_dispatched(upstream: StartUpstream, gateway
 async def test_the_time_of_the_upload_is_not_charged(upstream: StartUpstream, gateway: StartGateway) -> None:
     """The budget runs from the complete request: a slow client is not the upstream's fault."""
     origin = await upstream(echoes_requests)
-    running = await gateway(proxy(origin.url, route="timeout: 200ms"))
+    running = await gateway(proxy(origin.url, route="timeout: 1s"))
     client = await running.client()
     await client.send(POST)
     await eventually(lambda: running.route.in_flight == 1)
     for byte in b"hello":
-        await stays(lambda: running.route.in_flight == 1, 0.1)
+        await time_passes(0.3)
         await client.send(bytes((byte,)))
 
     assert (await client.response()).body == b"hello"
@@ -126,12 +126,13 @@ async def test_the_budget_runs_once_the_upload_is_over(upstream: StartUpstream, 
     client = await running.client()
     await client.send(POST)
     await eventually(lambda: running.route.in_flight == 1)
-    await stays(lambda: running.route.in_flight == 1, 0.3)
+    await time_passes(0.3)
+    assert running.route.in_flight == 1
     await client.send(b"hello")
     response = await client.response()
 
     assert (response.status, response.code) == (504, "deadline_exceeded")
-    assert running.log.entries[0]["duration_ms"] < 900
+    assert running.log.entries[0]["duration_ms"] >= 450
 
 
 async def test_an_upstream_that_never_says_continue_is_timed(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -147,13 +148,13 @@ async def test_an_upstream_that_never_says_continue_is_timed(upstream: StartUpst
 async def test_the_budget_does_not_end_a_stream(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Once the response head is there, silence counts and not the total."""
     origin = await upstream(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"a", b"b", b"c", b"d"))
-    running = await gateway(proxy(origin.url, route="timeout: {request: 150ms, idle: 2s}"))
+    running = await gateway(proxy(origin.url, route="timeout: {request: 500ms, idle: 60s}"))
     client = await running.client()
     await client.send(GET)
     origin.gate.release()
     await client.head()
     for part in b"abcd":
-        await stays(lambda: running.route.in_flight == 1, 0.1)
+        await time_passes(0.2)
         origin.gate.release()
         assert await client.read(1) == bytes((part,))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from time import monotonic
 
 import pytest
@@ -21,9 +21,12 @@ from tests.support import (
     closes_without_an_answer,
     eventually,
     refusing_port,
-    stays,
 )
 
+GIVES_UP = "hedge: 20ms, retry: 0, timeout: {request: 300ms}"
+"""A copy is due long before the request is given up."""
+RARE = "hedge: 500ms"
+"""Late enough that what answers at once is never hedged, on a busy machine either."""
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
 
 
@@ -50,7 +53,7 @@ async def pair(
 
 async def test_a_copy_overtakes_a_slow_answer(upstream: StartUpstream, gateway: StartGateway) -> None:
     """The first endpoint hangs, the other answers the copy: that is the response, and the first connection is closed."""
-    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK))
+    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK), route=RARE)
     responses = [await running.get() for _ in range(4)]
 
     assert [response.status for response in responses] == [200] * 4
@@ -175,10 +178,14 @@ async def test_a_copy_that_finds_nobody_does_not_end_the_race(upstream: StartUps
     client = await running.client()
     for expected in (1, 2):
         await client.send(GET)
-        while len(origin.requests) < expected or not running.upstream.retries:
-            await asyncio.sleep(0.002)
+        await eventually(_hedged(running, origin, expected))
         origin.gate.release()
         assert (await client.response()).status == 200
+
+
+def _hedged(running: Gateway, origin: Upstream, expected: int) -> Callable[[], bool]:
+    """Whether so many requests have reached it, and a copy of one was begun elsewhere."""
+    return lambda: len(origin.requests) == expected and bool(running.upstream.retries)
 
 
 async def test_all_copies_may_fail(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -202,7 +209,7 @@ async def test_all_copies_may_fail(upstream: StartUpstream, gateway: StartGatewa
 async def test_the_attempt_timeout_ends_all_copies(upstream: StartUpstream, gateway: StartGateway) -> None:
     """The time limit of the attempt holds for all copies, from the last one on; none is left behind."""
     running, first, second = await pair(
-        upstream, gateway, accepts_and_hangs, accepts_and_hangs, route="hedge: 20ms, retry: 0, timeout: {attempt: 100ms}"
+        upstream, gateway, accepts_and_hangs, accepts_and_hangs, route="hedge: 20ms, retry: 0, timeout: {attempt: 500ms}"
     )
     response = await running.get()
 
@@ -230,7 +237,7 @@ async def test_a_copy_that_is_still_connecting_ends_with_its_request(
     """When the time of a request is up, its last copy does not go on to open a connection and to send what nobody waits for."""
     hanging = await upstream(accepts_and_hangs)
     running = await gateway(
-        config(hanging.url, f"http://127.0.0.1:{backlog}", route="hedge: 20ms, retry: 0, timeout: {request: 150ms}")
+        config(hanging.url, f"http://127.0.0.1:{backlog}", route="hedge: 20ms, retry: 0, timeout: {request: 500ms}")
     )
     # They are taken in turn: one of the two requests, if not both, begins where a copy can follow.
     assert [(await running.get()).status for _ in range(2)] == [504, 504]
@@ -254,35 +261,32 @@ async def test_a_copy_that_is_still_connecting_ends_with_its_request(
 )
 async def test_only_what_is_safe_is_sent_twice(upstream: StartUpstream, gateway: StartGateway, request_: bytes) -> None:
     """Unsafe methods, bodies and upgrades have one copy (RFC 9110 9.2.1)."""
-    running, first, second = await pair(upstream, gateway, accepts_and_hangs, accepts_and_hangs)
-    client = await running.client()
-    await client.send(request_)
-    await eventually(lambda: first.requests or second.requests)
+    running, first, second = await pair(upstream, gateway, accepts_and_hangs, accepts_and_hangs, route=GIVES_UP)
 
-    await stays(lambda: len(first.requests) + len(second.requests) == 1)
+    # By the end of its time a copy would have been sent.
+    assert (await running.ask(request_)).status == 504
+    assert len(first.requests) + len(second.requests) == 1
+    assert running.upstream.retries == {}
 
 
 async def test_a_single_endpoint_is_not_asked_twice(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Without another endpoint there is no copy."""
     origin = await upstream(accepts_and_hangs)
-    running = await gateway(config(origin.url))
-    client = await running.client()
-    await client.send(GET)
-    await eventually(lambda: origin.requests)
+    running = await gateway(config(origin.url, route=GIVES_UP))
 
-    await stays(lambda: len(origin.requests) == 1)
+    assert (await running.get()).status == 504
+    assert len(origin.requests) == 1
+    assert running.upstream.retries == {}
 
 
 async def test_a_hedge_is_paid_from_the_retry_budget(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Without budget there is no copy, and that is counted."""
-    running, first, second = await pair(
-        upstream, gateway, accepts_and_hangs, accepts_and_hangs, settings="retry_budget: {ratio: 0%, min_per_second: 0}"
-    )
-    client = await running.client()
-    await client.send(GET)
-    await eventually(lambda: running.upstream.denials == {"budget": 1})
+    broke = "retry_budget: {ratio: 0%, min_per_second: 0}"
+    running, first, second = await pair(upstream, gateway, accepts_and_hangs, accepts_and_hangs, route=GIVES_UP, settings=broke)
 
-    await stays(lambda: len(first.requests) + len(second.requests) == 1)
+    assert (await running.get()).status == 504
+    assert running.upstream.denials == {"budget": 1}
+    assert len(first.requests) + len(second.requests) == 1
 
 
 async def test_a_percentile_is_learnt(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -314,8 +318,8 @@ async def test_a_percentile_is_learnt(upstream: StartUpstream, gateway: StartGat
 
 async def test_the_kept_connection_of_a_winner_is_used_again(upstream: StartUpstream, gateway: StartGateway) -> None:
     """After the race everything is as without hedging: the winner's connection goes back to the pool."""
-    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK))
-    for _ in range(6):
+    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK), route=RARE)
+    for _ in range(4):
         assert (await running.get()).status == 200
 
     await eventually(lambda: running.pools() == {"open": 1, "idle": 1})

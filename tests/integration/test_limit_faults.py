@@ -12,7 +12,7 @@ import pytest
 from gateway.metrics import StoreMetrics
 from tests.conftest import StartGateway, StartUpstream
 from tests.redis_server import Server, Wire
-from tests.support import OK, Gateway, answers, eventually, proxy, refusing_port
+from tests.support import OK, Gateway, Response, answers, at_once, eventually, proxy, refusing_port
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ async def wire(server: Server) -> AsyncIterator[Wire]:
 
 
 async def limited(upstream: StartUpstream, gateway: StartGateway, url: str, limit: str = "1000/min", **redis: str) -> Gateway:
-    """A gateway whose limits are in this store."""
+    """A gateway whose limits are in this store. A check has time enough for a busy machine, unless the test says how long."""
+    redis.setdefault("timeout", "500ms")
     origin = await upstream(answers(OK))
     more = "".join(f", {name}: {value}" for name, value in redis.items())
     return await gateway(f"redis: {{url: '{url}'{more}}}\n" + proxy(origin.url, route=f"rate_limit: {limit}").lstrip())
@@ -50,6 +51,13 @@ async def remaining(gateway: Gateway) -> int:
     assert response.status == 200
     value = response.value(b"ratelimit") or b""
     return int(value.split(b"r=")[1].split(b";")[0])
+
+
+async def unhindered(gateway: Gateway) -> Response:
+    """The response to a request that waits for no store: it comes within turns of the loop, in which no budget runs out."""
+    asked = asyncio.ensure_future(gateway.get())
+    await at_once(asked.done)
+    return await asked
 
 
 async def test_a_store_that_is_killed_and_comes_back(
@@ -84,15 +92,11 @@ async def test_on_store_error(
     """Each limit says what holds while the store is paused; a refusal is 503, since the client did nothing wrong."""
     running = await limited(upstream, gateway, server.url, f"{{limit: 2/min, on_store_error: {choice}}}")
     server.pause()
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
     first = await running.get()
-    took = loop.time() - begun
-    rest = [await running.get() for _ in range(2)]
+    rest = [await unhindered(running) for _ in range(2)]
     server.resume()
 
     assert [response.status for response in (first, *rest)] == statuses
-    assert took < 0.5
     if choice == "deny":
         assert first.code == "rate_limit_store_unavailable"
         assert first.value(b"retry-after") == b"1"
@@ -100,18 +104,14 @@ async def test_on_store_error(
 
 
 async def test_a_slow_store_is_left_alone(upstream: StartUpstream, gateway: StartGateway, wire: Wire) -> None:
-    """Fifty milliseconds are more than a check may take: one batch waits for its budget, the next ones for nothing."""
+    """What takes longer than a check may take: one batch waits for its budget, the next ones for nothing."""
     running = await limited(upstream, gateway, wire.url)
     assert store(running).up
-    wire.delay = 0.05
-    loop = asyncio.get_running_loop()
-    times = []
-    for _ in range(20):
-        begun = loop.time()
-        assert (await running.get()).status == 200
-        times.append(loop.time() - begun)
+    wire.delay = 3600.0
+    assert (await running.get()).status == 200
+    assert not store(running).up
 
-    assert sum(took > 0.015 for took in times) <= 3
+    assert [(await unhindered(running)).status for _ in range(20)] == [200] * 20
     assert not store(running).up
     wire.delay = 0.0
     await eventually(lambda: store(running).up)

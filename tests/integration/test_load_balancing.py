@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from time import monotonic
+from typing import Final
 
 import pytest
 from prometheus_client.core import Sample
@@ -28,7 +29,11 @@ from tests.support import (
     refusing_port,
     resets_at_once,
     running,
+    time_passes,
 )
+
+MOST: Final = 100
+"""Requests after which every endpoint has had one, however the dice fall."""
 
 
 def names_itself(name: str, status: bytes = b"200 OK") -> Behaviour:
@@ -95,8 +100,11 @@ async def test_a_slow_endpoint_gets_less(upstream: StartUpstream, gateway: Start
     slow, fast, faster = await upstream(answers_when_told), await upstream(answers(OK)), await upstream(answers(OK))
     it = await gateway(several(slow.url, fast.url, faster.url, upstream=f"load_balancing: {algorithm}"))
     waiting = [await answered_or_held(it, slow)]
-    while not slow.requests:
+    for _ in range(MOST):
+        if slow.requests:
+            break
         waiting.append(await answered_or_held(it, slow))
+    assert slow.requests
 
     waiting += [await answered_or_held(it, slow) for _ in range(60)]
 
@@ -112,13 +120,19 @@ async def test_latency_remembers_who_was_slow(upstream: StartUpstream, gateway: 
     slow, fast = await upstream(answers_when_told), await upstream(answers(OK))
     it = await gateway(several(slow.url, fast.url, upstream="load_balancing: latency"))
     asked = await answered_or_held(it, slow)
-    while not slow.requests:
+    for _ in range(MOST):
+        if slow.requests:
+            break
         asked = await answered_or_held(it, slow)
-    await asyncio.sleep(0.2)  # this is the slowness itself, not a wait for something to happen
+    assert slow.requests
+    await time_passes(0.2)  # the slowness itself
     slow.gate.release()
     assert (await asked).status == 200
-    while not fast.requests:
+    for _ in range(MOST):
+        if fast.requests:
+            break
         assert (await it.get()).status == 200
+    assert fast.requests
 
     for _ in range(30):
         assert (await it.get()).status == 200

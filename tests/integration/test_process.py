@@ -15,9 +15,20 @@ from typing import TypeAlias
 import pytest
 
 from tests.conftest import StartUpstream
-from tests.support import GET, OK, PATIENCE, Client, accepts_and_hangs, answers, drips, eventually, pours, proxy, refusing_port
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.fleets import ROOT, until
+from tests.support import (
+    GET,
+    OK,
+    STARTS_WITHIN,
+    Client,
+    accepts_and_hangs,
+    answers,
+    drips,
+    eventually,
+    pours,
+    proxy,
+    refusing_port,
+)
 
 
 class Process:
@@ -39,19 +50,23 @@ class Process:
         client.close()
         return response.status
 
+    async def drains(self) -> bool:
+        """Whether it has begun to."""
+        return await self.readyz() == 503
+
     def tell(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)
 
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STARTS_WITHIN):
             return await self.process.wait()
 
     async def errors(self) -> str:
         """What it wrote to standard error, to its end."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STARTS_WITHIN):
             return (await self.process.stderr.read()).decode()
 
 
@@ -77,7 +92,7 @@ async def run(upstream: StartUpstream, tmp_path: Path) -> AsyncIterator[Run]:
             started = Process(process, port, admin)
             if wait:
                 assert process.stderr is not None
-                async with asyncio.timeout(2 * PATIENCE):
+                async with asyncio.timeout(STARTS_WITHIN):
                     while b"admin on" not in await process.stderr.readline():
                         assert process.returncode is None
             return started
@@ -119,8 +134,7 @@ async def test_the_drain_delay_keeps_accepting(upstream: StartUpstream, run: Run
     origin = await upstream(answers(OK))
     process = await run(origin.url, timeouts="drain_delay: 600ms")
     process.tell(signal.SIGTERM)
-    while await process.readyz() != 503:
-        pass
+    await until(process.drains)
     client = await process.client()
 
     assert (await client.ask(GET)).status == 200
@@ -167,8 +181,7 @@ async def test_a_second_signal_stops_at_once(upstream: StartUpstream, run: Run, 
     await client.send(GET)
     await eventually(lambda: origin.requests)
     process.tell(number)
-    while await process.readyz() != 503:
-        pass
+    await until(process.drains)
     process.tell(number)
 
     assert await process.ended() == 0

@@ -28,7 +28,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from gateway.demo import orders_app, users_app
 from tests.observability import ROOT, panels
 from tests.prometheus import Prometheus
-from tests.redis_server import Server, Wire, free_port
+from tests.redis_server import Server, Wire
+from tests.support import refusing_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,7 +108,7 @@ class Process:
     """`python -m gateway run` on a configuration of its own."""
 
     def __init__(self, folder: Path, name: str, text: str, server: str = "workers: 1") -> None:
-        self.port, self.admin = free_port(), free_port()
+        self.port, self.admin = refusing_port(), refusing_port()
         self.file = folder / f"{name}.yaml"
         self.file.write_text(HEAD.format(port=self.port, admin=self.admin, server=server) + text)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -157,7 +158,7 @@ async def service(stack: AsyncExitStack, app: web.Application) -> int:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, "127.0.0.1", port := free_port())
+    site = web.TCPSite(runner, "127.0.0.1", port := refusing_port())
     await site.start()
     return port
 
@@ -362,7 +363,7 @@ async def test_every_alert_fires_for_its_trouble_alone_and_every_panel_shows_som
         stack.callback(store.kill)
         wire = await stack.enter_async_context(Wire(store.port).running())
         wire.delay = 0.07
-        nobody = free_port()
+        nobody = refusing_port()
         certificate = short_certificate(tmp_path)
 
         healthy = Process(tmp_path, "healthy", ONE.format(users=users, more="compression: on"))

@@ -12,7 +12,7 @@ from gateway.control.load import load
 from gateway.policies.circuit_breaker import Forced
 from gateway.proxy.upstream.pool import EndpointPool
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, Client, Gateway, answers
+from tests.support import GET, OK, Client, Gateway, answers, turns
 
 TEXT = """\
 version: 1
@@ -127,7 +127,7 @@ async def test_a_request_in_pieces_is_refused_once(upstream: StartUpstream, gate
     for wire in (GET, GET, OTHER, GET):
         for at in range(len(wire)):
             await client.send(wire[at : at + 1])
-            await asyncio.sleep(0)
+            await turns()
         assert (await client.response()).status == (200 if wire == OTHER else 503)
 
     assert running.route.rejections == {"circuit_open": 3}

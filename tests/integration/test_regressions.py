@@ -13,6 +13,7 @@ from tests.support import (
     Peer,
     accepts_and_hangs,
     answers,
+    at_once,
     eventually,
     proxy,
 )
@@ -53,7 +54,7 @@ async def test_a_fin_behind_pipelined_requests_ends_the_connection(gateway: Star
         assert (await client.response()).body == b"hi"
     client.half_close()
 
-    await eventually(lambda: not running.plane.connections, within=1.0)
+    await at_once(lambda: not running.plane.connections)
 
 
 async def test_early_bytes_of_a_tunnel_do_not_stop_it(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -93,7 +94,7 @@ async def test_a_body_that_is_all_there_leaves_the_client_watched(upstream: Star
     await eventually(lambda: origin.requests)
     client.reset()
 
-    await eventually(lambda: not running.busy(), within=1.0)
+    await at_once(lambda: not running.busy())
 
 
 async def test_a_path_that_cannot_be_rewritten_costs_no_connection(upstream: StartUpstream, gateway: StartGateway) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from email.utils import formatdate
+from itertools import pairwise
 from time import monotonic, time
 
 import pytest
@@ -26,7 +27,7 @@ from tests.support import (
     proxy,
     refusing_port,
     resets_at_once,
-    stays,
+    time_passes,
 )
 
 CALM = "circuit_breaker: off, ejection: off"
@@ -180,12 +181,11 @@ async def test_a_retry_that_cannot_be_in_time_is_not_begun(
 ) -> None:
     """Asked to wait beyond the deadline, the gateway passes the answer on at once, with its `Retry-After`."""
     origin = await upstream(answers(busy(b"Retry-After: %b\r\n" % value)))
-    app = await running(gateway, origin)
-    began = monotonic()
+    # To wait for the deadline would take longer than this test waits for anything.
+    app = await running(gateway, origin, "timeout: 50s")
     response = await app.get()
 
     assert (response.status, response.body, response.value(b"retry-after")) == (503, b"busy", value)
-    assert monotonic() - began < 5
     assert len(origin.requests) == 1
     assert app.upstream.denials == {"deadline": 1}
     assert app.log.entries[0]["attempt_log"] == [
@@ -210,27 +210,21 @@ async def test_the_second_attempt_is_told_what_is_left(upstream: StartUpstream, 
 
 async def test_nothing_is_sent_behind_the_deadline(upstream: StartUpstream, gateway: StartGateway) -> None:
     """However many retries are allowed: the request ends at its deadline, and no attempt begins after it."""
-    times: list[float] = []
-
-    async def hangs(peer: Peer) -> None:
-        await peer.head()
-        times.append(monotonic())
-        await peer.gone()
-
-    origin = await upstream(hangs)
+    origin = await upstream(accepts_and_hangs)
     app = await running(gateway, origin, "timeout: {request: 300ms, attempt: 50ms}, retry: {max_retries: 10, on: timeout}")
-    began = monotonic()
     response = await app.get()
 
     assert response.status == 504
-    assert 1 < len(times) <= 10
-    # The upstream's clock may be late, never early: what it was told must have been left.
-    assert all(int(seen.value(b"x-request-timeout-ms") or 0) <= 300 for seen in origin.requests)
-    deadline = began + app.log.entries[0]["duration_ms"] / 1000
-    await stays(lambda: len(times) == len(origin.requests))
-    assert len(times) == app.log.entries[0]["attempts"]
-    # An attempt that was under way when the time was up may be read by the upstream a moment later.
-    assert sum(at > deadline + 0.05 for at in times) <= 1
+    # Longer than an attempt and the back-off behind it.
+    await time_passes(0.2)
+    assert app.route.in_flight == 0 and not origin.peers
+    seen = len(origin.requests)
+    assert 1 < seen <= 10
+    # An attempt that was under way when the time was up may not have reached the upstream.
+    assert app.log.entries[0]["attempts"] - 1 <= seen <= app.log.entries[0]["attempts"]
+    left = [int(one.value(b"x-request-timeout-ms") or 0) for one in origin.requests]
+    assert left[0] <= 300 and left[-1] > 0
+    assert all(later <= earlier - 50 for earlier, later in pairwise(left))
 
 
 async def test_a_client_that_leaves_in_the_back_off_ends_it(upstream: StartUpstream, gateway: StartGateway) -> None:
@@ -305,11 +299,10 @@ async def test_the_retry_after_of_an_endpoint_does_not_keep_others_from_answerin
 async def test_a_refused_connection_is_not_waited_for(upstream: StartUpstream, gateway: StartGateway) -> None:
     """Nobody was there to be spared: the other endpoint is asked at once, however long the back-off is."""
     well = await upstream(answers(OK))
-    app = await gateway(two(f"http://127.0.0.1:{refusing_port()}", well.url, "retry: {backoff: {base: 60s, max: 60s}}"))
-    began = monotonic()
+    late = "timeout: 1h, retry: {backoff: {base: 60s, max: 60s}}"
+    app = await gateway(two(f"http://127.0.0.1:{refusing_port()}", well.url, late))
 
     assert {(await app.get()).status for _ in range(4)} == {200}
-    assert monotonic() - began < 10
     assert app.upstream.retries["connect"] >= 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, Peer, answers, drips, echoes_requests, eventually, proxy, stays
+from tests.support import GET, LOOKED_FOR, OK, Peer, answers, at_once, drips, echoes_requests, eventually, proxy, time_passes
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with the openssl command")
 
@@ -98,7 +98,7 @@ async def test_a_tls_client_that_leaves_frees_its_upstream(
     await eventually(lambda: origin.requests)
     client.close()
 
-    await eventually(lambda: running.pools()["open"] == 0, within=1.0)
+    await at_once(lambda: running.pools()["open"] == 0)
 
 
 async def test_plain_http_on_a_tls_port_is_no_request(
@@ -123,7 +123,7 @@ async def test_a_silent_tls_handshake_is_ended(
     running = await gateway(proxy(origin.url, listen=https(certificates), server="timeouts: {header: 200ms}"))
     client = await running.client()
 
-    assert await client.closed(within=1.5) == b""
+    assert await client.closed() == b""
 
 
 # -- upstreams ---------------------------------------------------------------------------------------------------------
@@ -256,7 +256,8 @@ async def test_a_half_closed_unix_client_gets_its_response(
     await client.send(GET)
     client.half_close()
     await eventually(lambda: origin.requests)
-    await stays(lambda: running.route.in_flight == 1, 0.4)
+    await time_passes(LOOKED_FOR)
+    assert running.route.in_flight == 1
     origin.gate.release()
 
     assert (await client.response()).body == b"OK"

@@ -181,7 +181,7 @@ async def test_an_idle_connection_is_closed_in_time(upstream: StartUpstream, gat
     running = await gateway(proxy(origin.url, upstream="keep_alive: {idle: 100ms}"))
     assert (await running.get()).body == b"OK"
 
-    await eventually(lambda: running.pools()["open"] == 0 and not origin.peers, within=2.5)
+    await eventually(lambda: running.pools()["open"] == 0 and not origin.peers, within=3.5)  # the default is 4 s
 
 
 async def test_idle_connections_are_limited(upstream: StartUpstream, gateway: StartGateway) -> None:

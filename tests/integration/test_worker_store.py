@@ -15,7 +15,7 @@ from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.rate_limit_store.batcher import RedisStore
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.rate_limit_store.worker_link import FORGET, SETTINGS, LimitServer, WorkerLink
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 
 class Limit:
@@ -75,7 +75,7 @@ async def ask(store: RedisStore, *checks: Check) -> LimitCall:
     call.wake = done.set
     store.ask(call)
     if not call.done:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await done.wait()
     return call
 

@@ -22,7 +22,7 @@ from tests.conftest import StartUpstream
 from tests.fleets import ROOT, Fleet, connections_of, counters, until
 from tests.integration.test_tunnel import UPGRADE, switches
 from tests.redis_server import Server
-from tests.support import GET, OK, PATIENCE, Client, answers, drips, eventually, refusing_port
+from tests.support import GET, OK, STARTS_WITHIN, Client, answers, drips, eventually, refusing_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -144,7 +144,7 @@ async def test_one_worker_is_one_process(upstream: StartUpstream, tmp_path: Path
     )  # fmt: skip
     assert gate.process.stderr is not None
     seen = b""
-    async with asyncio.timeout(4 * PATIENCE):
+    async with asyncio.timeout(STARTS_WITHIN):
         while b"admin on" not in seen:
             seen += await gate.process.stderr.readline()
     assert (await gate.get()).status == 200
@@ -228,7 +228,7 @@ async def test_workers_do_not_outlive_the_supervisor(upstream: StartUpstream, fl
 
     assert (await client.response()).status == 200
     client.close()
-    await eventually(lambda: not any(alive(pid) for pid in workers), 4 * PATIENCE)
+    await eventually(lambda: not any(alive(pid) for pid in workers), STARTS_WITHIN)
 
 
 def alive(pid: int) -> bool:
@@ -433,7 +433,7 @@ async def test_what_no_worker_survives_is_not_applied(upstream: StartUpstream, t
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(ReloadError, match="every worker ended"):
             await change
-        await eventually(lambda: supervisor.ready, within=30.0)
+        await eventually(lambda: supervisor.ready, STARTS_WITHIN)
         client = Client(*await asyncio.open_connection("127.0.0.1", port))
         assert (await client.ask(GET)).status == 200
         client.close()

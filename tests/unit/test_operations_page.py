@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import _parser
+from gateway.cli.main import _parser
 from gateway.control.admin import breakers, limits, listener, reload
 from gateway.errors import Failure
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.proxy.steps.request_keys import cookie_value, key_part
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint, Steering, Sticky
+    from gateway.endpoints import Endpoint, Steering
     from gateway.gates import Gate
     from gateway.proxy.exchange import Exchange
     from gateway.snapshot import Route, Upstream
@@ -48,23 +48,6 @@ def _key(x: Exchange, route: Route, steering: Steering) -> bytes | None:
         # Values that only look alike when joined share an endpoint at worst.
         key = value if not key else key + b"\0" + value
     return key
-
-
-def cookie_line(x: Exchange, sticky: Sticky, status: int) -> bytes:
-    """The `Set-Cookie` line (RFC 6265) that keeps the client with the endpoint that has answered; none when it has it already.
-
-    A client is not kept with an endpoint that fails.
-    """
-    endpoint = x.attempt.endpoint if x.attempt is not None else None
-    if endpoint is None or status >= 500 or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie:
-        return b""
-    secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
-    return b"Set-Cookie: %b=%b%b%b\r\n" % (
-        sticky.cookie,
-        endpoint.cookie,
-        sticky.attributes,
-        b"; Secure" if secure else b"",
-    )
 
 
 def fallback_for(route: Route, upstream: Upstream) -> Upstream:

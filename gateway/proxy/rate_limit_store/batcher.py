@@ -108,7 +108,9 @@ class RedisStore:
         idle = self._idle
         if idle is not None:
             self._idle = None
-            idle.set_result(None)
+            # Its time may have run out a moment ago: whoever waits for it looks at the queue in any case.
+            if not idle.done():
+                idle.set_result(None)
 
     def denies(self, checks: Sequence[Check]) -> bool:
         """See `LimitStore`: as far as former denials tell."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from gateway.proxy.attempts.load_balancing import cookie_line
 from gateway.proxy.steps.field_edits import edited
+from gateway.proxy.steps.request_keys import cookie_value
 from gateway.snapshot import ServerTiming
 
 if TYPE_CHECKING:
+    from gateway.endpoints import Sticky
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.wire.http1_response import ResponseHead
     from gateway.snapshot import Route
@@ -39,7 +40,7 @@ def response_lines(x: Exchange, route: Route, head: ResponseHead, shaped: bytes 
         lines.append(x.legacy_limit_lines)
     upstream = x.upstream
     if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
-        lines.append(cookie_line(x, upstream.steering.sticky, head.status))
+        lines.append(sticky_cookie(x, upstream.steering.sticky, head.status))
     return lines
 
 
@@ -48,7 +49,7 @@ def switching_lines(x: Exchange, head: ResponseHead) -> list[bytes]:
     lines = [head.fields.kept]
     upstream = x.upstream
     if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
-        lines.append(cookie_line(x, upstream.steering.sticky, head.status))
+        lines.append(sticky_cookie(x, upstream.steering.sticky, head.status))
     return lines
 
 
@@ -66,3 +67,20 @@ def server_timing(x: Exchange, route: Route) -> bytes:
     for number, attempt in enumerate(x.tries.log if x.tries is not None else (), 1):
         line += b', attempt-%d;dur=%.1f;desc="%b"' % (number, attempt["ms"], attempt["outcome"].encode("ascii"))
     return line + b"\r\n"
+
+
+def sticky_cookie(x: Exchange, sticky: Sticky, status: int) -> bytes:
+    """The `Set-Cookie` line (RFC 6265) that keeps the client with the endpoint that has answered; none when it has it already.
+
+    A client is not kept with an endpoint that fails.
+    """
+    endpoint = x.attempt.endpoint if x.attempt is not None else None
+    if endpoint is None or status >= 500 or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie:
+        return b""
+    secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
+    return b"Set-Cookie: %b=%b%b%b\r\n" % (
+        sticky.cookie,
+        endpoint.cookie,
+        sticky.attributes,
+        b"; Secure" if secure else b"",
+    )

@@ -169,8 +169,8 @@ async def judge_request(case: Case, config: Callable[[int], Path]) -> Verdict:
         data, closed = await exchange(
             gateway,
             parts,
-            patience=2.0,
-            quiet=1.0 if case.get("close") or "finals" in case else 0.2,
+            patience=10.0,
+            quiet=4.0 if case.get("close") or "finals" in case else 0.5,
             half_close=case.get("half_close", False),
         )
         await asyncio.sleep(0.04)  # what the gateway sent may still be on its way; nothing tells that nothing comes
@@ -242,12 +242,12 @@ def _judge_client(case: Case, finals: list[Seen], closed: bool, done: list[Recor
 async def judge_response(case: Case, config: Callable[[int], Path]) -> Verdict:
     """Let the origin answer with raw bytes, then ask three more times: they must get their own answers."""
     async with _under_test(config, expand(case["raw"]), keep=case.get("keep", False)) as (gateway, _):
-        data, closed = await exchange(gateway, [_get(f"/r/{case['id']}")], patience=2.0, quiet=0.2)
+        data, closed = await exchange(gateway, [_get(f"/r/{case['id']}")], patience=10.0, quiet=0.5)
         responses, _ = split_responses(data, [])
         verdict = Verdict(case, statuses=[response.status for response in responses])
         finals = [response for response in responses if response.status >= 200 or response.status == 101]
         for number in range(3):
-            after, _ = await exchange(gateway, [_get(f"/after/{number}")], patience=2.0, quiet=0.05)
+            after, _ = await exchange(gateway, [_get(f"/after/{number}")], patience=10.0, quiet=0.05)
             seen, _ = split_responses(after, [])
             if any(b"poison" in one.body or "x-poison" in one.fields for one in seen):
                 verdict.unsafe.append("the next request got the planted answer")

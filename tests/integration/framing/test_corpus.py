@@ -8,6 +8,8 @@ import pytest
 
 from tests.integration.framing.judge import Verdict, cases, judge_all
 
+pytestmark = pytest.mark.xdist_group("framing")  # all cases are sent once, by one process
+
 ALL = [*cases("requests"), *cases("responses")]
 EXPECTED_PASSES = 405
 

@@ -1,0 +1,124 @@
+"""Commands about configuration files: check, diff, explain, routes, schema, init."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from gateway.cli.common import INVALID, OK, USAGE, Add, add_config, colour, load
+
+if TYPE_CHECKING:
+    from gateway.control.reading.problems import Problem
+
+
+def add_commands(add: Add) -> None:
+    """Register the commands."""
+    check = add_config(add("check", _check, "Validate a configuration; all problems at once."))
+    check.add_argument("--format", choices=("text", "json", "github"), default="text", help="how to show the problems")
+    diff = add("diff", _diff, "Say what one configuration changes in another; exit code 1 when anything.")
+    diff.add_argument("old", metavar="OLD")
+    diff.add_argument("new", metavar="NEW")
+    explain = add("explain", _explain, "Say which route takes a request, why, and what holds for it.")
+    explain.add_argument("config", metavar="CONFIG")
+    explain.add_argument("method", metavar="METHOD")
+    explain.add_argument("url", metavar="URL", help="https://host/path?query, or /path")
+    explain.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'", help="a request header")
+    add_config(add("routes", _routes, "List the routes in the order in which they are tried."))
+    add("schema", _schema, "Print the JSON schema of the configuration file.")
+    init = add("init", _init, "Write a commented configuration to start from.")
+    init.add_argument("path", nargs="?", default="gateway.yaml", metavar="PATH", help="default: %(default)s")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gateway.control.checks import notes as notes_of
+    from gateway.control.load import load as load_file
+    from gateway.control.reading.problems import ConfigError, render_github, render_json, render_text
+
+    problems: tuple[Problem, ...] = ()
+    notes: list[str] = []
+    summary = ""
+    try:
+        loaded = load_file(options.config)
+        config = loaded.config
+        notes = notes_of(loaded.resolved, loaded.positions)
+        summary = f"{options.config}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
+    except ConfigError as error:
+        problems = error.problems
+        summary = _count(len(problems), "problem")
+    if options.format == "json":
+        print(render_json(problems))
+    elif options.format == "github":
+        print(render_github(problems))
+    else:
+        if problems:
+            print(render_text(problems, colour=colour(sys.stdout)))
+        for note in notes:
+            print(note)
+        print(summary)
+    return INVALID if problems else OK
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from gateway.control.tools.diff import diff, render
+
+    old, new = load(options.old), load(options.new)
+    if old is None or new is None:
+        return USAGE
+    changes = diff(old, new)
+    print(render(changes))
+    return INVALID if changes else OK
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from gateway.control.tools.explain import RequestError, explain
+
+    loaded = load(options.config)
+    if loaded is None:
+        return INVALID
+    try:
+        print(explain(loaded, options.method, options.url, options.header))
+    except RequestError as error:
+        print(f"gateway explain: error: {error}", file=sys.stderr)
+        return USAGE
+    return OK
+
+
+def _routes(options: argparse.Namespace) -> int:
+    from gateway.control.tools.explain import route_table
+
+    loaded = load(options.config)
+    if loaded is None:
+        return INVALID
+    print(route_table(loaded))
+    return OK
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from gateway.control.json_schema import rendered_schema
+
+    print(rendered_schema(), end="")
+    return OK
+
+
+def _init(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gateway.control.tools.starter import STARTER
+
+    path = Path(options.path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        print(f"gateway init: error: `{path}` exists and is left as it is", file=sys.stderr)
+        return INVALID
+    except OSError as error:
+        print(f"gateway init: error: cannot write `{path}`: {error.strerror}", file=sys.stderr)
+        return INVALID
+    print(f"wrote {path}; next: edit it, then `gateway check {path}` and `gateway run {path}`")
+    return OK
