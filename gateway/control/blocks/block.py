@@ -131,6 +131,21 @@ class Block(Generic[F]):
     """What an operator should know although it is not wrong."""
 
 
+def slot(name: str, made: Callable[[Any], Any]) -> Callable[[Resolved[Any], Any, Making], dict[str, Any]]:
+    """A compile step that fills one slot, from the settings alone."""
+    return lambda found, *_: {name: made(found.value)}
+
+
+def line(name: str, text: Callable[[Any], str | None]) -> Callable[[Resolved[Any], Any, Asked], list[Row]]:
+    """The line of a block that has one, with the place of the block; none where there is no text."""
+
+    def rows(found: Resolved[Any], facts: Any, asked: Asked) -> list[Row]:
+        shown = text(found.value)
+        return [] if shown is None else [(name, shown, found.place(asked.positions))]
+
+    return rows
+
+
 def parameters(path: str) -> list[str]:
     """The names of the parameters of a path pattern."""
     return [segment[1:-1] for segment in split_path(path) if segment.startswith("{")]

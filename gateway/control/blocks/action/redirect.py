@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Block, RouteFacts, line, slot
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
@@ -41,18 +41,15 @@ def _check(found: Resolved[Redirect | None], facts: RouteFacts, positions: Posit
         yield positions.problem(loc, "the redirect leads to itself")
 
 
-def _compile(found: Resolved[Redirect | None], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    redirect = found.value
+def _made(redirect: Redirect | None) -> RedirectSnapshot | None:
     if redirect is None:
-        return {"redirect": None}
+        return None
     to = redirect.to.encode("ascii")
     keep_query = redirect.keep_path if redirect.keep_query is None else redirect.keep_query
     to = to.rstrip(b"/") if redirect.keep_path else to
-    return {"redirect": RedirectSnapshot(redirect.status, to, redirect.keep_path, keep_query)}
+    return RedirectSnapshot(redirect.status, to, redirect.keep_path, keep_query)
 
 
-def _rows(found: Resolved[Redirect | None], facts: RouteFacts, asked: Asked) -> list[Row]:
-    return [] if found.value is None else [("redirect", str(found.value), found.place(asked.positions))]
-
-
-BLOCK: Final = Block[RouteFacts]("redirect", check=_check, compile=_compile, rows=_rows)
+BLOCK: Final = Block[RouteFacts](
+    "redirect", check=_check, compile=slot("redirect", _made), rows=line("redirect", lambda one: one and str(one))
+)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Block, RouteFacts, line, slot
 from gateway.control.blocks.message.fields import check_names, field_line
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
-from gateway.control.words.inherit import Resolved
 from gateway.control.words.model import Model, setting
 from gateway.snapshot import Respond as RespondSnapshot
 
@@ -38,19 +37,16 @@ def _check(respond: Respond, loc: Loc, positions: Positions) -> Iterator[Problem
             yield positions.problem((*loc, "fields", name), "use `content_type` of `respond`", key=True)
 
 
-def _compile(found: Resolved[Respond | None], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    respond = found.value
+def _made(respond: Respond | None) -> RespondSnapshot | None:
     if respond is None:
-        return {"respond": None}
+        return None
     body = respond.body.encode("utf-8")
     lines = [field_line(name, value) for name, value in respond.fields.items()]
     if body:
         lines.insert(0, field_line("Content-Type", respond.content_type))
-    return {"respond": RespondSnapshot(respond.status, body, tuple(lines))}
+    return RespondSnapshot(respond.status, body, tuple(lines))
 
 
-def _rows(found: Resolved[Respond | None], facts: RouteFacts, asked: Asked) -> list[Row]:
-    return [] if found.value is None else [("respond", str(found.value), found.place(asked.positions))]
-
-
-BLOCK: Final = Block[RouteFacts]("respond", check_written=_check, compile=_compile, rows=_rows)
+BLOCK: Final = Block[RouteFacts](
+    "respond", check_written=_check, compile=slot("respond", _made), rows=line("respond", lambda one: one and str(one))
+)

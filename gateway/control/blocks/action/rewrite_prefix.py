@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row, line
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
@@ -78,12 +78,13 @@ def _rows_strip(found: Resolved[str | bool], facts: RouteFacts, asked: Asked) ->
     return [("strip_prefix", prefix, found.place(asked.positions))] if prefix else []
 
 
-def _rows_rewrite(found: Resolved[RewritePrefix | None], facts: RouteFacts, asked: Asked) -> list[Row]:
-    written = found.value
-    return [] if written is None else [("rewrite_prefix", f"{written.old} → {written.new}", found.place(asked.positions))]
-
-
 BLOCKS: Final = (
     Block[RouteFacts]("strip_prefix", False, forwards=True, check=_check_strip, compile=_compile_strip, rows=_rows_strip),
-    Block[RouteFacts]("rewrite_prefix", forwards=True, check=_check_rewrite, compile=_compile_rewrite, rows=_rows_rewrite),
+    Block[RouteFacts](
+        "rewrite_prefix",
+        forwards=True,
+        check=_check_rewrite,
+        compile=_compile_rewrite,
+        rows=line("rewrite_prefix", lambda one: one and f"{one.old} → {one.new}"),
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, TypeAlias
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Block, Making, RouteFacts, line
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import setting
@@ -35,10 +35,8 @@ def _compile(found: Resolved[Decompression], facts: RouteFacts, making: Making) 
     return {"decompression": DecompressionSettings(found.value.max_size, found.value.max_ratio)}
 
 
-def _rows(found: Resolved[Decompression], facts: RouteFacts, asked: Asked) -> list[Row]:
-    written = found.value
-    shown = "off" if written is DECOMPRESSION_OFF else f"up to {format_size(written.max_size)}, {written.max_ratio}:1"
-    return [("decompress_request", shown, found.place(asked.positions))]
+def _in_words(written: Decompression) -> str:
+    return "off" if written is DECOMPRESSION_OFF else f"up to {format_size(written.max_size)}, {written.max_ratio}:1"
 
 
 def _fields_read(found: Resolved[Decompression], facts: RouteFacts) -> Iterator[bytes]:
@@ -47,5 +45,10 @@ def _fields_read(found: Resolved[Decompression], facts: RouteFacts) -> Iterator[
 
 
 BLOCK: Final = Block[RouteFacts](
-    "decompress_request", DECOMPRESSION_OFF, forwards=True, compile=_compile, rows=_rows, fields_read=_fields_read
+    "decompress_request",
+    DECOMPRESSION_OFF,
+    forwards=True,
+    compile=_compile,
+    rows=line("decompress_request", _in_words),
+    fields_read=_fields_read,
 )

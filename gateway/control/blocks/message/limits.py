@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, RouteFacts, Row, slot
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import setting
@@ -18,13 +18,11 @@ class RouteLimits(Policy):
     body: values.BodySize = setting("10MiB", "Largest request body; more is 413. `off`: no limit.")
 
 
-def _compile(found: Resolved[RouteLimits], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    return {"max_body": found.value.body}
-
-
 def _rows(found: Resolved[RouteLimits], facts: RouteFacts, asked: Asked) -> list[Row]:
     body = found.value.body
     return [("limits.body", "off" if body == NO_LIMIT else format_size(body), found["body"].place(asked.positions))]
 
 
-BLOCK: Final = Block[RouteFacts]("limits", RouteLimits(), below=("server", "limits"), compile=_compile, rows=_rows)
+BLOCK: Final = Block[RouteFacts](
+    "limits", RouteLimits(), below=("server", "limits"), compile=slot("max_body", lambda limits: limits.body), rows=_rows
+)

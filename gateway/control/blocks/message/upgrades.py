@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
-from gateway.control.words.inherit import Resolved
+from gateway.control.blocks.block import Block, RouteFacts, line, slot
 from gateway.control.words.values import OrOff, choice
 
 WEBSOCKET: Final = "websocket"
@@ -13,12 +12,10 @@ WEBSOCKET: Final = "websocket"
 Upgrades: TypeAlias = Annotated[tuple[Annotated[str, *choice(WEBSOCKET)], ...] | None, OrOff(())]
 
 
-def _compile(found: Resolved[tuple[str, ...]], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    return {"upgrades": frozenset(protocol.encode("ascii") for protocol in found.value)}
-
-
-def _rows(found: Resolved[tuple[str, ...]], facts: RouteFacts, asked: Asked) -> list[Row]:
-    return [("upgrades", ", ".join(found.value) or "off", found.place(asked.positions))]
-
-
-BLOCK: Final = Block[RouteFacts]("upgrades", (WEBSOCKET,), forwards=True, compile=_compile, rows=_rows)
+BLOCK: Final = Block[RouteFacts](
+    "upgrades",
+    (WEBSOCKET,),
+    forwards=True,
+    compile=slot("upgrades", lambda words: frozenset(word.encode("ascii") for word in words)),
+    rows=line("upgrades", lambda words: ", ".join(words) or "off"),
+)

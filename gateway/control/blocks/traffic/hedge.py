@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, RouteFacts, Row, slot
 from gateway.control.words import units
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.model import Model, required, setting
@@ -61,11 +61,9 @@ HEDGE_OFF: Final = Hedge.model_validate({"after": "p95"})
 """What `off` stands for: this very object."""
 
 
-def _compile(found: Resolved[Hedge], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    hedge = found.value
-    if hedge is HEDGE_OFF:
-        return {"hedge": None}
-    return {"hedge": HedgeDelay(HedgeSettings(hedge.after.seconds, hedge.after.quantile, hedge.max))}
+def _made(hedge: Hedge) -> HedgeDelay | None:
+    settings = HedgeSettings(hedge.after.seconds, hedge.after.quantile, hedge.max)
+    return None if hedge is HEDGE_OFF else HedgeDelay(settings)
 
 
 def _rows(found: Resolved[Hedge], facts: RouteFacts, asked: Asked) -> list[Row]:
@@ -87,4 +85,4 @@ def _dump(found: Resolved[Hedge]) -> dict[str, Any] | None:
     return None if hedge is HEDGE_OFF else {"after": hedge.after.seconds or str(hedge.after), "max": hedge.max}
 
 
-BLOCK: Final = Block[RouteFacts]("hedge", HEDGE_OFF, forwards=True, compile=_compile, rows=_rows, dump=_dump)
+BLOCK: Final = Block[RouteFacts]("hedge", HEDGE_OFF, forwards=True, compile=slot("hedge", _made), rows=_rows, dump=_dump)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, RouteFacts, Row, slot
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.values import did_you_mean, invalid, one_of
 from gateway.policies.concurrency import RANKS
@@ -26,14 +26,10 @@ def _parse_priority(value: Any) -> str:
 Priority: TypeAlias = Annotated[str, PlainValidator(_parse_priority), WithJsonSchema({"enum": list(RANKS)})]
 
 
-def _compile(found: Resolved[str], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    return {"rank": RANKS.index(found.value)}
-
-
 def _rows(found: Resolved[str], facts: RouteFacts, asked: Asked) -> list[Row]:
     field = asked.file["server"].value.priority_field
     trusted = f" ({field} of trusted peers counts first)" if field is not None else ""
     return [("priority", f"{found.value}{trusted}", found.place(asked.positions))]
 
 
-BLOCK: Final = Block[RouteFacts]("priority", "default", forwards=True, compile=_compile, rows=_rows)
+BLOCK: Final = Block[RouteFacts]("priority", "default", forwards=True, compile=slot("rank", RANKS.index), rows=_rows)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from tenacity.wait import wait_random_exponential
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, RouteFacts, Row, slot
 from gateway.control.blocks.upstream.retry_budget import budget_row
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
@@ -109,10 +109,9 @@ def _check(found: Resolved[Retry], facts: RouteFacts, positions: Positions) -> I
         seen.add(word)
 
 
-def _compile(found: Resolved[Retry], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    written = found.value
+def _made(written: Retry) -> RetrySnapshot | None:
     if written is RETRY_OFF:
-        return {"retry": None}
+        return None
     statuses = {int(word) for word in written.on if word.isdigit()}
     if ALL_5XX in written.on:
         statuses.update(range(500, 600))
@@ -124,7 +123,7 @@ def _compile(found: Resolved[Retry], facts: RouteFacts, making: Making) -> dict[
         replay=written.replay,
     )
     wait = wait_random_exponential(multiplier=written.backoff.base, max=written.backoff.max)
-    return {"retry": RetrySnapshot(settings, wait)}
+    return RetrySnapshot(settings, wait)
 
 
 def longest_back_off(retry: Retry) -> float:
@@ -159,4 +158,4 @@ def _rows(found: Resolved[Retry], facts: RouteFacts, asked: Asked) -> list[Row]:
     ]
 
 
-BLOCK: Final = Block[RouteFacts]("retry", Retry(), forwards=True, check=_check, compile=_compile, rows=_rows)
+BLOCK: Final = Block[RouteFacts]("retry", Retry(), forwards=True, check=_check, compile=slot("retry", _made), rows=_rows)

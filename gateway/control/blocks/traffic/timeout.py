@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, RouteFacts, Row, slot
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import units, values
@@ -56,8 +56,8 @@ def _check(found: Resolved[Timeout], facts: RouteFacts, positions: Positions) ->
         return
 
 
-def _compile(found: Resolved[Timeout], facts: RouteFacts, making: Making) -> dict[str, Any]:
-    return {"timeout": TimeoutSettings(*(found[name].value for name in NAMES))}
+def _made(timeout: Timeout) -> TimeoutSettings:
+    return TimeoutSettings(timeout.request, timeout.attempt or timeout.request, timeout.connect, timeout.idle)
 
 
 def _rows(found: Resolved[Timeout], facts: RouteFacts, asked: Asked) -> list[Row]:
@@ -70,5 +70,5 @@ def _foresee(route: Route) -> tuple[Failure, ...]:
 
 
 BLOCK: Final = Block[RouteFacts](
-    "timeout", Timeout(), forwards=True, check=_check, compile=_compile, rows=_rows, foresee=_foresee
+    "timeout", Timeout(), forwards=True, check=_check, compile=slot("timeout", _made), rows=_rows, foresee=_foresee
 )

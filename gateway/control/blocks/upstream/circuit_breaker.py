@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from pydantic import Field
 
-from gateway.control.blocks.block import Asked, Block, Making, Row, UpstreamFacts
+from gateway.control.blocks.block import Asked, Block, Row, UpstreamFacts, slot
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import units, values
@@ -93,10 +93,6 @@ def _check(written: CircuitBreaker, loc: Loc, positions: Positions) -> Iterator[
         yield positions.problem((*loc, "slow_rate"), "`slow_rate` has no effect without `slow_call`", key=True)
 
 
-def _compile(found: Resolved[CircuitBreaker], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
-    return {"circuit_breaker": breaker_settings(found.value)}
-
-
 def _rows(found: Resolved[CircuitBreaker], facts: UpstreamFacts, asked: Asked) -> list[Row]:
     written, place = found.value, found.place(asked.positions)
     if written.mode == "off":
@@ -131,4 +127,6 @@ def _foresee(route: Route) -> tuple[Failure, ...]:
     return ()
 
 
-BLOCK: Final = Block[UpstreamFacts]("circuit_breaker", check_written=_check, compile=_compile, rows=_rows, foresee=_foresee)
+BLOCK: Final = Block[UpstreamFacts](
+    "circuit_breaker", check_written=_check, compile=slot("circuit_breaker", breaker_settings), rows=_rows, foresee=_foresee
+)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from gateway.control.blocks.block import Asked, Block, Making, Row, UpstreamFacts
+from gateway.control.blocks.block import Asked, Block, Row, UpstreamFacts, line, slot
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses
@@ -46,13 +46,9 @@ def _rows(found: Resolved[tuple[Endpoint, ...]], facts: UpstreamFacts, asked: As
     ]
 
 
-def _compile_host(found: Resolved[str], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
-    return {"host": {"preserve": None, "endpoint": b""}.get(found.value, found.value.encode("ascii"))}
-
-
-def _rows_host(found: Resolved[str], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    return [("host", found.value, found.place(asked.positions))]
+def _host(written: str) -> bytes | None:
+    return {"preserve": None, "endpoint": b""}.get(written, written.encode("ascii"))
 
 
 ENDPOINTS: Final = Block[UpstreamFacts]("endpoints", check_written=_check, rows=_rows)
-HOST: Final = Block[UpstreamFacts]("host", compile=_compile_host, rows=_rows_host)
+HOST: Final = Block[UpstreamFacts]("host", compile=slot("host", _host), rows=line("host", str))

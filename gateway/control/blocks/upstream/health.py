@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from gateway.control.blocks.block import Asked, Block, Making, Row, UpstreamFacts
+from gateway.control.blocks.block import Asked, Block, Making, Row, UpstreamFacts, line, slot
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, units, values
@@ -215,36 +215,22 @@ def _compile_health(found: Resolved[Health | None], facts: UpstreamFacts, making
     return {"probe": probe_settings(found.value, facts.host)}
 
 
-def _compile_dns(found: Resolved[Dns | None], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
-    return {"dns_interval": 0.0 if found.value is None else found.value.interval}
-
-
 # -- in words ---------------------------------------------------------------------------------------------------------
 
 
-def _rows_health(found: Resolved[Health | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    health, text = found.value, "off"
-    if health is not None:
-        what = "connect" if health.type == "tcp" else f"GET {health.path}"
-        times = f"every {format_duration(health.interval)} for {format_duration(health.timeout)}"
-        text = f"{what}, {times}; fall {health.fall}, rise {health.rise}"
-    return [("health", text, found.place(asked.positions))]
+def _probes_in_words(health: Health | None) -> str:
+    if health is None:
+        return "off"
+    what = "connect" if health.type == "tcp" else f"GET {health.path}"
+    times = f"every {format_duration(health.interval)} for {format_duration(health.timeout)}"
+    return f"{what}, {times}; fall {health.fall}, rise {health.rise}"
 
 
-def _rows_ejection(found: Resolved[Ejection | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    ejection, text = found.value, "off"
-    if ejection is not None:
-        times = f"for {format_duration(ejection.base)}, {format_duration(ejection.max)} at most"
-        text = f"after {ejection.failures} failures in a row, {times}; {ejection.max_ejected:.0%} of the endpoints at most"
-    return [("ejection", text, found.place(asked.positions))]
-
-
-def _rows_slow_start(found: Resolved[float], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    return [("slow_start", format_duration(found.value) if found.value else "off", found.place(asked.positions))]
-
-
-def _rows_panic(found: Resolved[float], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    return [("panic", f"below {found.value:.0%}" if found.value else "off", found.place(asked.positions))]
+def _ejection_in_words(ejection: Ejection | None) -> str:
+    if ejection is None:
+        return "off"
+    times = f"for {format_duration(ejection.base)}, {format_duration(ejection.max)} at most"
+    return f"after {ejection.failures} failures in a row, {times}; {ejection.max_ejected:.0%} of the endpoints at most"
 
 
 def _rows_dns(found: Resolved[Dns | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
@@ -255,9 +241,11 @@ def _rows_dns(found: Resolved[Dns | None], facts: UpstreamFacts, asked: Asked) -
 
 
 BLOCKS: Final = (
-    Block[UpstreamFacts]("health", check_written=_check_health, compile=_compile_health, rows=_rows_health),
-    Block[UpstreamFacts]("ejection", check_written=_check_ejection, rows=_rows_ejection),
-    Block[UpstreamFacts]("slow_start", rows=_rows_slow_start),
-    Block[UpstreamFacts]("panic", rows=_rows_panic),
-    Block[UpstreamFacts]("dns", check=_check_dns, compile=_compile_dns, rows=_rows_dns),
+    Block[UpstreamFacts]("health", check_written=_check_health, compile=_compile_health, rows=line("health", _probes_in_words)),
+    Block[UpstreamFacts]("ejection", check_written=_check_ejection, rows=line("ejection", _ejection_in_words)),
+    Block[UpstreamFacts]("slow_start", rows=line("slow_start", lambda seconds: format_duration(seconds) if seconds else "off")),
+    Block[UpstreamFacts]("panic", rows=line("panic", lambda share: f"below {share:.0%}" if share else "off")),
+    Block[UpstreamFacts](
+        "dns", check=_check_dns, compile=slot("dns_interval", lambda dns: 0.0 if dns is None else dns.interval), rows=_rows_dns
+    ),
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import SecretStr
 
-from gateway.control.blocks.block import Asked, Block, Row, UpstreamFacts, parameters
+from gateway.control.blocks.block import Block, UpstreamFacts, line, parameters
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
@@ -184,23 +184,23 @@ def balancing_in_words(balancing: LoadBalancing) -> str:
     return f"consistent_hash by {' and '.join(str(part) for part in balancing.key or ())}, {bound}"
 
 
-def sticky_in_words(sticky: Sticky) -> str:
+def sticky_in_words(sticky: Sticky | None) -> str | None:
     """`cookie route, 1h, SameSite=lax`."""
+    if sticky is None:
+        return None
     ttl = "until the browser is closed" if sticky.ttl is None else format_duration(sticky.ttl)
     return f"cookie {sticky.cookie}, {ttl}, path {sticky.path}, SameSite {sticky.same_site}"
 
 
-def _rows(found: Resolved[LoadBalancing], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    return [("load_balancing", balancing_in_words(found.value), found.place(asked.positions))]
-
-
-def _rows_sticky(found: Resolved[Sticky | None], facts: UpstreamFacts, asked: Asked) -> list[Row]:
-    return [] if found.value is None else [("sticky", sticky_in_words(found.value), found.place(asked.positions))]
-
-
 BLOCKS: Final = (
     Block[UpstreamFacts](
-        "load_balancing", check_written=_check_algorithm, check=_check_parameters, rows=_rows, fields_read=_fields_read
+        "load_balancing",
+        check_written=_check_algorithm,
+        check=_check_parameters,
+        rows=line("load_balancing", balancing_in_words),
+        fields_read=_fields_read,
     ),
-    Block[UpstreamFacts]("sticky", check_written=_check_sticky, rows=_rows_sticky, fields_read=_fields_read_sticky),
+    Block[UpstreamFacts](
+        "sticky", check_written=_check_sticky, rows=line("sticky", sticky_in_words), fields_read=_fields_read_sticky
+    ),
 )
