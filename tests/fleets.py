@@ -46,11 +46,11 @@ def counters(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in _SAMPLE.findall(text) if _COUNTER.match(name)}
 
 
-async def until(condition: Callable[[], Awaitable[object]], within: float = STARTS_WITHIN) -> None:
-    """Ask again until it is so."""
+async def until(condition: Callable[[], Awaitable[object]], within: float = STARTS_WITHIN, every: float = 0.02) -> None:
+    """Ask again every so many seconds until it is so."""
     async with asyncio.timeout(within):
         while not await condition():
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(every)
 
 
 class Fleet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
@@ -15,8 +14,9 @@ from typing import Any, Final
 import yaml
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
+from tests.fleets import until
 from tests.observability import PROMETHEUS, RULES
-from tests.support import STARTS_WITHIN, refusing_port
+from tests.support import refusing_port
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RANGE: Final = re.compile(r"\[(\d+)([smhd])\]")
@@ -89,10 +89,12 @@ class Prometheus:
         process = subprocess.Popen([binary, *options, f"--web.listen-address=127.0.0.1:{self.port}"], stdout=log, stderr=log)
         try:
             async with ClientSession(f"http://127.0.0.1:{self.port}", timeout=ClientTimeout(total=10)) as self._client:
-                async with asyncio.timeout(STARTS_WITHIN):
-                    while not await self._ready():
-                        assert process.poll() is None, (self.folder / "prometheus.log").read_text()
-                        await asyncio.sleep(0.1)
+
+                async def ready() -> bool:
+                    assert process.poll() is None, (self.folder / "prometheus.log").read_text()
+                    return await self._ready()
+
+                await until(ready, every=0.1)
                 yield self
         finally:
             process.kill()

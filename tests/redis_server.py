@@ -14,12 +14,11 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 from redis import Redis, RedisError
 
-from tests.support import STARTS_WITHIN, refusing_port
+from tests.support import STARTS_WITHIN, holds, refusing_port
 
 
 def binary() -> str:
@@ -65,19 +64,17 @@ class Server:
         """Start it (again) and wait until it takes connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = monotonic() + STARTS_WITHIN
-        while True:
-            with contextlib.suppress(RedisError), self.client() as client:
-                try:
-                    if client.ping():
-                        return
-                except RedisError as error:
-                    if "NOAUTH" in str(error) or "uthentication" in str(error):
-                        return
-                    raise
-            assert self._process.poll() is None, "the server has ended"
-            assert monotonic() < end, "the server does not answer"
-            sleep(0.01)
+        assert holds(self._answers, STARTS_WITHIN), "the server does not answer"
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the server has ended"
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except RedisError as error:
+            # It wants to know who asks: so it is there.
+            return "NOAUTH" in str(error) or "uthentication" in str(error)
 
     def pause(self) -> None:
         """SIGSTOP: it keeps its connections and answers nothing."""
@@ -119,12 +116,7 @@ class Cluster:
         for other in others:
             with other.client() as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, buses[0])
-        end = monotonic() + STARTS_WITHIN
-        for server in self.servers:
-            with server.client() as client:
-                while b"cluster_state:ok" not in _text(client.execute_command("CLUSTER", "INFO")):
-                    assert monotonic() < end, "the cluster does not form"
-                    sleep(0.05)
+        assert holds(lambda: all(map(_in_a_cluster, self.servers)), STARTS_WITHIN), "the cluster does not form"
 
     @property
     def url(self) -> str:
@@ -135,6 +127,11 @@ class Cluster:
         """Stop all of it."""
         for server in self.servers:
             server.kill()
+
+
+def _in_a_cluster(server: Server) -> bool:
+    with server.client() as client:
+        return b"cluster_state:ok" in _text(client.execute_command("CLUSTER", "INFO"))
 
 
 def _text(answer: Any) -> bytes:

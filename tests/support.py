@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -53,6 +54,14 @@ async def eventually(condition: Callable[[], object], within: float = PATIENCE) 
     while not condition():
         assert loop.time() < end, f"did not happen within {within} s"
         await asyncio.sleep(0.002)
+
+
+def holds(condition: Callable[[], object], within: float = PATIENCE) -> bool:
+    """Whether `condition` comes true in time, for tests without a loop."""
+    end = monotonic() + within
+    while not condition() and monotonic() < end:
+        sleep(0.005)
+    return bool(condition())
 
 
 async def at_once(condition: Callable[[], object]) -> None:

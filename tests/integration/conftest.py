@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-ONE_LOOP = ("test_process.py", "test_admin.py", "test_prometheus.py", "test_workers.py")
+ONE_LOOP = ("test_access_process.py", "test_process.py", "test_admin.py", "test_prometheus.py", "test_workers.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -19,7 +19,7 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loops, by the name that stands in the test's id. Without uvloop there is one."""
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
-    if item.path.name in ONE_LOOP:
+    if item.path.name in ONE_LOOP or item.get_closest_marker("processes"):
         return factories
     try:
         import uvloop

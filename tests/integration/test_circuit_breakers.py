@@ -38,7 +38,7 @@ def breaking(*urls: str, breaker: str = "", route: str = "", upstream: str = "")
     listed = ", ".join(f'"{url}"' for url in urls)
     return f"""\
 version: 1
-server: {{listen: "127.0.0.1:0"}}
+server: {{listen: "127.0.0.1:0", overload: {{default: off, sheddable: off}}}}
 admin: {{listen: "127.0.0.1:0", token: s3cret}}
 
 upstreams:

@@ -37,7 +37,7 @@ def balanced(*urls: str, upstream: str = "", route: str = "retry: off", more: st
     """A configuration with one route to these endpoints, and with `more` upstreams."""
     return f"""
 version: 1
-server: {{name: gw, listen: ["127.0.0.1:0"]}}
+server: {{name: gw, listen: ["127.0.0.1:0"], overload: {{default: off, sheddable: off}}}}
 admin: {{listen: "127.0.0.1:0"}}
 access_log: "off"
 upstreams: {{app: {{circuit_breaker: "off", endpoints: [{", ".join(f'"{url}"' for url in urls)}], {upstream}}}, {more}}}

@@ -35,7 +35,7 @@ def config(*urls: str, route: str = "hedge: 20ms", upstream: str = "") -> str:
     listed = ", ".join(f'"{url}"' for url in urls)
     return f"""
 version: 1
-server: {{listen: ["127.0.0.1:0"]}}
+server: {{listen: ["127.0.0.1:0"], overload: {{default: off, sheddable: off}}}}
 admin: {{listen: "127.0.0.1:0"}}
 access_log: "off"
 upstreams: {{app: {{endpoints: [{listed}], load_balancing: round_robin, {upstream}}}}}

@@ -426,6 +426,7 @@ async def test_the_master_behind_sentinels_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("algorithm", ["sliding_window", "sliding_log", "token_bucket"])
 async def test_several_gateway_processes_admit_the_limit_together(
     upstream: StartUpstream, server: Server, tmp_path: Path, algorithm: str

@@ -53,7 +53,7 @@ def several(*urls: str, upstream: str = "", more: str = "", route: str = "") -> 
     """A configuration with one route to an upstream `app` with these endpoints, and with `more` upstreams."""
     return f"""
 version: 1
-server: {{name: gw, listen: ["127.0.0.1:0"]}}
+server: {{name: gw, listen: ["127.0.0.1:0"], overload: {{default: off, sheddable: off}}}}
 admin: {{listen: "127.0.0.1:0"}}
 access_log: "off"
 upstreams:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +26,11 @@ import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from gateway.demo import orders_app, users_app
+from tests.fleets import until
 from tests.observability import ROOT, panels
 from tests.prometheus import Prometheus
 from tests.redis_server import Server, Wire
-from tests.support import refusing_port
+from tests.support import eventually, refusing_port, time_passes
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,8 +38,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="children and open files are looked up in /proc"),
 ]
 
-WITHIN: Final = 90.0
-"""Seconds in which everything that is to fire must have fired. A third of it is usual."""
+WITHIN: Final = 300.0
+"""Seconds in which everything that is to fire must have fired. A tenth of it is usual on a quiet machine."""
 
 MACHINE: Final = {"GatewayDown", "GatewayEventLoopLag", "GatewayOverheadHigh", "GatewayStoreFallback"}
 """What a busy machine can make true of any gateway: asked for where it is meant, and nowhere else a mistake."""
@@ -123,14 +124,16 @@ class Process:
 
     async def ready(self) -> None:
         """Wait until it serves."""
-        async with asyncio.timeout(WITHIN), ClientSession(timeout=ClientTimeout(total=2)) as client:
-            while True:
+        async with ClientSession(timeout=ClientTimeout(total=2)) as client:
+
+            async def says_so() -> bool:
                 assert self.process.poll() is None, Path(self._log.name).read_text()
                 with contextlib.suppress(ClientError, TimeoutError):
                     async with client.get(f"http://127.0.0.1:{self.admin}/readyz") as response:
-                        if response.status == 200:
-                            return
-                await asyncio.sleep(0.1)
+                        return response.status == 200
+                return False
+
+            await until(says_so, WITHIN, every=0.1)
 
     def stop(self) -> None:
         """End it, and what it has started."""
@@ -242,9 +245,9 @@ async def stop_and_go(process: Process) -> None:
     """A machine that gives the process too little time."""
     while True:
         process.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(0.4)
+        await time_passes(0.4)
         process.process.send_signal(signal.SIGCONT)
-        await asyncio.sleep(0.2)
+        await time_passes(0.2)
 
 
 async def fill_the_log(process: Process) -> None:
@@ -263,14 +266,14 @@ async def crowd(process: Process) -> None:
     before, held = used(), []
     try:
         held = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(ALLOWED + 8)]
-        while used() < before + ALLOWED:  # it has not come to accept them
-            await asyncio.sleep(0.1)
+        # It accepts them when it comes to it.
+        await eventually(lambda: used() >= before + ALLOWED, WITHIN)
         most = before + ALLOWED + 12
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
         while True:
             _, writer = await asyncio.open_connection("127.0.0.1", process.port)
             writer.close()
-            await asyncio.sleep(0.2)
+            await time_passes(0.2)
     finally:
         for _, writer in held:
             writer.close()
@@ -283,18 +286,21 @@ async def kill_workers(process: Process) -> None:
         for child in process.children():
             if child != survivor:
                 os.kill(child, signal.SIGKILL)
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
 
 
 async def restart(process: Process, prometheus: Prometheus) -> None:
     """Four starts, each of them seen."""
     seen: set[float] = set()
-    while len(seen) < 5:
-        now = await prometheus.values('process_start_time_seconds{job="gateway-restarts"}')
-        if set(now) <= seen:
-            await asyncio.sleep(0.2)
-            continue
-        seen |= set(now)
+
+    async def another() -> bool:
+        now = set(await prometheus.values('process_start_time_seconds{job="gateway-restarts"}'))
+        news = bool(now - seen)
+        seen.update(now)
+        return news
+
+    for _ in range(5):
+        await until(another, WITHIN, every=0.2)
         process.process.kill()
         process.process.wait()
         process.start()
@@ -384,9 +390,7 @@ async def test_every_alert_fires_for_its_trouble_alone_and_every_panel_shows_som
         stack.enter_context(started(*everyone))
 
         seen: dict[str, set[tuple[str, str, str]]] = {job: set() for job in EXPECTED}
-        async with asyncio.timeout(WITHIN):
-            while not seen[""]:
-                await look(prometheus, seen)
+        await until(lambda: looked(prometheus, seen, [""]), WITHIN, every=0.5)
         for process in everyone:
             await process.ready()
         said = [await metrics_lint(process) for process in (whole, faults)]
@@ -413,9 +417,7 @@ async def test_every_alert_fires_for_its_trouble_alone_and_every_panel_shows_som
             restart(again, prometheus),
         ):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WITHIN):
-                    while any(expected - seen[job] for job, expected in EXPECTED.items()):
-                        await look(prometheus, seen)
+                await until(lambda: looked(prometheus, seen, EXPECTED), WITHIN, every=0.5)
             missing = {job: expected - seen[job] for job, expected in EXPECTED.items() if expected - seen[job]}
             too_many = {
                 job: wrong
@@ -453,11 +455,11 @@ def broken_app() -> web.Application:
     return app
 
 
-async def look(prometheus: Prometheus, seen: dict[str, set[tuple[str, str, str]]]) -> None:
-    """Note what fires now."""
+async def looked(prometheus: Prometheus, seen: dict[str, set[tuple[str, str, str]]], jobs: Iterable[str]) -> bool:
+    """Note what fires now; whether all that these jobs are expected to make fire has been seen."""
     for labels in await prometheus.firing():
         seen[labels.get("job", "")].add((labels["alertname"], labels["severity"], subject(labels)))
-    await asyncio.sleep(0.5)
+    return not any(EXPECTED[job] - seen[job] for job in jobs)
 
 
 async def empty_panels(prometheus: Prometheus) -> AsyncIterator[str]:

@@ -262,7 +262,7 @@ def two(first: str, second: str, more: str = "") -> str:
     """Two endpoints in turn."""
     return f"""
 version: 1
-server: {{listen: ["127.0.0.1:0"]}}
+server: {{listen: ["127.0.0.1:0"], overload: {{default: off, sheddable: off}}}}
 admin: {{listen: "127.0.0.1:0"}}
 access_log: "off"
 upstreams: {{app: {{endpoints: ["{first}", "{second}"], load_balancing: round_robin, {CALM}}}}}

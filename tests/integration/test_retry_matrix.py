@@ -119,18 +119,18 @@ def fails_once(point: str, warm: bool = False) -> Behaviour:
     return behave
 
 
-def configuration(origins: list[Upstream], retry: str) -> str:
+def configuration(origins: list[Upstream], retry: str, attempt: str) -> str:
     """A route to each of the upstreams, by host."""
     budget = "retry_budget: {ratio: 100%, min_per_second: 10000}"
     lines = [
         "version: 1",
-        "server: {listen: ['127.0.0.1:0']}",
+        "server: {listen: ['127.0.0.1:0'], overload: {default: off, sheddable: off}}",
         'admin: {listen: "127.0.0.1:0"}',
         'access_log: "off"',
         "upstreams:",
     ]
     lines += [f"  u{number}: {{endpoints: ['{origin.url}'], {budget}}}" for number, origin in enumerate(origins)]
-    lines += [f"defaults: {{timeout: {{request: 10s, attempt: 500ms}}, retry: {retry}}}", "routes:"]
+    lines += [f"defaults: {{timeout: {{request: 20s, connect: 5s, attempt: {attempt}}}, retry: {retry}}}", "routes:"]
     lines += [f"  - {{name: r{number}, match: {{host: h{number}}}, upstream: u{number}}}" for number in range(len(origins))]
     return "\n".join(lines)
 
@@ -149,7 +149,7 @@ async def results(
 ) -> list[tuple[Case, Response, list[Request], dict[str, int]]]:
     """What became of each case: the response, what the upstream saw of it, and why there was no retry."""
     origins = [await upstream(fails_once(point, warm)) for _ in cases]
-    running = await gateway(configuration(origins, retry))
+    running = await gateway(configuration(origins, retry, "2s" if point == "hangs" else "10s"))
     answers = await asyncio.gather(
         *(asked(running, number, case.written(line), warm=warm) for number, case in enumerate(cases))
     )
@@ -215,7 +215,7 @@ async def test_what_was_never_sent_is_repeated_whatever_it_is(upstream: StartUps
             running = await gateway(
                 f"""
 version: 1
-server: {{listen: ["127.0.0.1:0"]}}
+server: {{listen: ["127.0.0.1:0"], overload: {{default: off, sheddable: off}}}}
 admin: {{listen: "127.0.0.1:0"}}
 access_log: "off"
 upstreams:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from gateway.proxy.connection import NEVER, Alarm, Connection
+from tests.support import PATIENCE
 from tests.unit.fakes import RecordingTransport
 
 
@@ -99,14 +100,21 @@ def test_a_closing_transport_is_left_alone() -> None:
     assert transport.calls == ["pause"]
 
 
-def rings(loop: CountingLoop, play: Callable[[Alarm], None], for_seconds: float) -> list[float]:
-    """When an alarm rings, in seconds since the start, if a test plays with it."""
+def rings(loop: CountingLoop, play: Callable[[Alarm], None], for_seconds: float = 0.0) -> list[float]:
+    """When an alarm rings, in seconds since the start, if a test plays with it: until it has rung, or for so long."""
     rung: list[float] = []
+
+    def ring(now: float) -> None:
+        rung.append(now - begun)
+        if not for_seconds:
+            # Once more round: a second one that is due as well would ring now.
+            loop.call_soon(loop.stop)
+
     begun = monotonic()
-    alarm = Alarm(loop, lambda now: rung.append(now - begun))
+    alarm = Alarm(loop, ring)
     play(alarm)
     loop.timers -= 1
-    loop.call_later(for_seconds, loop.stop)
+    loop.call_later(for_seconds or PATIENCE, loop.stop)
     loop.run_forever()
     alarm.cancel()
     loop.close()
@@ -122,9 +130,9 @@ def test_an_alarm_that_is_pushed_later_keeps_its_timer() -> None:
         for step in range(1, 50):
             alarm.set(now + 0.02 + step / 1000, now)
 
-    (rung,) = rings(loop, play, 0.15)
+    (rung,) = rings(loop, play)
 
-    assert 0.069 <= rung < 0.12
+    assert rung >= 0.069
     assert loop.timers <= 5
 
 
@@ -133,12 +141,12 @@ def test_an_alarm_can_be_set_earlier() -> None:
 
     def play(alarm: Alarm) -> None:
         now = monotonic()
-        alarm.set(now + 10, now)
+        alarm.set(now + 2 * PATIENCE, now)
         alarm.set(now + 0.01, now)
 
-    (rung,) = rings(CountingLoop(), play, 0.1)
+    (rung,) = rings(CountingLoop(), play)
 
-    assert 0.01 <= rung < 0.08
+    assert rung >= 0.01
 
 
 def test_a_cancelled_alarm_does_not_ring() -> None:
@@ -155,7 +163,7 @@ def test_a_cancelled_alarm_does_not_ring() -> None:
         alarm.set(now + 0.02, now)
 
     assert rings(CountingLoop(), cancelled, 0.05) == []
-    assert len(rings(CountingLoop(), anew, 0.08)) == 1
+    assert len(rings(CountingLoop(), anew)) == 1
 
 
 def test_an_alarm_set_to_never_does_not_ring() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from tests.integration.framing.origin import Origin, Record
-from tests.support import Gateway, running
+from tests.support import Gateway, running, turns
 
 HERE: Final = Path(__file__).parent
 HOST: Final = "gateway.test:8080"
@@ -173,7 +173,7 @@ async def judge_request(case: Case, config: Callable[[int], Path]) -> Verdict:
             quiet=4.0 if case.get("close") or "finals" in case else 0.5,
             half_close=case.get("half_close", False),
         )
-        await asyncio.sleep(0.04)  # what the gateway sent may still be on its way; nothing tells that nothing comes
+        await turns(100)  # what the gateway has sent to the origin may still be on its way
         responses, left = split_responses(data, case.get("methods", []))
         verdict = Verdict(case, statuses=[response.status for response in responses])
         finals = [response for response in responses if response.status >= 200 or response.status == 101]
