@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-JOBS ?= $(shell echo $$((3 * $$(nproc 2>/dev/null || echo 2))))
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 CHECKED := gateway tests
 
 .DELETE_ON_ERROR:
@@ -23,7 +23,7 @@ CHECKED := gateway tests
 run: $(VENV)/.installed-run
 	@$(BIN)/gateway demo
 
-# Half of the tests' time is waiting, so there are more of them at once than processors. JOBS=0: one after the other.
+# As many tests at once as there are processors: more of them would only make one another late. JOBS=0: one after the other.
 test: lint
 	@$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup
