@@ -193,7 +193,7 @@ async def test_clients_that_leave_do_not_open_it(upstream: StartUpstream, gatewa
 async def test_budgets_of_clients_do_not_open_it(upstream: StartUpstream, gateway: StartGateway) -> None:
     """A trusted client's budget of a millisecond judges nobody."""
     origin = await upstream(accepts_and_hangs)
-    text = breaking(origin.url).replace('"127.0.0.1:0"}', '"127.0.0.1:0", trusted_proxies: [127.0.0.1]}')
+    text = breaking(origin.url).replace("server: {", "server: {trusted_proxies: [127.0.0.1], ")
     running = await gateway(text)
     responses = [await running.get("/", "X-Request-Timeout-Ms: 5") for _ in range(8)]
     assert {response.code for response in responses} == {"deadline_exceeded"}
