@@ -130,7 +130,7 @@ def configuration(origins: list[Upstream], retry: str, attempt: str) -> str:
         "upstreams:",
     ]
     lines += [f"  u{number}: {{endpoints: ['{origin.url}'], {budget}}}" for number, origin in enumerate(origins)]
-    lines += [f"defaults: {{timeout: {{request: 20s, connect: 5s, attempt: {attempt}}}, retry: {retry}}}", "routes:"]
+    lines += [f"defaults: {{timeout: {{request: 20s, attempt: {attempt}}}, retry: {retry}}}", "routes:"]
     lines += [f"  - {{name: r{number}, match: {{host: h{number}}}, upstream: u{number}}}" for number in range(len(origins))]
     return "\n".join(lines)
 
