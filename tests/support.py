@@ -57,9 +57,11 @@ async def eventually(condition: Callable[[], object], within: float = PATIENCE) 
 
 
 def holds(condition: Callable[[], object], within: float = PATIENCE) -> bool:
-    """Whether `condition` comes true in time, for tests without a loop."""
+    """Whether `condition` comes true in time, for tests without a loop. One that has come true is not asked again."""
     end = monotonic() + within
-    while not condition() and monotonic() < end:
+    while monotonic() < end:
+        if condition():
+            return True
         sleep(0.005)
     return bool(condition())
 
