@@ -63,11 +63,9 @@ def location(x: Exchange, redirect: Redirect) -> bytes:
 
 
 def forwards_spent(x: Exchange) -> bool:
-    """Take one off `Max-Forwards` (RFC 9110 7.6.2). True: an OPTIONS request has come as far as it may."""
+    """Take one off `Max-Forwards` (RFC 9110 7.6.2), which is given. True: an OPTIONS request has come as far as it may."""
     head = x.head
     left = head.fields.max_forwards
-    if left < 0:
-        return False
     if head.method == b"OPTIONS":
         if left == 0:
             return True

@@ -10,7 +10,7 @@ from gateway.proxy.steps.request_keys import cookie_value
 from gateway.snapshot import ServerTiming
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Sticky
+    from gateway.endpoints import Steering
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.wire.http1_response import ResponseHead
     from gateway.snapshot import Route
@@ -38,18 +38,16 @@ def response_lines(x: Exchange, route: Route, head: ResponseHead, shaped: bytes 
         lines.append(x.added)
     if x.legacy_limit_lines and b"x-ratelimit-" not in fields.kept.lower():
         lines.append(x.legacy_limit_lines)
-    upstream = x.upstream
-    if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
-        lines.append(sticky_cookie(x, upstream.steering.sticky, head.status))
+    if x.upstream is not None and x.upstream.steering is not None:
+        lines.append(sticky_cookie(x, x.upstream.steering, head.status))
     return lines
 
 
 def switching_lines(x: Exchange, head: ResponseHead) -> list[bytes]:
     """The field lines of a 101, but for those that name the protocol."""
     lines = [head.fields.kept]
-    upstream = x.upstream
-    if upstream is not None and upstream.steering is not None and upstream.steering.sticky is not None:
-        lines.append(sticky_cookie(x, upstream.steering.sticky, head.status))
+    if x.upstream is not None and x.upstream.steering is not None:
+        lines.append(sticky_cookie(x, x.upstream.steering, head.status))
     return lines
 
 
@@ -69,13 +67,19 @@ def server_timing(x: Exchange, route: Route) -> bytes:
     return line + b"\r\n"
 
 
-def sticky_cookie(x: Exchange, sticky: Sticky, status: int) -> bytes:
+def sticky_cookie(x: Exchange, steering: Steering, status: int) -> bytes:
     """The `Set-Cookie` line (RFC 6265) that keeps the client with the endpoint that has answered; none when it has it already.
 
     A client is not kept with an endpoint that fails.
     """
+    sticky = steering.sticky
     endpoint = x.attempt.endpoint if x.attempt is not None else None
-    if endpoint is None or status >= 500 or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie:
+    if (
+        sticky is None
+        or endpoint is None
+        or status >= 500
+        or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie
+    ):
         return b""
     secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
     return b"Set-Cookie: %b=%b%b%b\r\n" % (

@@ -38,17 +38,15 @@ Tell: TypeAlias = "Callable[[EndpointBreaker], None]"
 class EndpointBreaker:
     """The breaker of one endpoint. It outlives a reload that leaves its settings as they were."""
 
-    __slots__ = ("_following", "_metrics", "_shut", "breaker", "endpoint", "tell", "upstream", "version")
+    __slots__ = ("_following", "_metrics", "breaker", "endpoint", "tell", "upstream", "version")
 
     def __init__(
         self,
         upstream: Upstream,
         endpoint: Endpoint,
         settings: BreakerSettings,
-        shut: set[EndpointGroup],
         tell: Tell | None = None,
     ) -> None:
-        self._shut = shut
         self.breaker = Breaker(settings, self._changed)
         self.tell = tell
         """Who tells the other workers what this one has found out."""
@@ -73,7 +71,7 @@ class EndpointBreaker:
         if endpoint.breaker_open:
             endpoint.breaker_open = False
             endpoint.group.refresh(monotonic())
-            self._note(endpoint.group)
+            _note_times(endpoint.group)
         self._metrics.states.pop(endpoint.label, None)
         self._metrics.forced.pop(endpoint.label, None)
 
@@ -85,7 +83,7 @@ class EndpointBreaker:
         if endpoint.breaker_open is not breaker.blocked:
             endpoint.breaker_open = breaker.blocked
             endpoint.group.refresh(monotonic())
-        self._note(endpoint.group)
+        _note_times(endpoint.group)
         if transition is None:
             return
         if self._following:
@@ -118,13 +116,6 @@ class EndpointBreaker:
         finally:
             self._following = False
 
-    def _note(self, group: EndpointGroup) -> None:
-        _note_times(group)
-        if group.shut and not group.available:
-            self._shut.add(group)
-        else:
-            self._shut.discard(group)
-
 
 def _note_times(group: EndpointGroup) -> None:
     """When the next of the open breakers probes, and what to tell those who are refused."""
@@ -145,12 +136,10 @@ def _note_times(group: EndpointGroup) -> None:
 class Breakers:
     """All breakers of a worker, by upstream and endpoint."""
 
-    __slots__ = ("_known", "_seen", "_tell", "shut")
+    __slots__ = ("_known", "_seen", "_tell")
 
     def __init__(self) -> None:
         self._tell: Tell | None = None
-        self.shut: set[EndpointGroup] = set()
-        """Groups of which no endpoint is available because of breakers. It may be late by a tick: it says where to look."""
         self._known: dict[tuple[str, str], EndpointBreaker] = {}
         self._seen: list[tuple[Endpoint, ...]] = []
         """The endpoints of each upstream when they were last looked at."""
@@ -186,7 +175,7 @@ class Breakers:
                 else:
                     if known is not None:
                         before.pop(key).unbind()
-                    known = EndpointBreaker(upstream, endpoint, settings, self.shut, self._tell)
+                    known = EndpointBreaker(upstream, endpoint, settings, self._tell)
                 self._known[key] = known
         for gone in before.values():
             gone.unbind()
@@ -198,7 +187,3 @@ class Breakers:
         for one in self._known.values():
             if now >= one.breaker.due:
                 one.breaker.advance(now)
-        self.shut.clear()
-        self.shut.update(
-            upstream.group for upstream in snapshot.upstreams if upstream.group.shut and not upstream.group.available
-        )
