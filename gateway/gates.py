@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.metrics import ConcurrencyMetrics
+from gateway.metrics import MaxInFlightMetrics
 from gateway.policies.adaptive_limit import AdaptiveLimit, AdaptiveSettings
-from gateway.policies.concurrency import ConcurrencySettings, Limiter
+from gateway.policies.max_in_flight import Limiter, MaxInFlightSettings
 
 
 class Gate(Limiter):
@@ -12,13 +12,13 @@ class Gate(Limiter):
 
     __slots__ = ("adaptive", "metrics")
 
-    def __init__(self, settings: ConcurrencySettings, adaptive: AdaptiveSettings | None, metrics: ConcurrencyMetrics) -> None:
+    def __init__(self, settings: MaxInFlightSettings, adaptive: AdaptiveSettings | None, metrics: MaxInFlightMetrics) -> None:
         super().__init__(settings)
         self.metrics = metrics
         self.adaptive: AdaptiveLimit | None = None
         self.apply(settings, adaptive)
 
-    def apply(self, settings: ConcurrencySettings, adaptive: AdaptiveSettings | None) -> None:
+    def apply(self, settings: MaxInFlightSettings, adaptive: AdaptiveSettings | None) -> None:
         """Live by these settings from now on. What is in flight, who waits, and a limit already found are kept."""
         self.metrics.live = self
         if adaptive is None:

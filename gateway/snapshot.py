@@ -13,17 +13,17 @@ from enum import Enum
 from typing import Any, Final
 
 from gateway.access_log import AccessSettings
-from gateway.endpoints import Endpoint, EndpointGroup, Steering
+from gateway.endpoints import Affinity, Endpoint, EndpointGroup
 from gateway.gates import Gate
 from gateway.headers import Networks
 from gateway.metrics import UNMATCHED, CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import CompressionSettings, Tags
-from gateway.policies.concurrency import ConcurrencySettings
-from gateway.policies.decompression import DecompressionSettings
+from gateway.policies.decompress_request import DecompressRequestSettings
 from gateway.policies.health import Thresholds
-from gateway.policies.hedging import HedgeDelay
+from gateway.policies.hedge import HedgeDelay
+from gateway.policies.max_in_flight import MaxInFlightSettings
 from gateway.policies.overload import OverloadSettings
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.retry import RetryBudget, RetrySettings
@@ -186,7 +186,7 @@ class Upstream:
     """Live."""
     fallback: Upstream | None = None
     """Serves in its place while none of its endpoints is available."""
-    steering: Steering | None = None
+    affinity: Affinity | None = None
     """None: nothing of the request decides which endpoint takes it."""
     probe: ProbeSettings | None = None
     names: tuple[Endpoint, ...] = ()
@@ -204,7 +204,7 @@ class GateSettings:
     """What a gate is to live by, once the snapshot is in place."""
 
     gate: Gate
-    settings: ConcurrencySettings
+    settings: MaxInFlightSettings
     adaptive: AdaptiveSettings | None
 
 
@@ -355,7 +355,7 @@ class Route:
     limit_template: bytes | None = None
     """The `RateLimit` lines with places for two numbers per limit, if all are plain, enforced and told as the draft."""
     compression: Compression | None = None
-    decompression: DecompressionSettings | None = None
+    decompress_request: DecompressRequestSettings | None = None
     """Coded request bodies are decoded."""
 
 

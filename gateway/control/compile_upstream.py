@@ -16,7 +16,7 @@ from gateway.control.blocks.block import Making
 from gateway.control.blocks.registry import UPSTREAM_BLOCKS
 from gateway.control.blocks.upstream.endpoints import Endpoint as EndpointConfig
 from gateway.control.blocks.upstream.health import ejection_settings, is_name
-from gateway.control.blocks.upstream.load_balancing import balancing_settings, steering, sticky_secret
+from gateway.control.blocks.upstream.load_balancing import affinity, balancing_settings, sticky_secret
 from gateway.control.blocks.upstream.retry_budget import live_budget
 from gateway.control.resolved import ResolvedUpstream
 from gateway.control.schema import Upstream as UpstreamConfig
@@ -82,7 +82,7 @@ def compile_upstream(
         settings=settings,
         metrics=metrics,
         fallback=fallback,
-        steering=steering(written.load_balancing, written.sticky),
+        affinity=affinity(written.load_balancing, written.sticky),
         names=tuple(names),
         retry_budget=live_budget(written.retry_budget, previous.retry_budget if previous is not None else None, making.workers),
         **slots,

@@ -13,7 +13,7 @@ from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Config, Defaults, Route
 from gateway.control.words.inherit import Resolved, Scope, resolve
 from gateway.control.words.model import Model
-from gateway.policies.concurrency import RANKS
+from gateway.policies.max_in_flight import RANKS
 
 _FILE: Final = ("server", "admin", "access_log", "redis")
 

@@ -12,7 +12,7 @@ from gateway.control.blocks.action.respond import Respond
 from gateway.control.blocks.action.rewrite_prefix import RewritePrefix
 from gateway.control.blocks.message.access_log import AccessLog, RouteLogSetting
 from gateway.control.blocks.message.compression import CompressionValue
-from gateway.control.blocks.message.decompress_request import DecompressionValue
+from gateway.control.blocks.message.decompress_request import DecompressRequestValue
 from gateway.control.blocks.message.fields import EDITS_OFF, FieldEdits
 from gateway.control.blocks.message.limits import RouteLimits
 from gateway.control.blocks.message.server_timing import ServerTiming
@@ -76,7 +76,7 @@ class Policies(Model):
     compression: CompressionValue = setting(
         None, "How responses are compressed. `on`: as the defaults say; `off` (default): not, whatever `defaults` says."
     )
-    decompress_request: DecompressionValue = setting(
+    decompress_request: DecompressRequestValue = setting(
         None,
         "Decode request bodies that come with `Content-Encoding`. `on`: in the default bounds; `off` (default): pass on.",
     )

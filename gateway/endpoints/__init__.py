@@ -2,6 +2,6 @@
 
 from gateway.endpoints.group import Endpoint, EndpointGroup, GroupWatcher
 from gateway.endpoints.introduce import introduce
-from gateway.endpoints.settings import DEFAULT, GroupSettings, Steering, Sticky
+from gateway.endpoints.settings import DEFAULT, Affinity, GroupSettings, Sticky
 
-__all__ = ["DEFAULT", "Endpoint", "EndpointGroup", "GroupSettings", "GroupWatcher", "Steering", "Sticky", "introduce"]
+__all__ = ["DEFAULT", "Affinity", "Endpoint", "EndpointGroup", "GroupSettings", "GroupWatcher", "Sticky", "introduce"]

@@ -27,7 +27,7 @@ DEFAULT: Final = GroupSettings()
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
+class Affinity:
     """What of a request decides which endpoint takes it."""
 
     key: tuple[tuple[KeyPart, bytes], ...] = ()

@@ -6,10 +6,10 @@ values come from the configuration or from closed sets: routes, upstreams, known
 """
 
 from gateway.metrics.compression import CodingMetrics, CompressionMetrics
-from gateway.metrics.concurrency import ConcurrencyMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
-from gateway.metrics.limits import (
+from gateway.metrics.max_in_flight import MaxInFlightMetrics
+from gateway.metrics.rate_limit import (
     CANDIDATE_OUTCOMES,
     DECIDERS,
     DECISIONS,
@@ -33,10 +33,10 @@ __all__ = [
     "UNMATCHED",
     "CodingMetrics",
     "CompressionMetrics",
-    "ConcurrencyMetrics",
     "GatewayMetrics",
     "Histogram",
     "LimitMetrics",
+    "MaxInFlightMetrics",
     "ReloadMetrics",
     "RouteMetrics",
     "Standings",

@@ -7,12 +7,12 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.breakers import breaker_families
+from gateway.metrics.circuit_breaker import breaker_families
 from gateway.metrics.compression import CompressionMetrics, compression_families
-from gateway.metrics.concurrency import ConcurrencyMetrics, LagMetrics, concurrency_families, shed_families
 from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, counter, gauge
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram
-from gateway.metrics.limits import OUTCOMES, LimitMetrics, StoreMetrics, limit_families, store_families
+from gateway.metrics.max_in_flight import LagMetrics, MaxInFlightMetrics, max_in_flight_families, shed_families
+from gateway.metrics.rate_limit import OUTCOMES, LimitMetrics, StoreMetrics, limit_families, store_families
 from gateway.metrics.reloads import ReloadMetrics, reload_families
 from gateway.metrics.routes import RouteMetrics, route_families
 from gateway.metrics.upstreams import UpstreamMetrics, health_families, upstream_families
@@ -28,9 +28,9 @@ class GatewayMetrics:
     """Everything one worker counts, and the registry collector for it."""
 
     __slots__ = (
-        "accepted", "access_log_dropped", "access_log_lines", "certificates", "compression", "concurrency", "config_hash",
-        "connections", "draining", "lag", "limits", "overhead", "protocol_errors", "python", "reloads", "routes", "store",
-        "tunnels", "upstreams", "version",
+        "accepted", "access_log_dropped", "access_log_lines", "certificates", "compression", "config_hash",
+        "connections", "draining", "lag", "limits", "max_in_flight", "overhead", "protocol_errors", "python",
+        "reloads", "routes", "store", "tunnels", "upstreams", "version",
     )  # fmt: skip
 
     def __init__(self, version: str, python: str = "") -> None:
@@ -54,7 +54,7 @@ class GatewayMetrics:
         self.upstreams: dict[str, UpstreamMetrics] = {}
         self.limits: dict[tuple[str, str], LimitMetrics] = {}
         self.compression: dict[str, CompressionMetrics] = {}
-        self.concurrency: dict[tuple[str, str], ConcurrencyMetrics] = {}
+        self.max_in_flight: dict[tuple[str, str], MaxInFlightMetrics] = {}
         self.lag = LagMetrics()
         self.store: StoreMetrics | None = None
         """None without a store outside the process."""
@@ -77,9 +77,9 @@ class GatewayMetrics:
         """The counters of a route that compresses, kept by name."""
         return self.compression.setdefault(route, CompressionMetrics(route))
 
-    def gate(self, scope: str, name: str) -> ConcurrencyMetrics:
+    def gate(self, scope: str, name: str) -> MaxInFlightMetrics:
         """The counters of a limit on what is in flight, kept by name."""
-        return self.concurrency.setdefault((scope, name), ConcurrencyMetrics(scope, name))
+        return self.max_in_flight.setdefault((scope, name), MaxInFlightMetrics(scope, name))
 
     def keep_only(self, routes: Iterable[str], upstreams: Iterable[str], limits: Iterable[tuple[str, str]]) -> None:
         """After a reload: forget what is no longer configured, so that its series end."""
@@ -90,7 +90,7 @@ class GatewayMetrics:
         kept_limits = set(limits)
         self.limits = {key: kept for key, kept in self.limits.items() if key in kept_limits}
         scopes = {"route": kept_routes, "upstream": kept_upstreams, "server": {""}}
-        self.concurrency = {key: kept for key, kept in self.concurrency.items() if key[1] in scopes[key[0]]}
+        self.max_in_flight = {key: kept for key, kept in self.max_in_flight.items() if key[1] in scopes[key[0]]}
 
     def collect(self) -> Iterator[Metric]:
         """The prometheus_client collector protocol."""
@@ -100,8 +100,8 @@ class GatewayMetrics:
         yield from breaker_families((name, upstream.breaker) for name, upstream in list(self.upstreams.items()))
         yield from limit_families(self.limits.values(), "local" if self.store is None else "redis")
         yield from compression_families(self.compression.values())
-        yield from concurrency_families(self.concurrency.values())
-        yield from shed_families(self.concurrency.values(), self.lag)
+        yield from max_in_flight_families(self.max_in_flight.values())
+        yield from shed_families(self.max_in_flight.values(), self.lag)
         if self.store is not None:
             yield from store_families(self.store)
         overhead = HistogramFamily(

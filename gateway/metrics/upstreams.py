@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.breakers import BreakerMetrics
+from gateway.metrics.circuit_breaker import BreakerMetrics
 from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, Row, reading
 from gateway.metrics.instruments import PROBE_BUCKETS, REQUEST_BUCKETS, Histogram
 

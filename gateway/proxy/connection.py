@@ -12,11 +12,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol, cast
 
+from gateway.policies import NEVER
+
 WRITE_HIGH: Final = 64 * 1024
 """Bytes waiting in user space for one peer before its source is paused. Twice this bounds a stream's memory."""
-
-NEVER: Final = float("inf")
-
 
 _TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 _ESTABLISHED: Final = 1

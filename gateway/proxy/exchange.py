@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import Failed, Failure
-from gateway.proxy.connection import NEVER
+from gateway.policies import NEVER
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
     from gateway.gates import Gate
-    from gateway.policies.concurrency import Waiter
+    from gateway.policies.max_in_flight import Waiter
     from gateway.proxy.bodies.body import Body
     from gateway.proxy.bodies.tunnel import Tunnel
     from gateway.proxy.client import Client

@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from gateway.policies.concurrency import RANKS
+from gateway.policies.max_in_flight import RANKS
 from gateway.policies.overload import Overload
 from gateway.proxy.queues import let_in
 

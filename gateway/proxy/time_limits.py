@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
+from gateway.policies import NEVER
 from gateway.policies.timeout import attempt_ends
-from gateway.proxy.connection import NEVER
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

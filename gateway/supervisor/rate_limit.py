@@ -8,7 +8,7 @@ from socket import socket
 
 from gateway.metrics import StoreMetrics
 from gateway.ports import LimitStore
-from gateway.proxy.rate_limit_store.batcher import RedisStore
+from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.rate_limit_store.worker_link import LimitServer
 from gateway.snapshot import EMPTY, Snapshot
@@ -28,7 +28,7 @@ class FleetCounts:
         """The counts of all workers."""
         self._server = LimitServer(self.local_counts)
         self._serving: set[asyncio.Task[None]] = set()
-        self._store: RedisStore | None = None
+        self._store: LimitBatcher | None = None
 
     def serve(self, sock: socket) -> None:
         """A worker wants to have its requests counted through this socket."""
@@ -45,7 +45,7 @@ class FleetCounts:
             await self._store.stop()
             self._store = None
         if self._store is None and snapshot.redis is not None:
-            self._store = RedisStore(snapshot.redis, StoreMetrics())
+            self._store = LimitBatcher(snapshot.redis, StoreMetrics())
             await self._store.start()
 
     async def stop(self) -> None:

@@ -22,7 +22,7 @@ from gateway.control.blocks.server.redis import Redis, redis_settings
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, Verdict, rule_of
 from gateway.ports import Answers, Check, LimitCall, LimitStore
-from gateway.proxy.rate_limit_store.batcher import IDLE_PROBE, LARGEST_BATCH, LONGEST_QUEUE, RedisStore
+from gateway.proxy.rate_limit_store.batcher import IDLE_PROBE, LARGEST_BATCH, LONGEST_QUEUE, LimitBatcher
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.snapshot import RedisSettings
 from tests.conftest import StartUpstream
@@ -106,16 +106,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     started.kill()
 
 
-def redis_store(*ports: int, scheme: str = "redis", timeout: float = 2.0) -> AbstractAsyncContextManager[RedisStore]:
+def redis_store(*ports: int, scheme: str = "redis", timeout: float = 2.0) -> AbstractAsyncContextManager[LimitBatcher]:
     """A store on servers of this machine, with room for a busy one."""
     nodes = tuple(("127.0.0.1", port) for port in ports)
     return connected(RedisSettings(scheme, nodes, timeout=timeout, shown="redis"))
 
 
 @asynccontextmanager
-async def connected(settings: RedisSettings) -> AsyncIterator[RedisStore]:
+async def connected(settings: RedisSettings) -> AsyncIterator[LimitBatcher]:
     """A store that answers."""
-    started = RedisStore(settings, StoreMetrics())
+    started = LimitBatcher(settings, StoreMetrics())
     await started.start()
     try:
         await eventually(lambda: started.up)
@@ -396,7 +396,7 @@ async def test_the_master_behind_sentinels_is_followed(tmp_path: Path) -> None:
     replica = Server(tmp_path / "b", "--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
     sentinel = Sentinel(tmp_path / "s", master)
     settings = RedisSettings("sentinel", (("127.0.0.1", sentinel.port),), service="main", timeout=0.5, shown="redis")
-    store = RedisStore(settings, StoreMetrics())
+    store = LimitBatcher(settings, StoreMetrics())
     one = check(LimitSettings(9, 600.0))
     try:
         with master.client() as client:

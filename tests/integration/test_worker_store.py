@@ -12,7 +12,7 @@ import pytest
 from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of, unpacked_settings
 from gateway.ports import Answers, Check, LimitCall
-from gateway.proxy.rate_limit_store.batcher import RedisStore
+from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.rate_limit_store.worker_link import FORGET, SETTINGS, LimitServer, WorkerLink
 from tests.support import PATIENCE, eventually
@@ -58,9 +58,9 @@ async def serving(store: LocalStore) -> AsyncIterator[Connect]:
 
 
 @asynccontextmanager
-async def worker(connect: Connect) -> AsyncIterator[RedisStore]:
+async def worker(connect: Connect) -> AsyncIterator[LimitBatcher]:
     """A worker's store."""
-    store = RedisStore(SETTINGS, StoreMetrics(), lambda _: WorkerLink(connect), source=Answers.LOCAL)
+    store = LimitBatcher(SETTINGS, StoreMetrics(), lambda _: WorkerLink(connect), source=Answers.LOCAL)
     await store.start()
     try:
         yield store
@@ -68,7 +68,7 @@ async def worker(connect: Connect) -> AsyncIterator[RedisStore]:
         await store.stop()
 
 
-async def ask(store: RedisStore, *checks: Check) -> LimitCall:
+async def ask(store: LimitBatcher, *checks: Check) -> LimitCall:
     """The answer."""
     call = LimitCall(list(checks))
     done = asyncio.Event()

@@ -241,7 +241,7 @@ def test_every_slot_is_filled_by_one_block() -> None:
                 filled.setdefault(f"upstream.{slot}", set()).add(upstream_block.name)
 
     together = {"route.name", "route.metrics", "route.upstream", "route.fallback"}
-    joint = ("name", "group", "settings", "metrics", "fallback", "steering", "names", "retry_budget")
+    joint = ("name", "group", "settings", "metrics", "fallback", "affinity", "names", "retry_budget")
     together |= {f"upstream.{slot}" for slot in joint}
     slots = {f"route.{field.name}" for field in dataclasses.fields(CompiledRoute)}
     slots |= {f"upstream.{field.name}" for field in dataclasses.fields(CompiledUpstream)}

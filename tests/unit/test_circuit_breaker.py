@@ -9,8 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from gateway.policies import NEVER
 from gateway.policies.circuit_breaker import (
-    NEVER,
     UNCOUNTED,
     Breaker,
     BreakerSettings,

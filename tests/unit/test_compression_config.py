@@ -14,7 +14,7 @@ from gateway.control.reading.problems import ConfigError
 from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
 from gateway.policies.compression import Breach
-from gateway.policies.decompression import DecompressionSettings
+from gateway.policies.decompress_request import DecompressRequestSettings
 from gateway.snapshot import Compression, Route
 
 
@@ -121,12 +121,12 @@ def test_mistakes_are_told_in_words(tmp_path: Path, settings: str, message: str)
 
 def test_decoding_of_requests(tmp_path: Path) -> None:
     """Off unless written; `on` is 10 MiB and 100 to 1; inherited field by field; explain says so."""
-    assert snapshot(loaded(tmp_path)).decompression is None
-    assert snapshot(loaded(tmp_path, "decompress_request: on")).decompression == DecompressionSettings(10 << 20, 100)
+    assert snapshot(loaded(tmp_path)).decompress_request is None
+    assert snapshot(loaded(tmp_path, "decompress_request: on")).decompress_request == DecompressRequestSettings(10 << 20, 100)
     found = loaded(tmp_path, "decompress_request: {max_ratio: 20}", "decompress_request: {max_size: 1MiB}")
-    assert snapshot(found).decompression == DecompressionSettings(1 << 20, 20)
+    assert snapshot(found).decompress_request == DecompressRequestSettings(1 << 20, 20)
     assert "up to 1MiB, 20:1" in explain(found, "POST", "http://a/")
-    assert snapshot(loaded(tmp_path, "decompress_request: off", "decompress_request: on")).decompression is None
+    assert snapshot(loaded(tmp_path, "decompress_request: off", "decompress_request: on")).decompress_request is None
 
 
 def test_check_says_which_coding_cannot_be_offered(tmp_path: Path) -> None:

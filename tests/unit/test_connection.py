@@ -7,7 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from gateway.proxy.connection import NEVER, Alarm, Connection
+from gateway.policies import NEVER
+from gateway.proxy.connection import Alarm, Connection
 from tests.support import PATIENCE
 from tests.unit.fakes import RecordingTransport
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.control.admin.breaker_orders import breaker_word
 from gateway.endpoints import Endpoint, EndpointGroup
-from gateway.policies.concurrency import RANKS
+from gateway.policies.max_in_flight import RANKS
 from gateway.snapshot import Route, Snapshot
 
 

@@ -34,7 +34,7 @@ from gateway.proxy.downstream.listeners import Door, StartError, bind
 from gateway.proxy.downstream.open_files import raise_file_limit
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.rate_limit_store import worker_link as worker_store
-from gateway.proxy.rate_limit_store.batcher import RedisStore
+from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.worker_link import WorkerLink
 from gateway.proxy.upstream.pool import EndpointPool
 from gateway.snapshot import EMPTY, Listener, RedisSettings, Snapshot, UpstreamSettings
@@ -74,7 +74,7 @@ class Prepared:
     """The doors that there were not before."""
     log: AccessLog | None = None
     log_file: tuple[int, int] | None = None
-    store: RedisStore | None = None
+    store: LimitBatcher | None = None
 
 
 class Runtime:
@@ -92,7 +92,7 @@ class Runtime:
         """Shutdown has begun: nothing is changed any more."""
         self._access_log: AccessLog | None = None
         self._log_file: tuple[int, int] | None = None
-        self._limit_store: RedisStore | None = None
+        self._limit_store: LimitBatcher | None = None
         self._probes = Probes()
         self._discovery = Discovery(resolver or SystemResolver(), self._make_pool, self._probes.follow)
 
@@ -159,11 +159,11 @@ class Runtime:
         prepared.store = self._make_store(settings)
         await prepared.store.start()
 
-    def _make_store(self, settings: RedisSettings) -> RedisStore:
+    def _make_store(self, settings: RedisSettings) -> LimitBatcher:
         member = self.member
         if settings is worker_store.SETTINGS and member is not None:
-            return RedisStore(settings, StoreMetrics(), lambda _: WorkerLink(member.connect), source=Answers.LOCAL)
-        return RedisStore(settings, StoreMetrics())
+            return LimitBatcher(settings, StoreMetrics(), lambda _: WorkerLink(member.connect), source=Answers.LOCAL)
+        return LimitBatcher(settings, StoreMetrics())
 
     def _bind(self, one: Listener) -> Door:
         if self.member is None:

@@ -15,7 +15,7 @@ from gateway.metrics.instruments import (
     REQUEST_BUCKETS,
     WAIT_BUCKETS,
 )
-from gateway.metrics.limits import DECIDERS, DECISIONS, StoreMetrics
+from gateway.metrics.rate_limit import DECIDERS, DECISIONS, StoreMetrics
 from gateway.metrics.reloads import ReloadMetrics
 from gateway.metrics.routes import KNOWN_METHODS
 from gateway.metrics.upstreams import STATES

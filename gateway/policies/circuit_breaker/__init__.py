@@ -26,7 +26,6 @@ late, from before a transition, is known by its permit and does not count.
 `admit` and the outcomes must not be called from two threads at once.
 """
 
-from gateway.policies import NEVER
 from gateway.policies.circuit_breaker.breaker import UNCOUNTED, Breaker
 from gateway.policies.circuit_breaker.settings import (
     STATUSES,
@@ -39,7 +38,6 @@ from gateway.policies.circuit_breaker.settings import (
 from gateway.policies.circuit_breaker.window import RateWindow
 
 __all__ = [
-    "NEVER",
     "STATUSES",
     "UNCOUNTED",
     "Breaker",

@@ -6,9 +6,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway.errors import Failure
+from gateway.policies import NEVER
 from gateway.policies.retry import IDEMPOTENT
 from gateway.proxy import time_limits
-from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import suspend
 from gateway.proxy.steps.request_fields import host_for, request_lines
 from gateway.proxy.upstream.pool import EndpointPool

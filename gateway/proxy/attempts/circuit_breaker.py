@@ -8,7 +8,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
-from gateway.policies.circuit_breaker import NEVER, UNCOUNTED, Breaker, BreakerState
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import UNCOUNTED, Breaker, BreakerState
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint

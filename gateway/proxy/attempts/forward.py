@@ -31,7 +31,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
     The caller relays the body and ends the connection.
     """
     retry = route.retry
-    body = x.request_body if route.decompression is None else decompressed(x, route.decompression)
+    body = x.request_body if route.decompress_request is None else decompressed(x, route.decompress_request)
     replay = body is not None and retry is not None and repeatable(retry.settings, x.head.method, x.head.kept)
     target = x.head.target if route.rewrite is None else rewritten_target(x.head.target, route.rewrite)
     upstream.retry_budget.requests += 1
@@ -81,7 +81,7 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
                 return connection
             connection.end()
         # A stale connection is no reason to leave the endpoint that a key or a cookie leads to.
-        failed_on = None if attempt.stale and upstream.steering is not None else attempt.endpoint
+        failed_on = None if attempt.stale and upstream.affinity is not None else attempt.endpoint
         if delay > 0:
             await pause(x, delay)
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
-from gateway.policies.hedging import SAFE
+from gateway.policies.hedge import SAFE
 from gateway.proxy import time_limits
 from gateway.proxy.attempts.attempt import send
 from gateway.proxy.attempts.load_balancing import pick
@@ -20,7 +20,7 @@ from gateway.proxy.upstream.pool import EndpointPool, Opening
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
-    from gateway.policies.hedging import HedgeDelay
+    from gateway.policies.hedge import HedgeDelay
     from gateway.proxy.upstream.connection import UpstreamConnection
 
 HEDGED: Final = "hedge"
@@ -143,7 +143,7 @@ def allowed(attempt: Attempt) -> bool:
         and len(upstream.group.available) > 1
         and attempt.endpoint.guard is None
         # Who is kept with an endpoint has something there that others lack.
-        and (upstream.steering is None or upstream.steering.sticky is None)
+        and (upstream.affinity is None or upstream.affinity.sticky is None)
     )
 
 

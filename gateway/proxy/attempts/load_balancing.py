@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.proxy.steps.request_keys import cookie_value, key_part
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint, Steering
+    from gateway.endpoints import Affinity, Endpoint
     from gateway.gates import Gate
     from gateway.proxy.exchange import Exchange
     from gateway.snapshot import Route, Upstream
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 def pick(x: Exchange, route: Route, upstream: Upstream, failed: Endpoint | None) -> Endpoint | None:
     """An endpoint for the next attempt, another one than `failed` if there is one; None when none is available."""
-    steering = upstream.steering
-    if steering is None:
+    affinity = upstream.affinity
+    if affinity is None:
         return upstream.group.pick(random(), failed)
-    return _steered(x, route, upstream, steering, failed)
+    return _by_affinity(x, route, upstream, affinity, failed)
 
 
-def _steered(x: Exchange, route: Route, upstream: Upstream, steering: Steering, failed: Endpoint | None) -> Endpoint | None:
+def _by_affinity(x: Exchange, route: Route, upstream: Upstream, affinity: Affinity, failed: Endpoint | None) -> Endpoint | None:
     """The endpoint that is chosen by the cookie of the client and the key of the request.
 
     A cookie that names no available endpoint is ignored, whatever it holds.
     """
-    sticky = steering.sticky
+    sticky = affinity.sticky
     if sticky is not None:
         value = cookie_value(x.field_value(b"cookie"), sticky.cookie)
         endpoint = upstream.group.by_cookie.get(value) if value else None
         if endpoint is not None and endpoint is not failed:
             return endpoint
-        if not steering.key:
+        if not affinity.key:
             return upstream.group.pick(random(), failed)
-    return upstream.group.pick(random(), failed, _key(x, route, steering))
+    return upstream.group.pick(random(), failed, _key(x, route, affinity))
 
 
-def _key(x: Exchange, route: Route, steering: Steering) -> bytes | None:
+def _key(x: Exchange, route: Route, affinity: Affinity) -> bytes | None:
     """The request's key for consistent hashing; None when it lacks a part of it."""
     key = b""
-    for part, name in steering.key:
+    for part, name in affinity.key:
         value = key_part(x, route, part, name)
         if value is None:
             return None

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
-from gateway.proxy.connection import NEVER
+from gateway.policies import NEVER
 from gateway.proxy.upstream import health
 
 if TYPE_CHECKING:

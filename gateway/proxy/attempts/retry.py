@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
 from gateway.headers import retry_after
+from gateway.policies import NEVER
 from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable
-from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Attempt, Exchange, Tries, suspend
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ def _probe() -> LimitCall:
     return LimitCall([Check(_Probe(), _ProbeTier(), bytes(16), 1)])
 
 
-class RedisStore:
+class LimitBatcher:
     """A `LimitStore` that asks another process. `start` and `stop` frame its one task."""
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import list_members
-from gateway.policies.decompression import DecompressionSettings, allowance
+from gateway.policies.decompress_request import DecompressRequestSettings, allowance
 from gateway.proxy.bodies.coders import DECODERS, TooMuchError
 from gateway.proxy.wire.framing import Decoder, FramingError
 from gateway.proxy.wire.http1_request import without
@@ -32,7 +32,7 @@ class CodedDecoder:
 
     __slots__ = ("_content", "_decoded", "_framing", "_received", "_settings", "done", "rest")
 
-    def __init__(self, framing: Decoder, content: ContentDecoder, settings: DecompressionSettings) -> None:
+    def __init__(self, framing: Decoder, content: ContentDecoder, settings: DecompressRequestSettings) -> None:
         self._framing = framing
         self._content = content
         self._settings = settings
@@ -64,7 +64,7 @@ class CodedDecoder:
         return decoded
 
 
-def decompressed(x: Exchange, settings: DecompressionSettings) -> Body | None:
+def decompressed(x: Exchange, settings: DecompressRequestSettings) -> Body | None:
     """The body of the request, from here on plain. Raises `Failed`: 415 unknown coding, 413 bomb, 400 not valid."""
     head, body = x.head, x.request_body
     codings = [name for name in list_members(head.fields.values.get(b"content-encoding", b"")) if name != b"identity"]

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import UPSTREAM, Failed, Failure
-from gateway.policies.concurrency import RANKS, Waiter, WaiterState
+from gateway.policies.max_in_flight import RANKS, Waiter, WaiterState
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.queues import let_in
 

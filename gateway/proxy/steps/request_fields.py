@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import forwarded_node, quoted_string
+from gateway.policies import NEVER
 from gateway.policies.timeout import remaining_ms
-from gateway.proxy.connection import NEVER
 from gateway.proxy.steps.field_edits import edited
 from gateway.snapshot import ForwardedFields, Rewrite
 

@@ -6,9 +6,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway.errors import Failed, Failure
+from gateway.policies import NEVER
 from gateway.proxy.bodies.body import Body, Sink
 from gateway.proxy.bodies.tunnel import websocket_accept
-from gateway.proxy.connection import NEVER
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.steps.coded_stream import CodedSink
 from gateway.proxy.steps.compression import WholeCoding, encode_whole, shape

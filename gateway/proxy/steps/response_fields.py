@@ -10,7 +10,7 @@ from gateway.proxy.steps.request_keys import cookie_value
 from gateway.snapshot import ServerTiming
 
 if TYPE_CHECKING:
-    from gateway.endpoints import Steering
+    from gateway.endpoints import Affinity
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.wire.http1_response import ResponseHead
     from gateway.snapshot import Route
@@ -38,16 +38,16 @@ def response_lines(x: Exchange, route: Route, head: ResponseHead, shaped: bytes 
         lines.append(x.added)
     if x.legacy_limit_lines and b"x-ratelimit-" not in fields.kept.lower():
         lines.append(x.legacy_limit_lines)
-    if x.upstream is not None and x.upstream.steering is not None:
-        lines.append(sticky_cookie(x, x.upstream.steering, head.status))
+    if x.upstream is not None and x.upstream.affinity is not None:
+        lines.append(sticky_cookie(x, x.upstream.affinity, head.status))
     return lines
 
 
 def switching_lines(x: Exchange, head: ResponseHead) -> list[bytes]:
     """The field lines of a 101, but for those that name the protocol."""
     lines = [head.fields.kept]
-    if x.upstream is not None and x.upstream.steering is not None:
-        lines.append(sticky_cookie(x, x.upstream.steering, head.status))
+    if x.upstream is not None and x.upstream.affinity is not None:
+        lines.append(sticky_cookie(x, x.upstream.affinity, head.status))
     return lines
 
 
@@ -67,12 +67,12 @@ def server_timing(x: Exchange, route: Route) -> bytes:
     return line + b"\r\n"
 
 
-def sticky_cookie(x: Exchange, steering: Steering, status: int) -> bytes:
+def sticky_cookie(x: Exchange, affinity: Affinity, status: int) -> bytes:
     """The `Set-Cookie` line (RFC 6265) that keeps the client with the endpoint that has answered; none when it has it already.
 
     A client is not kept with an endpoint that fails.
     """
-    sticky = steering.sticky
+    sticky = affinity.sticky
     endpoint = x.attempt.endpoint if x.attempt is not None else None
     if (
         sticky is None

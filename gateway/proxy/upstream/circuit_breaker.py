@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from gateway.policies.circuit_breaker import NEVER, Breaker, BreakerSettings, BreakerState, Transition
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import Breaker, BreakerSettings, BreakerState, Transition
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint, EndpointGroup
-    from gateway.metrics.breakers import BreakerMetrics
+    from gateway.metrics.circuit_breaker import BreakerMetrics
     from gateway.snapshot import Snapshot, Upstream
 
 _log = logging.getLogger("gateway")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import retry_after
 from gateway.metrics import Standings, UpstreamMetrics
-from gateway.policies.health import EndpointState as State
+from gateway.policies.health import EndpointState
 
 if TYPE_CHECKING:
     from gateway.proxy.wire.http1_response import ResponseHead
 
 _REQUESTS_FAULT: Final = (501, 505)
 """The endpoint is well; it was asked for something that it does not do (RFC 9110 15.6)."""
-_SERVING: Final = (State.HEALTHY, State.SLOW_START)
+_SERVING: Final = (EndpointState.HEALTHY, EndpointState.SLOW_START)
 
 _log = logging.getLogger("gateway")
 
@@ -50,11 +50,11 @@ class Standing:
         self._name = metrics.name
         metrics.standings = self.standings
 
-    def changed(self, endpoint: Endpoint, before: State) -> None:
+    def changed(self, endpoint: Endpoint, before: EndpointState) -> None:
         state = endpoint.state
-        if State.BREAKER_OPEN in (state, before):
+        if EndpointState.BREAKER_OPEN in (state, before):
             return  # its breaker tells, and why
-        if state is State.HEALTHY and before is State.SLOW_START:
+        if state is EndpointState.HEALTHY and before is EndpointState.SLOW_START:
             return
         level = logging.INFO if state in _SERVING else logging.WARNING
         why = f": {endpoint.why}" if endpoint.why else ""

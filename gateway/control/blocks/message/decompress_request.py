@@ -11,10 +11,10 @@ from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import setting
 from gateway.control.words.units import format_size
 from gateway.control.words.values import OrOff, Switched
-from gateway.policies.decompression import DecompressionSettings
+from gateway.policies.decompress_request import DecompressRequestSettings
 
 
-class Decompression(Policy):
+class DecompressRequest(Policy):
     """Coded request bodies, decoded before they go to the upstream."""
 
     max_size: values.Size = setting("10MiB", "Largest decoded body; more is 413. Default `10MiB`. `limits.body` holds too.")
@@ -23,23 +23,23 @@ class Decompression(Policy):
     )
 
 
-DECOMPRESSION_OFF: Final = Decompression.make_off()
+DECOMPRESSION_OFF: Final = DecompressRequest.make_off()
 """What `off` stands for: this very object."""
 
-DecompressionValue: TypeAlias = Annotated[Decompression | None, OrOff(DECOMPRESSION_OFF), Switched()]
+DecompressRequestValue: TypeAlias = Annotated[DecompressRequest | None, OrOff(DECOMPRESSION_OFF), Switched()]
 
 
-def _compile(found: Resolved[Decompression], facts: RouteFacts, making: Making) -> dict[str, Any]:
+def _compile(found: Resolved[DecompressRequest], facts: RouteFacts, making: Making) -> dict[str, Any]:
     if found.value is DECOMPRESSION_OFF or facts.upstream is None:
-        return {"decompression": None}
-    return {"decompression": DecompressionSettings(found.value.max_size, found.value.max_ratio)}
+        return {"decompress_request": None}
+    return {"decompress_request": DecompressRequestSettings(found.value.max_size, found.value.max_ratio)}
 
 
-def _in_words(written: Decompression) -> str:
+def _in_words(written: DecompressRequest) -> str:
     return "off" if written is DECOMPRESSION_OFF else f"up to {format_size(written.max_size)}, {written.max_ratio}:1"
 
 
-def _fields_read(found: Resolved[Decompression], facts: RouteFacts) -> Iterator[bytes]:
+def _fields_read(found: Resolved[DecompressRequest], facts: RouteFacts) -> Iterator[bytes]:
     if found.value is not DECOMPRESSION_OFF and facts.upstream is not None:
         yield b"content-encoding"
 

@@ -11,7 +11,7 @@ from gateway.control.words import units
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.values import invalid, text_value
-from gateway.policies.hedging import SAFE, HedgeDelay, HedgeSettings
+from gateway.policies.hedge import SAFE, HedgeDelay, HedgeSettings
 
 _PERCENTILE: Final = re.compile(r"p([0-9]{2}(?:\.[0-9])?)")
 

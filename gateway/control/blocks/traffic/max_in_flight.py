@@ -24,7 +24,7 @@ from gateway.errors import Failure
 from gateway.gates import Gate
 from gateway.metrics import GatewayMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
-from gateway.policies.concurrency import RANKS, ConcurrencySettings
+from gateway.policies.max_in_flight import RANKS, MaxInFlightSettings
 from gateway.snapshot import GateSettings, Route
 
 Key: TypeAlias = tuple[str, str]
@@ -127,7 +127,7 @@ def check_limit(limit: MaxInFlight | UpstreamMaxInFlight | None, loc: Loc, posit
 
 def settings_of(
     written: MaxInFlight | UpstreamMaxInFlight, ranks: Iterable[int]
-) -> tuple[ConcurrencySettings, AdaptiveSettings | None]:
+) -> tuple[MaxInFlightSettings, AdaptiveSettings | None]:
     """The settings; a share is kept only for ranks that there are."""
     highest = min(ranks, default=0)
     shares = tuple(
@@ -141,7 +141,7 @@ def settings_of(
         limit = limit or chosen.min
     assert limit is not None
     queue = written.queue
-    return ConcurrencySettings(
+    return MaxInFlightSettings(
         limit=limit,
         queue=0 if queue is None else queue.size,
         max_wait=0.0 if queue is None else queue.max_wait,

@@ -10,7 +10,7 @@ from pydantic import PlainValidator, WithJsonSchema
 from gateway.control.blocks.block import Asked, Block, RouteFacts, Row, slot
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.values import did_you_mean, invalid, one_of
-from gateway.policies.concurrency import RANKS
+from gateway.policies.max_in_flight import RANKS
 
 
 def _parse_priority(value: Any) -> str:

@@ -19,7 +19,7 @@ from gateway.control.words.keys import KeyParts, compiled_key, fields_of_key
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.units import format_duration
 from gateway.control.words.values import OrOff, choice, did_you_mean, invalid, text_value
-from gateway.endpoints import Steering
+from gateway.endpoints import Affinity
 from gateway.endpoints import Sticky as StickySnapshot
 from gateway.policies.load_balancing import Algorithm, BalancingSettings
 
@@ -136,10 +136,10 @@ def balancing_settings(balancing: LoadBalancing) -> BalancingSettings:
     return BalancingSettings(Algorithm(balancing.algorithm), bound, balancing.decay)
 
 
-def steering(balancing: LoadBalancing, sticky: Sticky | None) -> Steering | None:
+def affinity(balancing: LoadBalancing, sticky: Sticky | None) -> Affinity | None:
     """What of a request decides about its endpoint; None: nothing does."""
     key = compiled_key(balancing.key or ())
-    return Steering(key, _sticky(sticky)) if key or sticky is not None else None
+    return Affinity(key, _sticky(sticky)) if key or sticky is not None else None
 
 
 def _sticky(sticky: Sticky | None) -> StickySnapshot | None:

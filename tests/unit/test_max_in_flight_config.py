@@ -13,7 +13,7 @@ from gateway.control.tools.explain import explain
 from gateway.gates import Gate
 from gateway.metrics import GatewayMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
-from gateway.policies.concurrency import ConcurrencySettings
+from gateway.policies.max_in_flight import MaxInFlightSettings
 from gateway.policies.overload import OverloadSettings
 from gateway.snapshot import GateSettings, Snapshot
 
@@ -81,7 +81,7 @@ def config(tmp_path: Path) -> Config:
 )
 def test_short_and_long_forms(config: Config, written: str, limit: int, queue: int, max_wait: float) -> None:
     """A number is a limit with the usual queue; a number as `queue` is its size; `off` is none."""
-    assert config.settings(upstream=f"max_in_flight: {written}").settings == ConcurrencySettings(
+    assert config.settings(upstream=f"max_in_flight: {written}").settings == MaxInFlightSettings(
         limit, queue, max_wait, (1.0, 1.0, 0.9)
     )
 

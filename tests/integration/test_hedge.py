@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from gateway.policies.hedging import ENOUGH
+from gateway.policies.hedge import ENOUGH
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,

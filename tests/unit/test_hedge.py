@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policies.hedging import ENOUGH, LEAST_DELAY, PERIOD, HedgeDelay, HedgeSettings, quantile
+from gateway.policies.hedge import ENOUGH, LEAST_DELAY, PERIOD, HedgeDelay, HedgeSettings, quantile
 
 BOUNDS = (0.01, 0.1, 1.0)
 P95 = HedgeSettings(quantile=0.95)

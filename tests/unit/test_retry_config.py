@@ -13,7 +13,7 @@ from gateway.control.reading.problems import ConfigError
 from gateway.control.tools.dump import effective_config
 from gateway.control.tools.explain import explain
 from gateway.metrics import GatewayMetrics
-from gateway.policies.hedging import HedgeSettings
+from gateway.policies.hedge import HedgeSettings
 from gateway.policies.retry import BudgetSettings, Cause, RetrySettings
 from gateway.proxy.exchange import Tries
 from gateway.snapshot import Route, Snapshot

@@ -10,7 +10,8 @@ from gateway.control.blocks.upstream.circuit_breaker import breaker_settings
 from gateway.control.load import Loaded, load
 from gateway.control.reading.problems import ConfigError
 from gateway.control.tools.explain import explain
-from gateway.policies.circuit_breaker import NEVER, STATUSES, BreakerSettings
+from gateway.policies import NEVER
+from gateway.policies.circuit_breaker import STATUSES, BreakerSettings
 
 BASE = """\
 version: 1

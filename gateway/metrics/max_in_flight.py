@@ -24,7 +24,7 @@ class Occupancy(Protocol):
     waiting: int
 
 
-class ConcurrencyMetrics:
+class MaxInFlightMetrics:
     """What is counted per limit. One object lives as long as its name does, across reloads."""
 
     __slots__ = ("live", "name", "scope", "shed", "wait")
@@ -59,7 +59,7 @@ class LagMetrics:
         """Requests refused, by priority."""
 
 
-def concurrency_families(limits: Iterable[ConcurrencyMetrics]) -> Iterator[Metric]:
+def max_in_flight_families(limits: Iterable[MaxInFlightMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of the limits."""
     labels, known = ["scope", "name"], list(limits)
 
@@ -79,7 +79,7 @@ def concurrency_families(limits: Iterable[ConcurrencyMetrics]) -> Iterator[Metri
     )
 
 
-def shed_families(limits: Iterable[ConcurrencyMetrics], lag: LagMetrics) -> Iterator[Metric]:
+def shed_families(limits: Iterable[MaxInFlightMetrics], lag: LagMetrics) -> Iterator[Metric]:
     """What Prometheus reads of refusals, and of the event loop."""
     yield CounterFamily(
         "gateway_shed",
@@ -96,7 +96,7 @@ def shed_families(limits: Iterable[ConcurrencyMetrics], lag: LagMetrics) -> Iter
     )
 
 
-def _shed(limits: list[ConcurrencyMetrics], lag: LagMetrics) -> Iterator[Row]:
+def _shed(limits: list[MaxInFlightMetrics], lag: LagMetrics) -> Iterator[Row]:
     for one in limits:
         expected = dict.fromkeys(EXPECTED_SHED, 0) if one.live is not None else {}
         for (reason, priority), count in (expected | one.shed).items():

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.policies.concurrency import RANKS, ConcurrencySettings, Fastest, Limiter, Priority, Waiter, WaiterState
+from gateway.policies.max_in_flight import RANKS, Fastest, Limiter, MaxInFlightSettings, Priority, Waiter, WaiterState
 
 CRITICAL, DEFAULT, SHEDDABLE = Priority
 
@@ -23,7 +23,7 @@ def waiter(rank: int = DEFAULT, due: float = 10.0) -> Waiter:
 
 def full(**more: object) -> Limiter:
     """A limiter of one slot, which is taken."""
-    limiter = Limiter(ConcurrencySettings(1, **more))  # type: ignore[arg-type]
+    limiter = Limiter(MaxInFlightSettings(1, **more))  # type: ignore[arg-type]
     limiter.in_flight = 1
     return limiter
 
@@ -58,7 +58,7 @@ def test_the_words_of_the_ranks() -> None:
 )
 def test_shares_are_rounded_up(limit: int, shares: tuple[float, float, float], rooms: tuple[int, int, int]) -> None:
     """A share is never less than one request, and float dust does not add one."""
-    assert ConcurrencySettings(limit, shares=shares).rooms(limit) == rooms
+    assert MaxInFlightSettings(limit, shares=shares).rooms(limit) == rooms
 
 
 def test_first_come_first_served() -> None:
@@ -111,7 +111,7 @@ def test_the_higher_priority_first() -> None:
 
 def test_a_share_is_kept_for_the_higher_priority() -> None:
     """A slot above the share of a rank is not given to it, though nobody else wants it."""
-    limiter = Limiter(ConcurrencySettings(2, shares=(1.0, 0.5, 0.5)))
+    limiter = Limiter(MaxInFlightSettings(2, shares=(1.0, 0.5, 0.5)))
     limiter.in_flight = 1
     low = enter(limiter, waiter(DEFAULT))
 
@@ -199,7 +199,7 @@ def test_a_raised_limit_lets_waiters_in() -> None:
     limiter = full()
     waiters = [enter(limiter, waiter()) for _ in range(3)]
 
-    limiter.configure(ConcurrencySettings(3))
+    limiter.configure(MaxInFlightSettings(3))
 
     assert [limiter.next(0.01) for _ in range(3)] == [waiters[0], waiters[1], None]
     assert (limiter.in_flight, limiter.waiting) == (3, 1)
@@ -207,11 +207,11 @@ def test_a_raised_limit_lets_waiters_in() -> None:
 
 def test_a_lowered_limit_loses_nobody() -> None:
     """What is in flight beyond a lowered limit stays; who waits is served in time, though the queue is smaller now."""
-    limiter = Limiter(ConcurrencySettings(3))
+    limiter = Limiter(MaxInFlightSettings(3))
     limiter.in_flight = 3
     waiters = [enter(limiter, waiter()) for _ in range(2)]
 
-    limiter.configure(ConcurrencySettings(1, queue=1))
+    limiter.configure(MaxInFlightSettings(1, queue=1))
 
     assert limiter.enter(waiter(), 0.01) == (False, None)
     assert [freed(limiter, 0.01), freed(limiter, 0.01)] == [None, None]
@@ -243,7 +243,7 @@ class Limiting(RuleBasedStateMachine):
     @initialize(limit=st.integers(1, 5), queue=st.integers(0, 4), shares=st.sampled_from([(1.0, 1.0, 1.0), (1.0, 0.6, 0.3)]))
     def begin(self, limit: int, queue: int, shares: tuple[float, float, float]) -> None:
         """Some limiter."""
-        self.limiter = Limiter(ConcurrencySettings(limit, queue, 1.0, shares))
+        self.limiter = Limiter(MaxInFlightSettings(limit, queue, 1.0, shares))
 
     def pump(self) -> None:
         """Admit as the limiter says, and check that it is who should be."""
@@ -297,7 +297,7 @@ class Limiting(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 6), queue=st.integers(0, 4))
     def changes(self, limit: int, queue: int) -> None:
         """The settings change."""
-        self.limiter.configure(ConcurrencySettings(limit, queue, 1.0, self.limiter.settings.shares))
+        self.limiter.configure(MaxInFlightSettings(limit, queue, 1.0, self.limiter.settings.shares))
         self.pump()
 
     @rule(seconds=st.floats(0.0, 1.5))

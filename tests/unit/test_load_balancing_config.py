@@ -86,11 +86,11 @@ def test_a_key_notes_the_fields_it_needs(config: Config) -> None:
 
     snapshot = config.snapshot(key)
 
-    steering = snapshot.upstreams[0].steering
-    assert steering is not None and steering.sticky is not None
-    assert steering.key == ((KeyPart.HEADER, b"x-tenant"), (KeyPart.PATH, b"id"), (KeyPart.CLIENT_IP, b""))
+    affinity = snapshot.upstreams[0].affinity
+    assert affinity is not None and affinity.sticky is not None
+    assert affinity.key == ((KeyPart.HEADER, b"x-tenant"), (KeyPart.PATH, b"id"), (KeyPart.CLIENT_IP, b""))
     assert {b"x-tenant", b"cookie"} <= snapshot.match_fields
-    assert config.snapshot().upstreams[0].steering is None
+    assert config.snapshot().upstreams[0].affinity is None
 
 
 @pytest.mark.parametrize(

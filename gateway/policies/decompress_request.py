@@ -10,7 +10,7 @@ GRACE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class DecompressionSettings:
+class DecompressRequestSettings:
     """What an operator decides."""
 
     max_size: int = 10 * 1024 * 1024
@@ -19,6 +19,6 @@ class DecompressionSettings:
     """Decoded bytes per byte received."""
 
 
-def allowance(settings: DecompressionSettings, received: int, decoded: int) -> int:
+def allowance(settings: DecompressRequestSettings, received: int, decoded: int) -> int:
     """How many bytes more may come out of a body of which so many were received and decoded."""
     return max(0, min(settings.max_size, max(GRACE, settings.max_ratio * received)) - decoded)

@@ -50,7 +50,7 @@ _GRANTED: Final = WaiterState.GRANTED
 
 
 @dataclass(frozen=True, slots=True)
-class ConcurrencySettings:
+class MaxInFlightSettings:
     """A limit and its queue."""
 
     limit: int
@@ -110,7 +110,7 @@ class Limiter:
 
     __slots__ = ("_queues", "_since", "fastest", "in_flight", "limit", "room", "settings", "waiting")
 
-    def __init__(self, settings: ConcurrencySettings) -> None:
+    def __init__(self, settings: MaxInFlightSettings) -> None:
         self.in_flight = 0
         """Slots that are taken. Who finds `in_flight < room[rank]` adds one; who is done subtracts one and asks `next`."""
         self.waiting = 0
@@ -122,7 +122,7 @@ class Limiter:
         self.limit = settings.limit
         self.room = settings.rooms(settings.limit)
 
-    def configure(self, settings: ConcurrencySettings) -> None:
+    def configure(self, settings: MaxInFlightSettings) -> None:
         """Other settings from now on. Who waits keeps its place and its time; the queue shrinks as they are served."""
         self.settings = settings
         self.resize(settings.limit)

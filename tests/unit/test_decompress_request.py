@@ -11,7 +11,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policies.decompression import GRACE, DecompressionSettings, allowance
+from gateway.policies.decompress_request import GRACE, DecompressRequestSettings, allowance
 from gateway.proxy.bodies.coders import DECODERS, TooMuchError
 
 ENCODERS: dict[bytes, Callable[[bytes], bytes]] = {
@@ -36,7 +36,7 @@ ENCODERS: dict[bytes, Callable[[bytes], bytes]] = {
 )
 def test_ratio_and_size_bound_what_comes_out(received: int, decoded: int, left: int) -> None:
     """At most `max_ratio` bytes per byte received, beyond a grace, and never more than `max_size`."""
-    assert allowance(DecompressionSettings(10**7, 100), received, decoded) == left
+    assert allowance(DecompressRequestSettings(10**7, 100), received, decoded) == left
 
 
 @given(st.binary(max_size=2000), st.sampled_from(sorted(DECODERS)), st.integers(1, 300))
