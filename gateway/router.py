@@ -29,6 +29,10 @@ _END: Final = -1
 
 REST: Final = "**"
 
+SCHEME: Final = b":scheme"
+LISTENER: Final = b":listener"
+"""Facts of a request that are matched like fields. No field has such a name (RFC 9113 8.3 names its own facts so)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

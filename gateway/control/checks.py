@@ -165,7 +165,7 @@ def _route(index: int, route: Route, config: Config, positions: Positions) -> It
         yield from _known((*loc, "upstream"), route.upstream, config, positions)
     else:
         yield from _without_effect(loc, route, actions[0], positions)
-    yield from _match(loc, route, positions)
+    yield from _match(loc, route, config, positions)
 
 
 def _without_effect(loc: Loc, route: Model, action: str, positions: Positions) -> Iterator[Problem]:
@@ -175,7 +175,7 @@ def _without_effect(loc: Loc, route: Model, action: str, positions: Positions) -
             yield positions.problem((*loc, block.name), f"`{block.name}` has no effect in a route with `{action}`", key=True)
 
 
-def _match(loc: Loc, route: Route, positions: Positions) -> Iterator[Problem]:
+def _match(loc: Loc, route: Route, config: Config, positions: Positions) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name in route.match.headers:
         place = (*loc, "match", "headers", name)
@@ -184,6 +184,11 @@ def _match(loc: Loc, route: Route, positions: Positions) -> Iterator[Problem]:
         seen[name.lower()] = name
         if name.lower() == "host":
             yield positions.problem(place, "use `match.host`", key=True)
+    known = [str(one.address) for one in config.server.listen]
+    for index, address in enumerate(route.match.listen):
+        if str(address) not in known:
+            message = f"`server.listen` has no `{address}`"
+            yield positions.problem((*loc, "match", "listen", index), message, f"there is {', '.join(known)}")
 
 
 def _hidden(config: Config, positions: Positions) -> Iterator[Problem]:

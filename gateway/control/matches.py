@@ -1,4 +1,4 @@
-"""The `match:` blocks as conditions of the router."""
+"""The `match:` blocks as conditions of the router: one for each host and path that a route names."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 from gateway.control.schema import Config
 from gateway.control.schema import Match as MatchConfig
 from gateway.control.words.values import Condition
-from gateway.router import Match
+from gateway.router import LISTENER, SCHEME, Match
 
 
-def route_matches(config: Config) -> list[Match]:
-    """The conditions of every route, in the order of the file."""
-    return [_match(route.match) for route in config.routes]
+def route_matches(config: Config) -> list[tuple[int, Match]]:
+    """The conditions of every route, with the number of the route, in the order of the file."""
+    return [(index, match) for index, route in enumerate(config.routes) for match in _matches(route.match)]
 
 
-def _match(match: MatchConfig) -> Match:
-    return Match(
-        host=match.host or "",
-        path=match.path,
-        methods=frozenset(method.encode("ascii") for method in match.methods),
-        headers=_conditions({name.lower(): condition for name, condition in match.headers.items()}),
-        query=_conditions(match.query),
-        priority=match.priority,
-    )
+def _matches(match: MatchConfig) -> list[Match]:
+    methods = frozenset(method.encode("ascii") for method in match.methods)
+    headers = _conditions({name.lower(): condition for name, condition in match.headers.items()})
+    if match.scheme is not None:
+        headers += ((SCHEME, re.compile(match.scheme.encode("ascii"))),)
+    if match.listen:
+        headers += ((LISTENER, re.compile(b"|".join([re.escape(str(one).encode()) for one in match.listen]))),)
+    query = _conditions(match.query)
+    return [Match(host, path, methods, headers, query, match.priority) for host in match.host or ("",) for path in match.path]
 
 
 def _conditions(conditions: dict[str, Condition]) -> tuple[tuple[bytes, re.Pattern[bytes] | None], ...]:

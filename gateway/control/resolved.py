@@ -59,7 +59,7 @@ def resolve_config(config: Config) -> ResolvedConfig:
     paths: dict[str, list[str]] = {name: [] for name in config.upstreams}
     for one in routes:
         for name in one.facts.serving:
-            paths[name].append(one.facts.path)
+            paths[name] += one.facts.paths
     upstreams = {name: _upstream(name, config, tuple(paths[name])) for name in config.upstreams}
     file = {name: Resolved(getattr(config, name), (name,) if name in config.model_fields_set else None) for name in _FILE}
     defaults = ResolvedRoute(RouteFacts(("defaults",)), config.defaults, shared.blocks)

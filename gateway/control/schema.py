@@ -35,7 +35,7 @@ from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
 from gateway.control.blocks.upstream.retry_budget import RetryBudget
 from gateway.control.words import addresses, values
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OneOrMany, OrOff, number_of
+from gateway.control.words.values import OneOrMany, OrOff, choice, number_of
 
 # -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
 
@@ -136,11 +136,20 @@ class Upstream(Model):
 class Match(Model):
     """Which requests a route takes. All conditions must hold."""
 
-    host: values.MatchHost | None = setting(
-        None, "`api.example.com`, or `*.example.com` for all its subdomains. Default: any host."
+    host: Annotated[tuple[values.MatchHost, ...] | None, OneOrMany()] = setting(
+        None, "`api.example.com`, or `*.example.com` for all its subdomains; one or several. Default: any host.", max_length=256
     )
-    path: values.MatchPath = setting(
-        "/**", "`/a/b` is exact, `{id}` stands for one segment, `**` at the end for any number of further segments."
+    path: Annotated[tuple[values.MatchPath, ...], OneOrMany()] = setting(
+        "/**",
+        "`/a/b` is exact, `{id}` stands for one segment, `**` at the end for any number of further segments; one or several.",
+        min_length=1,
+        max_length=256,
+    )
+    scheme: Annotated[str, *choice("http", "https")] | None = setting(
+        None, "`http` or `https`, as the client's own connection has it: a trusted proxy's `X-Forwarded-Proto` counts."
+    )
+    listen: Annotated[tuple[addresses.ListenAddress, ...], OneOrMany()] = setting(
+        (), "Addresses of `server.listen`, as they are written there. Default: all."
     )
     methods: tuple[values.Method, ...] = setting((), "Any of these; `GET` brings `HEAD`. Default: all.")
     headers: dict[values.FieldName, values.ValueCondition] = setting(

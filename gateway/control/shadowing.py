@@ -16,8 +16,19 @@ _MAX_COMPARED: Final = 200_000
 
 
 def hidden_routes(config: Config) -> Iterator[tuple[int, int]]:
-    """Pairs (hidden, hiding) of route numbers, one per hidden route."""
-    matches = route_matches(config)
+    """Pairs (hidden, hiding) of route numbers, one per hidden route: all its hosts and paths are taken by others."""
+    listed = route_matches(config)
+    hiding = dict(_hidden_matches([match for _, match in listed]))
+    reached = {index for at, (index, _) in enumerate(listed) if at not in hiding}
+    hidden: dict[int, int] = {}
+    for at, other in hiding.items():
+        index, by = listed[at][0], listed[other][0]
+        if index not in reached and by != index:
+            hidden.setdefault(index, by)
+    yield from hidden.items()
+
+
+def _hidden_matches(matches: list[Match]) -> Iterator[tuple[int, int]]:
     ranks = [rank(match, index) for index, match in enumerate(matches)]
     compared = 0
     groups = _groups(matches)

@@ -42,6 +42,9 @@ class Client:
     # -- who asks ------------------------------------------------------------------------------------------------------
 
     scheme: bytes
+    """`http` or `https`: that of the connection."""
+    listener: bytes
+    """The address it came in by, as the configuration names it."""
     peer: IPv4Address | IPv6Address | None
     """The address at the other end; None on a Unix socket."""
     peer_node: bytes

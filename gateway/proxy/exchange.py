@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.errors import Failed, Failure
 from gateway.policies import NEVER
+from gateway.router import LISTENER, SCHEME
 
 if TYPE_CHECKING:
     from gateway.endpoints import Endpoint
@@ -240,9 +241,24 @@ class Exchange:
         value = head.fields.values.get(name)
         if value is None and head.fields.forwarded is not None and self.client.trusted:
             value = head.fields.forwarded.get(name)
-        if value is None and name == b"upgrade":
-            value = head.upgrade or None
+        if value is None:
+            if name == b"upgrade":
+                return head.upgrade or None
+            if name == SCHEME:
+                return self.scheme()
+            if name == LISTENER:
+                return self.client.listener
         return value
+
+    def scheme(self) -> bytes:
+        """`http` or `https`, as the client's own connection has it: a trusted proxy says what stands before it."""
+        client = self.client
+        forwarded = self.head.fields.forwarded if client.trusted else None
+        if forwarded is not None:
+            said = forwarded.get(b"x-forwarded-proto", b"").rpartition(b",")[2].strip().lower()
+            if said in (b"http", b"https"):
+                return said
+        return client.scheme
 
     def query(self) -> dict[bytes, bytes]:
         """The decoded query parameters; of a repeated one, the first."""

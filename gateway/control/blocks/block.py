@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -29,16 +29,16 @@ class RouteFacts:
 
     loc: Loc
     name: str = ""
-    path: str = ""
-    """The pattern of `match.path`."""
+    paths: tuple[str, ...] = ()
+    """The patterns of `match.path`."""
     upstream: str | None = None
     serving: tuple[str, ...] = ()
     """The upstream and those that serve in its place, in order."""
 
     @property
     def parameters(self) -> list[str]:
-        """The names of the parameters of the path."""
-        return parameters(self.path)
+        """The names of the parameters that every one of its paths has."""
+        return parameters(self.paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,7 @@ def line(name: str, text: Callable[[Any], str | None]) -> Callable[[Resolved[Any
     return rows
 
 
-def parameters(path: str) -> list[str]:
-    """The names of the parameters of a path pattern."""
-    return [segment[1:-1] for segment in split_path(path) if segment.startswith("{")]
+def parameters(paths: Sequence[str]) -> list[str]:
+    """The names of the parameters that all these path patterns have."""
+    named = [[segment[1:-1] for segment in split_path(path) if segment.startswith("{")] for path in paths]
+    return [name for name in named[0] if all(name in others for others in named)] if named else []

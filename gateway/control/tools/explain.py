@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -15,7 +16,19 @@ from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Route
 from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
-from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllowed, Router, normalise_path, rank, split_path
+from gateway.router import (
+    LISTENER,
+    REST,
+    SCHEME,
+    AmbiguousPathError,
+    Found,
+    Match,
+    MethodNotAllowed,
+    Router,
+    normalise_path,
+    rank,
+    split_path,
+)
 
 
 class RequestError(ValueError):
@@ -46,6 +59,10 @@ def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str])
     except AmbiguousPathError as error:
         raise RequestError(f"answered 400 before routing: {error}") from None
     query = parse_qsl(parts.query.encode("ascii"), keep_blank_values=True)
+    scheme = parts.scheme or "http"
+    by = [listen for listen in loaded.config.server.listen if (listen.tls is not None) is (scheme == "https")]
+    fields[SCHEME] = scheme.encode("ascii")
+    fields[LISTENER] = str((by or loaded.config.server.listen)[0].address).encode()
     return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields)
 
 
@@ -64,37 +81,34 @@ def _fields(headers: Sequence[str]) -> dict[bytes, bytes]:
 def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) -> str:
     """The whole explanation as text. Raises RequestError when the request is none or is refused before routing."""
     request = parse_request(loaded, method, url, headers)
-    config = loaded.config
-    matches = route_matches(config)
-    router: Router[int] = Router((match, index) for index, match in enumerate(matches))
+    routes = loaded.config.routes
+    listed = route_matches(loaded.config)
+    router: Router[tuple[int, Match]] = Router((match, (index, match)) for index, match in listed)
     found = router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
-    order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
-    winner = found.value if isinstance(found, Found) else -1
-    lines = [f"{method} {url}", *_verdict(loaded, found), "", "routes, in the order in which they are tried:"]
-    width = max(len(route.name) for route in config.routes)
-    for index in order:
+    winner, taking = found.value if isinstance(found, Found) else (-1, None)
+    lines = [f"{method} {url}", *_verdict(loaded, found, winner), "", "routes, in the order in which they are tried:"]
+    width = max(len(route.name) for route in routes)
+    nearest: dict[int, Match] = {}
+    for index, match in sorted(listed, key=lambda one: (len(mismatches(one[1], request)), rank(one[1], one[0]))):
+        nearest.setdefault(index, match)
+    for index, match in sorted(nearest.items(), key=lambda one: rank(one[1], one[0])):
         mark = ">" if index == winner else " "
         place = _place(loaded, ("routes", index, "name"))
-        reason = _reason(loaded, matches, request, index, winner)
-        lines.append(f"{mark} {config.routes[index].name:<{width}}  {place}  {reason}")
+        reason = "; ".join(mismatches(match, request))
+        if index == winner:
+            reason = "takes it: " + _why(match)
+        elif not reason and taking is not None:
+            reason = f"matches too, but `{routes[winner].name}` has {_advantage(taking, match)}"
+        lines.append(f"{mark} {routes[index].name:<{width}}  {place}  {reason}")
     if isinstance(found, Found):
-        lines += ["", f"what holds for `{config.routes[winner].name}`:", *_holds(loaded, winner, found.parameters, request)]
+        lines += ["", f"what holds for `{routes[winner].name}`:", *_holds(loaded, winner, found.parameters, request)]
     return "\n".join(lines)
 
 
-def _reason(loaded: Loaded, matches: list[Match], request: Request, index: int, winner: int) -> str:
-    if index == winner:
-        return "takes it: " + _why(matches[index])
-    reasons = mismatches(matches[index], request)
-    if reasons:
-        return "; ".join(reasons)
-    return f"matches too, but `{loaded.config.routes[winner].name}` has {_advantage(matches[winner], matches[index])}"
-
-
-def _verdict(loaded: Loaded, found: Any) -> list[str]:
+def _verdict(loaded: Loaded, found: Any, winner: int) -> list[str]:
     if isinstance(found, Found):
-        route = loaded.config.routes[found.value]
-        return [f"→ route `{route.name}` ({_place(loaded, ('routes', found.value, 'name'))}), {_action(route)}"]
+        route = loaded.config.routes[winner]
+        return [f"→ route `{route.name}` ({_place(loaded, ('routes', winner, 'name'))}), {_action(route)}"]
     if isinstance(found, MethodNotAllowed):
         return [f"→ 405: the path is served, but not with this method; Allow: {b', '.join(found.allow).decode('ascii')}"]
     return ["→ 404: no route takes it" if found.host_known else "→ 421: no route is for this host"]
@@ -127,7 +141,10 @@ def mismatches(match: Match, request: Request) -> list[str]:
     for kind, conditions, given in (("header", match.headers, request.headers), ("query", match.query, request.query)):
         for name, pattern in conditions:
             value = given.get(name)
-            if value is None:
+            if name in _FACTS and pattern is not None:
+                if value is None or pattern.fullmatch(value) is None:
+                    reasons.append(f"{_FACTS[name]} is not {_fact(pattern)}")
+            elif value is None:
                 reasons.append(f"{kind} `{name.decode()}` is missing")
             elif pattern is not None and pattern.fullmatch(value) is None:
                 reasons.append(f"{kind} `{name.decode()}` has another value")
@@ -159,10 +176,17 @@ def _why(match: Match) -> str:
     parts.append(f"path `{match.path}`")
     if match.methods:
         parts.append(f"method {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
-    parts += [f"header `{name.decode()}`" for name, _ in match.headers] + [
-        f"query `{name.decode()}`" for name, _ in match.query
-    ]
-    return ", ".join(parts)
+    for name, pattern in match.headers:
+        fact = name in _FACTS and pattern is not None
+        parts.append(f"{_FACTS[name]} {_fact(pattern)}" if fact and pattern else f"header `{name.decode()}`")
+    return ", ".join(parts + [f"query `{name.decode()}`" for name, _ in match.query])
+
+
+_FACTS: Final = {SCHEME: "scheme", LISTENER: "listener"}
+
+
+def _fact(pattern: re.Pattern[bytes]) -> str:
+    return " or ".join(f"`{one}`" for one in re.sub(rb"\\(.)", rb"\1", pattern.pattern).decode().split("|"))
 
 
 _ADVANTAGES: Final = (
@@ -213,11 +237,10 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
 
 def route_table(loaded: Loaded) -> str:
     """All routes, best rank first: name, match, action, place."""
-    matches = route_matches(loaded.config)
-    order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
+    listed = list(enumerate(route_matches(loaded.config)))
     rows = [("NAME", "METHODS", "HOST", "PATH", "ACTION", "AT")]
-    for index in order:
-        route, match = loaded.config.routes[index], matches[index]
+    for _, (index, match) in sorted(listed, key=lambda one: rank(one[1][1], one[0])):
+        route = loaded.config.routes[index]
         methods = ",".join(route.match.methods) or "*"
         conditions = len(match.headers) + len(match.query)
         path = match.path + (f" +{conditions}" if conditions else "")

@@ -29,13 +29,14 @@ class ClientConnection(Connection, Client):
 
     __slots__ = (
         "_host", "_host_field", "alarm", "closing", "ended", "exchange", "forwarded_line", "limit_key", "limits_asked",
-        "matched", "peer", "peer_node", "peer_text", "plane", "scheme", "trusted", "via_line",
+        "listener", "matched", "peer", "peer_node", "peer_text", "plane", "scheme", "trusted", "via_line",
     )  # fmt: skip
 
-    def __init__(self, plane: DataPlane, scheme: bytes) -> None:
+    def __init__(self, plane: DataPlane, scheme: bytes, listener: bytes = b"") -> None:
         super().__init__()
         self.plane = plane
         self.scheme = scheme
+        self.listener = listener
         self.peer: IPv4Address | IPv6Address | None = None
         self.peer_node = b""
         self.peer_text = b""

@@ -54,8 +54,8 @@ class Http1Connection(Http1Answers):
         "tunnel",
     )  # fmt: skip
 
-    def __init__(self, plane: DataPlane, scheme: bytes) -> None:
-        super().__init__(plane, scheme)
+    def __init__(self, plane: DataPlane, scheme: bytes, listener: bytes = b"") -> None:
+        super().__init__(plane, scheme, listener)
         self.tunnel: Tunnel | None = None
         self._buffer = b""
         """Received and not yet understood: a partial head, or what was pipelined."""

@@ -135,7 +135,7 @@ class Door:
         """Servers on these sockets that do not accept yet. A TLS handshake may take `header` seconds. Raises StartError."""
         loop = asyncio.get_running_loop()
         backlog = PLAIN_BACKLOG if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
-        accept = functools.partial(Http1Connection, plane, b"http" if tls is None else b"https")
+        accept = functools.partial(Http1Connection, plane, b"http" if tls is None else b"https", str(self.listener).encode())
         limit = header if tls is not None else None
         servers: list[asyncio.Server] = []
         try:

@@ -81,7 +81,7 @@ def sticky_cookie(x: Exchange, affinity: Affinity, status: int) -> bytes:
         or cookie_value(x.field_value(b"cookie"), sticky.cookie) == endpoint.cookie
     ):
         return b""
-    secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
+    secure = x.scheme() == b"https" if sticky.secure is None else sticky.secure
     return b"Set-Cookie: %b=%b%b%b\r\n" % (
         sticky.cookie,
         endpoint.cookie,

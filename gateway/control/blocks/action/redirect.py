@@ -37,7 +37,7 @@ def _check(found: Resolved[Redirect | None], facts: RouteFacts, positions: Posit
         return
     if "#" in redirect.to or ("?" in redirect.to and (redirect.keep_path or redirect.keep_query)):
         yield positions.problem(loc, "nothing can be put behind a query or fragment")
-    if not redirect.keep_path and redirect.to == facts.path:
+    if not redirect.keep_path and redirect.to in facts.paths:
         yield positions.problem(loc, "the redirect leads to itself")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row, line
-from gateway.control.reading.nodes import Positions
+from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
 from gateway.control.words.inherit import Resolved
@@ -22,12 +22,17 @@ class RewritePrefix(Model):
     new: values.Prefix = required("What stands there instead.", alias="to")
 
 
-def stripped(written: str | bool, path: str) -> str:
-    """The prefix to take off the path, without a final `/`; empty for none."""
+def stripped(written: str | bool, paths: Sequence[str]) -> str:
+    """The prefix to take off the path, without a final `/`; empty for none, or when the paths of the route differ in it."""
     if written is False:
         return ""
     if isinstance(written, str):
         return written.rstrip("/")
+    prefixes = {_literal_part(path) for path in paths}
+    return prefixes.pop() if len(prefixes) == 1 else ""
+
+
+def _literal_part(path: str) -> str:
     literal = []
     for segment in path[1:].split("/"):
         if segment == "**" or segment.startswith("{"):
@@ -36,10 +41,10 @@ def stripped(written: str | bool, path: str) -> str:
     return "/" + "/".join(literal) if any(literal) else ""
 
 
-def _starts_with(path: str, prefix: str) -> bool:
-    """Whether every path that `path` matches starts with the segments of `prefix`."""
+def _without(prefix: str, paths: Sequence[str]) -> str | None:
+    """A path pattern that matches paths which do not start with the segments of `prefix`, if there is one."""
     wanted = [segment for segment in prefix.split("/") if segment]
-    return path.split("/")[1 : len(wanted) + 1] == wanted
+    return next((path for path in paths if path.split("/")[1 : len(wanted) + 1] != wanted), None)
 
 
 def _check_strip(found: Resolved[str | bool], facts: RouteFacts, positions: Positions) -> Iterator[Problem]:
@@ -47,22 +52,29 @@ def _check_strip(found: Resolved[str | bool], facts: RouteFacts, positions: Posi
         return
     loc = (*facts.loc, "strip_prefix")
     if found.value is True:
-        if not stripped(True, facts.path):
-            yield positions.problem(loc, "there is nothing to strip: `match.path` does not start with a literal part")
-    elif not _starts_with(facts.path, str(found.value)):
-        yield positions.problem(loc, f"`match.path` (`{facts.path}`) does not start with this prefix")
+        if not stripped(True, facts.paths):
+            several = "the paths differ in what stands before the first parameter: write the prefix"
+            nothing = "there is nothing to strip: `match.path` does not start with a literal part"
+            yield positions.problem(loc, several if len(facts.paths) > 1 else nothing)
+    else:
+        yield from _beginning(str(found.value), facts, loc, positions)
+
+
+def _beginning(prefix: str, facts: RouteFacts, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    path = _without(prefix, facts.paths)
+    if path is not None:
+        yield positions.problem(loc, f"`match.path` (`{path}`) does not start with this prefix")
 
 
 def _check_rewrite(found: Resolved[RewritePrefix | None], facts: RouteFacts, positions: Positions) -> Iterator[Problem]:
     written = found.value
-    if facts.upstream is not None and written is not None and not _starts_with(facts.path, written.old):
-        place = (*facts.loc, "rewrite_prefix", "from")
-        yield positions.problem(place, f"`match.path` (`{facts.path}`) does not start with this prefix")
+    if facts.upstream is not None and written is not None:
+        yield from _beginning(written.old, facts, (*facts.loc, "rewrite_prefix", "from"), positions)
 
 
 def _compile_strip(found: Resolved[str | bool], facts: RouteFacts, making: Making) -> dict[str, Any]:
     # Clients send the path percent-encoded; a prefix of `match.path` is decoded text.
-    prefix = quote(stripped(found.value, facts.path), safe="/-._~!$&'()*+,;=:@").encode("ascii")
+    prefix = quote(stripped(found.value, facts.paths), safe="/-._~!$&'()*+,;=:@").encode("ascii")
     return {"rewrite": Rewrite(prefix, b"")} if prefix else {}
 
 
@@ -74,7 +86,7 @@ def _compile_rewrite(found: Resolved[RewritePrefix | None], facts: RouteFacts, m
 
 
 def _rows_strip(found: Resolved[str | bool], facts: RouteFacts, asked: Asked) -> list[Row]:
-    prefix = stripped(found.value, facts.path)
+    prefix = stripped(found.value, facts.paths)
     return [("strip_prefix", prefix, found.place(asked.positions))] if prefix else []
 
 

@@ -119,7 +119,7 @@ def _check_sticky(sticky: Sticky | None, loc: Loc, positions: Positions) -> Iter
 
 def _check_parameters(found: Resolved[LoadBalancing], facts: UpstreamFacts, positions: Positions) -> Iterator[Problem]:
     """`path:NAME` goes by a parameter of the routes that lead to the upstream."""
-    known = [name for path in facts.paths for name in parameters(path)]
+    known = [name for path in facts.paths for name in parameters((path,))]
     for index, part in enumerate(found.value.key or ()):
         if part.kind == "path" and part.name not in known and facts.paths:
             loc: Loc = (*facts.loc, "load_balancing", "key", index)
