@@ -103,7 +103,7 @@ class App:
     async def _start_control(self) -> None:
         """What a gateway of one process has and a worker of several has not: an admin listener, and a look at its files."""
         self.metrics.reloads = self._reloads
-        self._admin = await serve_admin(self, self.runtime.loaded.config.admin.listen)
+        self._admin = await serve_admin(self, self.runtime.loaded.config.admin)
         self._reloading = asyncio.get_running_loop().create_task(self.reloader.run())
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -193,25 +193,30 @@ def retry_after(fields: bytes, now: float) -> float | None:
     return None if at is None else max(0.0, at - now)
 
 
-class Networks:
-    """A set of address ranges. Single addresses and IPv4-mapped IPv6 are understood."""
+UNIX: Final = "unix"
+"""Stands among addresses for the peers of Unix sockets."""
 
-    __slots__ = ("_ranges",)
+
+class Networks:
+    """A set of address ranges. Single addresses and IPv4-mapped IPv6 are understood; `unix` is whoever has no address."""
+
+    __slots__ = ("_ranges", "_unix")
 
     def __init__(self, cidrs: tuple[str, ...] = ()) -> None:
         """Raises ValueError for what is not an address or a range."""
-        self._ranges = tuple(
-            (net.version, int(net.network_address), int(net.broadcast_address)) for net in map(ip_network, cidrs)
-        )
+        networks = [ip_network(cidr) for cidr in cidrs if cidr != UNIX]
+        self._ranges = tuple((net.version, int(net.network_address), int(net.broadcast_address)) for net in networks)
+        everybody = {net.version for net in networks if net.prefixlen == 0}
+        self._unix = UNIX in cidrs or everybody == {4, 6}
 
     def __contains__(self, address: IPv4Address | IPv6Address | None) -> bool:
-        if address is None or not self._ranges:
-            return False
+        if address is None:
+            return self._unix
         number, version = int(address), address.version
         return any(version == kind and first <= number <= last for kind, first, last in self._ranges)
 
     def __bool__(self) -> bool:
-        return bool(self._ranges)
+        return bool(self._ranges) or self._unix
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:

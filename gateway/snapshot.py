@@ -7,7 +7,7 @@ request reads the snapshot once and keeps it to its last byte. Frozen, but for t
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -24,88 +24,13 @@ from gateway.policies.decompress_request import DecompressRequestSettings
 from gateway.policies.health import Thresholds
 from gateway.policies.hedge import HedgeDelay
 from gateway.policies.max_in_flight import MaxInFlightSettings
-from gateway.policies.overload import OverloadSettings
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.retry import RetryBudget, RetrySettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
 from gateway.request_key import KeyPart
 from gateway.router import Router
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """One address to listen on: `host` and `port`, or a Unix socket `path`."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    tls: ssl.SSLContext | None = field(default=None, compare=False)
-    tls_fingerprint: str = ""
-    """Stands for `tls` in comparisons: a digest over its settings and the content of its files."""
-
-    @property
-    def place(self) -> tuple[str, int, str]:
-        """Where it listens, whatever it shows there."""
-        return self.host, self.port, self.path
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection or message may cost. Sizes in bytes; each limit has its own failure."""
-
-    headers: int = 32 * 1024
-    header_count: int = 128
-    target: int = 8 * 1024
-    response_headers: int = 64 * 1024
-    connections: int = 10_000
-    requests_per_connection: int = 10_000
-    tunnels: int = 1_000
-    upload_rate: int = 240
-    """Bytes per second a client must upload on average, after a grace of 5 s beyond `body_idle`; 0: any."""
-    rate_limit_keys: int = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTimeouts:
-    """Time limits of the downstream connection and of shutdown, in seconds."""
-
-    header: float = 10.0
-    body_idle: float = 30.0
-    write_stall: float = 30.0
-    keep_alive: float = 75.0
-    drain: float = 25.0
-    drain_delay: float = 0.0
-
-
-class ForwardedFields(Enum):
-    """Which fields tell the upstream about the client."""
-
-    X_FORWARDED = "x_forwarded"
-    FORWARDED = "forwarded"
-    BOTH = "both"
-    OFF = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The resolved `server:` block."""
-
-    listeners: tuple[Listener, ...]
-    name: str
-    """Our pseudonym in `Via` and `Proxy-Status`; also how a loop is detected."""
-    trusted_proxies: Networks
-    limits: Limits = Limits()
-    timeouts: ServerTimeouts = ServerTimeouts()
-    forwarded: ForwardedFields = ForwardedFields.X_FORWARDED
-    overload: OverloadSettings = OverloadSettings()
-    encoded_slash: bool = True
-    double_slash: bool = True
+from gateway.server_settings import Names, ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +141,9 @@ class Redirect:
     to: bytes
     keep_path: bool
     keep_query: bool
+    to_https: tuple[bytes, bytes] | None = None
+    """In place of `to`: the client's host under `https`, followed by the first where the client named no port, else by the
+    second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,18 +288,6 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Request field names that an operator can choose, in lower case, and the same encoded for sending."""
-
-    request_id: bytes = b"x-request-id"
-    budget: bytes = b"x-request-timeout-ms"
-    request_id_line: bytes = b"X-Request-ID: "
-    budget_line: bytes = b"X-Request-Timeout-Ms: "
-    priority: bytes = b""
-    """Empty: nobody may say it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One configuration, compiled."""
 
@@ -389,6 +305,8 @@ class Snapshot:
     """All there are."""
     access_log: AccessSettings | None = None
     """For what no route took."""
+    to_https: Mapping[bytes, Route] = field(default_factory=dict)
+    """By listener: what answers plain HTTP there."""
 
 
 EMPTY: Final = Snapshot(ServerSettings((), "", Networks()), Names(), Router(()), (), (), RouteMetrics(UNMATCHED), "")

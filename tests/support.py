@@ -656,14 +656,23 @@ class Gateway:
         return total
 
     async def client(
-        self, *, tls: ssl.SSLContext | None = None, path: str = "", limit: int = 65536, name: str | None = None
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        path: str = "",
+        limit: int = 65536,
+        name: str | None = None,
+        listener: int = 0,
     ) -> Client:
-        """A new client connection, closed when the gateway is."""
+        """A new client connection, closed when the gateway is. `listener`: which one, in the order of the file."""
         if path:
             reader, writer = await asyncio.open_unix_connection(path)
         else:
             reader, writer = await asyncio.open_connection(
-                *self.address, ssl=tls, limit=limit, server_hostname=(name or "localhost") if tls else None
+                *self.app.runtime.doors[listener].sockets[0].getsockname()[:2],
+                ssl=tls,
+                limit=limit,
+                server_hostname=(name or "localhost") if tls else None,
             )
         client = Client(reader, writer)
         self.clients.append(client)

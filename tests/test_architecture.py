@@ -20,7 +20,7 @@ MAX_LINES = 400
 MAX_FILES = 16
 
 PURE = ("endpoints", "errors", "gates", "headers", "metrics", "router")
-DECLARED = ("access_log", "policies", "ports", "request_key", "snapshot")
+DECLARED = ("access_log", "policies", "ports", "request_key", "server_settings", "snapshot")
 """The pure core: modules that decide something, and those that only declare. Each policy has a test of its own."""
 
 SOURCES = sorted(GATEWAY.rglob("*.py"))

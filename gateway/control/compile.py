@@ -6,14 +6,16 @@ state over from the previous snapshot.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
-from gateway.control.blocks.block import Making
+from gateway.control.blocks.block import Making, RouteFacts
 from gateway.control.blocks.message.access_log import access_settings, fields_logged
 from gateway.control.blocks.message.compression import plain_upstream
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
+from gateway.control.blocks.server.listen import HTTPS, https_port
 from gateway.control.blocks.server.redis import redis_settings
-from gateway.control.blocks.server.server import field_names, server_settings
+from gateway.control.blocks.server.server import Server, field_names, server_settings
 from gateway.control.blocks.traffic.max_in_flight import make_gates
 from gateway.control.blocks.upstream.fallback import fallbacks_first
 from gateway.control.compile_upstream import MakePool, compile_upstream, connection_settings
@@ -23,7 +25,10 @@ from gateway.control.resolved import ResolvedConfig, ResolvedRoute
 from gateway.endpoints import Endpoint
 from gateway.metrics import UNMATCHED, GatewayMetrics
 from gateway.router import Router
-from gateway.snapshot import Route, Snapshot, Upstream
+from gateway.snapshot import Redirect, Route, Snapshot, Upstream
+
+TO_HTTPS: Final = "_to_https"
+"""The name of the routes that `redirect_to_https` makes."""
 
 
 def compile_config(
@@ -48,18 +53,20 @@ def compile_config(
         facts = resolved.upstreams[name]
         upstreams[name] = compile_upstream(written, facts, connections[name], making, make_pool, known.get(name), instead)
     routes = tuple(_route(route, upstreams, making) for route in resolved.routes)
+    to_https = _to_https(config.server, resolved.defaults, making)
     matches = route_matches(config)
     return Snapshot(
         server=server,
         names=field_names(config.server),
         router=Router((match, routes[index]) for index, match in matches),
-        routes=routes,
+        routes=(*routes, *to_https.values()),
         upstreams=tuple(upstreams[name] for name in config.upstreams),
         unmatched=metrics.route(UNMATCHED),
         config_hash=loaded.hash,
         match_fields=frozenset(name for _, match in matches for name, _ in match.headers) | fields_read(resolved),
         redis=redis_settings(config.redis),
         gates=tuple(gates.values()),
+        to_https=to_https,
         access_log=access_settings(resolved.defaults.blocks["access_log"].value, None, making),
     )
 
@@ -96,3 +103,17 @@ def _route(route: ResolvedRoute, upstreams: dict[str, Upstream], making: Making)
         fallback=serving[1] if len(serving) > 1 else None,
         **slots,
     )
+
+
+def _to_https(server: Server, defaults: ResolvedRoute, making: Making) -> dict[bytes, Route]:
+    """What answers plain HTTP at listeners with `redirect_to_https`: routes that no `match` leads to."""
+    found: dict[bytes, Route] = {}
+    first = next((listen.address.port for listen in server.listen if listen.tls is not None), HTTPS)
+    for listen in server.listen:
+        port = listen.redirect_to_https
+        if port is not False:
+            other, named = (HTTPS, first) if port is True else (port, port)
+            suffixes = (https_port(other), https_port(named))
+            route = _route(replace(defaults, facts=RouteFacts(("server", "listen"), TO_HTTPS)), {}, making)
+            found[str(listen.address).encode()] = replace(route, redirect=Redirect(308, b"", True, True, suffixes))
+    return found

@@ -28,10 +28,13 @@ _log = logging.getLogger("gateway")
 
 def foresee(metrics: GatewayMetrics, snapshot: Snapshot, config: Config) -> None:
     """Announce the series of `snapshot`, which has been compiled from `config` and runs from now on."""
-    for route, written in zip(snapshot.routes, config.routes, strict=True):
+    methods = [written.match.methods for written in config.routes]
+    # Behind them stand the routes of `redirect_to_https`, which take any.
+    methods += [()] * (len(snapshot.routes) - len(methods))
+    for route, served in zip(snapshot.routes, methods, strict=True):
         reasons = tuple(_reasons(route))
         codes = tuple(_codes(route, reasons))
-        route.metrics.expect(written.match.methods or ("GET",), codes, tuple(failure.code for failure in reasons))
+        route.metrics.expect(served or ("GET",), codes, tuple(failure.code for failure in reasons))
     metrics.route(snapshot.unmatched.name).expect(("GET",), (404,), (failure.code for failure in _NOWHERE))
     metrics.certificates = dict(_expiries(config))
 

@@ -155,7 +155,7 @@ class Fleet:
         for one in self.snapshot.server.listeners:
             _log.info("listening on %s, with %d workers", one, self.workers)
         self._tick = loop.create_task(self._ticking())
-        self._admin = await serve_admin(self, self.loaded.config.admin.listen)
+        self._admin = await serve_admin(self, self.loaded.config.admin)
         self._watch = loop.create_task(self.reloader.run())
 
     async def _start_worker(self, slot: Slot) -> None:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 
 from gateway.proxy.downstream.listeners import bind
-from gateway.snapshot import Listener
+from gateway.server_settings import Listener
 from gateway.supervisor.slot import Place
 
 

@@ -19,18 +19,8 @@ from gateway.headers import Networks
 from gateway.metrics import GatewayMetrics
 from gateway.policies.retry import BudgetSettings, RetryBudget
 from gateway.router import Match, Router
-from gateway.snapshot import (
-    Listener,
-    Names,
-    Redirect,
-    Respond,
-    Rewrite,
-    Route,
-    ServerSettings,
-    Snapshot,
-    Upstream,
-    UpstreamSettings,
-)
+from gateway.server_settings import Listener, Names, ServerSettings
+from gateway.snapshot import Redirect, Respond, Rewrite, Route, Snapshot, Upstream, UpstreamSettings
 
 Client = TestClient[Request, Application]
 

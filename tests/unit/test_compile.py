@@ -17,17 +17,8 @@ from gateway.control.tools.dump import effective_config
 from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, UpstreamMetrics
 from gateway.policies.timeout import TimeoutSettings
-from gateway.snapshot import (
-    FieldEdits,
-    ForwardedFields,
-    Redirect,
-    Respond,
-    Rewrite,
-    Route,
-    ServerTiming,
-    Snapshot,
-    UpstreamSettings,
-)
+from gateway.server_settings import ForwardedFields
+from gateway.snapshot import FieldEdits, Redirect, Respond, Rewrite, Route, ServerTiming, Snapshot, UpstreamSettings
 
 UPSTREAMS = "version: 1\nupstreams:\n  users: {endpoints: [http://a:1, http://b]}\n"
 

@@ -10,7 +10,8 @@ import pytest
 from gateway.endpoints import Endpoint
 from gateway.headers import Networks
 from gateway.metrics import RouteMetrics
-from gateway.snapshot import Listener, Names, Route, ServerSettings, UpstreamSettings
+from gateway.server_settings import Listener, Names, ServerSettings
+from gateway.snapshot import Route, UpstreamSettings
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from gateway.control.admin.limits import LimitCounts, LimitPages
 from gateway.control.admin.metrics_page import Collected, metrics_page
 from gateway.control.admin.reload import ReloadPages
 from gateway.control.admin.token import AdminToken
+from gateway.control.blocks.server.server import Admin
 from gateway.control.running.reload import Reloader
-from gateway.control.words.addresses import Address
 from gateway.headers import normalise_host, parse_address
-from gateway.proxy.downstream.listeners import StartError, reason
-from gateway.snapshot import Listener
+from gateway.proxy.downstream.listeners import bind
+from gateway.server_settings import Listener
 
 PAGES: Final = {
     "/livez": "200 while the process runs",
@@ -144,19 +144,17 @@ def all_pages(gateway: Gateway) -> tuple[Pages, ...]:
     return LimitPages(gateway.counts, token), BreakerPages(gateway, token), ReloadPages(gateway.reloader, token)
 
 
-async def serve_admin(gateway: Gateway, address: Address | None) -> web.AppRunner | None:
+async def serve_admin(gateway: Gateway, admin: Admin) -> web.AppRunner | None:
     """Open the admin listener; None when there is to be none. Raises StartError."""
+    address = admin.listen
     if address is None:
         return None
-    where = Listener(address.host, address.port, address.path)
+    where = Listener(address.host, address.port, address.path, rights=admin.rights())
     runner = make_admin_runner(gateway, [where.host] if where.host else [], all_pages(gateway))
+    sockets = bind(where, what=" (admin)")
     await runner.setup()
-    unix = web.UnixSite(runner, where.path) if where.path else None
-    try:
-        await (unix or web.TCPSite(runner, where.host or None, where.port)).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise StartError(f"cannot listen on {where} (admin): {reason(error)}") from None
+    for sock in sockets:
+        await web.SockSite(runner, sock).start()
     _log.info("admin on %s", where)
     return runner
 

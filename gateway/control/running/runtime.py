@@ -37,7 +37,8 @@ from gateway.proxy.rate_limit_store import worker_link as worker_store
 from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.worker_link import WorkerLink
 from gateway.proxy.upstream.pool import EndpointPool
-from gateway.snapshot import EMPTY, Listener, RedisSettings, Snapshot, UpstreamSettings
+from gateway.server_settings import Listener
+from gateway.snapshot import EMPTY, RedisSettings, Snapshot, UpstreamSettings
 
 LOOKUPS: Final = 2.0
 """Seconds that the start waits for the names of endpoints at most."""
@@ -138,14 +139,18 @@ class Runtime:
                     _log.warning("standard output is closed: no access log")
             return
         try:
-            fd = open_log(settings.file)
+            fd = open_log(settings.file, settings.rights())
         except OSError as error:
             raise StartError(f"cannot open the access log `{settings.file}`: {error.strerror}") from None
         try:
             found = os.fstat(fd)
             prepared.log_file = (found.st_dev, found.st_ino)
             same = self._access_log is not None and prepared.log_file == self._log_file
-            prepared.log = self._access_log if same else AccessLog(fd, self.metrics, path=settings.file, lock=lock)
+            prepared.log = (
+                self._access_log
+                if same
+                else AccessLog(fd, self.metrics, path=settings.file, rights=settings.rights(), lock=lock)
+            )
         finally:
             os.close(fd)
 

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, ip_network
 from typing import Annotated, Final, TypeAlias
 
 from gateway.control.words.values import did_you_mean, invalid, text_value
-from gateway.headers import normalise_host
+from gateway.headers import UNIX, normalise_host
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
@@ -107,6 +107,8 @@ def _parse_endpoint(text: str) -> EndpointUrl:
 
 
 def _parse_network(text: str) -> str:
+    if text == UNIX:
+        return text
     try:
         ip_network(text)
     except ValueError:

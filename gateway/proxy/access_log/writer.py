@@ -16,6 +16,8 @@ from collections import deque
 from typing import Final
 
 from gateway.metrics import GatewayMetrics
+from gateway.proxy.file_rights import grant
+from gateway.server_settings import Rights
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_LINES: Final = 20_000
@@ -25,13 +27,20 @@ WRITE_BYTES: Final = 256 * 1024
 """Lines are joined up to about this much for one write. Each write waits for the interpreter lock, up to 5 ms when the loop is
 saturated, so smaller blocks (64 KiB) would cap the log below the rate of requests."""
 
+PLAIN: Final = Rights()
+
 _log = logging.getLogger("gateway")
 
 
-def open_log(path: str) -> int:
+def open_log(path: str, rights: Rights = PLAIN) -> int:
     """A descriptor that appends to the file. Raises OSError, also for a named pipe that nobody reads."""
     # To open such a pipe would else take until somebody does: forever, and the loop with it.
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    try:
+        grant(fd, rights)
+    except OSError:
+        os.close(fd)
+        raise
     os.set_blocking(fd, True)
     return fd
 
@@ -45,6 +54,7 @@ class AccessLog:
         metrics: GatewayMetrics | None = None,
         *,
         path: str | None = None,
+        rights: Rights = PLAIN,
         max_bytes: int = MAX_BYTES,
         max_lines: int = MAX_LINES,
         interval: float = INTERVAL,
@@ -54,12 +64,13 @@ class AccessLog:
 
         `lock` is a file that is locked for each block: what several processes write to one pipe would else be mixed up.
 
-        `path` is the file behind it, None for standard output.
+        `path` is the file behind it, None for standard output; `rights` are those of the file when it is made anew.
         """
         self._lock = lock
         self._fd = os.dup(fd)
         self._metrics = metrics
         self.path = path
+        self.rights = rights
         self._max_bytes = max_bytes
         self._max_lines = max_lines
         self._interval = interval
@@ -117,7 +128,7 @@ class AccessLog:
     def _open_anew(self) -> None:
         assert self.path is not None
         try:
-            fd = open_log(self.path)
+            fd = open_log(self.path, self.rights)
         except OSError as error:
             # The old file is better than none.
             _log.error("cannot open the access log `%s` anew, going on with the old file: %s", self.path, error.strerror)

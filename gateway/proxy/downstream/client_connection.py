@@ -62,16 +62,16 @@ class ClientConnection(Connection, Client):
         if isinstance(name, tuple):
             self.peer = parse_address(str(name[0]))
             self.peer_node = self.peer_text = str(self.peer).encode("ascii")
-            self.renew()
         else:
             self.peer_node = forwarded_node(None)
+        self.renew()
         self.forwarded_line = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (self.peer_node, self.scheme)
 
     def renew(self) -> None:
         """Another snapshot holds: look anew at what is remembered from the last one."""
         self.matched = None
         self.via_line = self.plane.via_line
-        self.trusted = self.peer is not None and self.peer in self.plane.snapshot.server.trusted_proxies
+        self.trusted = self.peer in self.plane.snapshot.server.trusted_proxies
 
     def time_passed(self, now: float) -> None:
         """The timer rang."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from gateway.proxy.downstream.http1_connection import Http1Connection
+from gateway.proxy.file_rights import grant
 from gateway.proxy.plane import DataPlane
-from gateway.snapshot import Listener
+from gateway.server_settings import Listener
 
 BACKLOG: Final = 1024
 """Connections the kernel holds for us. asyncio's own loop also takes as many in a row, so there it is less."""
@@ -39,7 +40,7 @@ def bind(one: Listener, *, shared: bool = False, what: str = "") -> list[socket.
     sockets: list[socket.socket] = []
     try:
         if one.path:
-            sockets.append(_bind_path(one.path))
+            sockets.append(_bind_path(one))
             return sockets
         port = one.port
         for family, address in _addresses(one):
@@ -86,7 +87,8 @@ def _addresses(one: Listener) -> list[tuple[int, tuple[str, int]]]:
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))  # type: ignore[misc]
 
 
-def _bind_path(path: str) -> socket.socket:
+def _bind_path(one: Listener) -> socket.socket:
+    path = one.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:
@@ -101,6 +103,8 @@ def _bind_path(path: str) -> socket.socket:
             else:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         sock.bind(path)
+        # Nobody can connect before it listens.
+        grant(path, one.rights)
         sock.setblocking(False)
     except BaseException:
         sock.close()
@@ -154,6 +158,8 @@ class Door:
 
     async def open(self, listener: Listener, servers: Sequence[asyncio.Server]) -> None:
         """Let these servers accept, and no others any more."""
+        if listener.path and listener.rights != self.listener.rights:
+            grant(listener.path, listener.rights)
         former, self.servers, self.listener = self.servers, list(servers), listener
         for server in servers:
             await server.start_serving()

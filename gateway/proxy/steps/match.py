@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import getrandbits
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import client_address, normalise_host, valid_request_id
@@ -15,6 +15,10 @@ from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalis
 if TYPE_CHECKING:
     from gateway.proxy.wire.http1_request import RequestHead
     from gateway.snapshot import Route
+
+
+ACME: Final = b"/.well-known/acme-challenge/"
+"""What a certificate authority asks for over plain HTTP before there is a certificate (RFC 8555 8.3)."""
 
 
 def match(x: Exchange) -> Route:
@@ -63,6 +67,10 @@ def _look_up(x: Exchange, head: RequestHead, target: bytes) -> Route:
         )
     except AmbiguousPathError as error:
         raise Failed(Failure.PATH_AMBIGUOUS, str(error)) from None
+    if snapshot.to_https and x.client.listener in snapshot.to_https and x.scheme() == b"http" and not x.path.startswith(ACME):
+        if not host:
+            raise Failed(Failure.BAD_REQUEST, "without a Host nobody can be sent to HTTPS")
+        return snapshot.to_https[x.client.listener]
     found = snapshot.router.match(host, x.path, head.method, x.field_value, x.query)
     if isinstance(found, Found):
         route = found.value

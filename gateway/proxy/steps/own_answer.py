@@ -53,6 +53,9 @@ def answer_locally(x: Exchange, route: Route) -> None:
 def location(x: Exchange, redirect: Redirect) -> bytes:
     """Where to: the request's own bytes are appended undecoded, so an encoded CRLF stays encoded."""
     target = redirect.to
+    if redirect.to_https is not None:
+        _, colon, port = x.host_field.rpartition(b":")
+        target = b"https://" + x.host + redirect.to_https[bool(colon) and port.isdigit() and port != b"80"]
     path, question, query = x.head.target.partition(b"?")
     if redirect.keep_path:
         # `//` or `/\` at the beginning would name another host.

@@ -12,7 +12,8 @@ from gateway.headers import forwarded_node, quoted_string
 from gateway.policies import NEVER
 from gateway.policies.timeout import remaining_ms
 from gateway.proxy.steps.field_edits import edited
-from gateway.snapshot import ForwardedFields, Rewrite
+from gateway.server_settings import ForwardedFields
+from gateway.snapshot import Rewrite
 
 if TYPE_CHECKING:
     from gateway.proxy.client import Client

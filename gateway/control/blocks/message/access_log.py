@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from gateway.access_log import AccessNames, AccessSettings
 from gateway.control.blocks.block import Asked, Block, Blocks, Making, RouteFacts, Row
 from gateway.control.words import units, values
+from gateway.control.words.file_rights import FileRights
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
@@ -82,8 +83,8 @@ class LoggedFields(Model):
     response: tuple[LoggedField, ...] = setting((), "Response headers, as the upstream sent them.", max_length=32)
 
 
-class AccessLog(Model):
-    """One JSON line per request."""
+class AccessLog(FileRights):
+    """One JSON line per request. `mode` (default `0640`), `owner` and `group` are those of the file."""
 
     short_form = ("file", {"type": "string"})
 

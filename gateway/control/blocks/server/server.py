@@ -5,32 +5,23 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
 from pydantic import SecretStr
 
+from gateway.control.blocks.server.listen import Listen, check_listen, listener
 from gateway.control.blocks.server.overload import Overload, shown_lag
-from gateway.control.blocks.tls import ListenTls, check_tls, listen_fingerprint, server_context
 from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, check_limit
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, values
-from gateway.control.words.model import Model, required, setting
+from gateway.control.words.file_rights import FileRights
+from gateway.control.words.model import Model, setting
 from gateway.control.words.values import OneOrMany, OrOff, choice
 from gateway.headers import Networks
 from gateway.policies.overload import OverloadSettings
-from gateway.snapshot import ForwardedFields, Limits, Listener, Names, ServerSettings
-from gateway.snapshot import ServerTimeouts as ServerTimeoutsSnapshot
-
-
-class Listen(Model):
-    """One address to listen on."""
-
-    short_form = ("address", {"type": "string"})
-
-    address: addresses.ListenAddress = required("`host:port`, `:8080` (all interfaces), `[::1]:80` or `unix:/path`.")
-    tls: ListenTls | None = setting(None, "Serve HTTPS here.")
+from gateway.server_settings import ForwardedFields, Limits, Listener, Names, ServerSettings
+from gateway.server_settings import ServerTimeouts as ServerTimeoutsSnapshot
 
 
 class ServerLimits(Model):
@@ -107,7 +98,9 @@ class Server(Model):
         None, "Our name in `Via` and `Proxy-Status`; must differ between gateways behind one another. Default: random."
     )
     trusted_proxies: tuple[addresses.Network, ...] = setting(
-        (), "Addresses and ranges of proxies in front of us. Only they are believed about client address, id and time budget."
+        (),
+        "Addresses and ranges of proxies in front of us; `unix`: those that come by a Unix socket. Only they are believed "
+        "about client address, scheme, id and time budget.",
     )
     limits: ServerLimits = setting({}, "What one connection or message may cost.")
     timeouts: ServerTimeouts = setting({}, "Time limits of client connections and of shutdown.")
@@ -136,7 +129,7 @@ class Server(Model):
     )
 
 
-class Admin(Model):
+class Admin(FileRights):
     """The second listener: health, metrics and configuration. Keep it off the public network."""
 
     listen: Annotated[addresses.ListenAddress | None, OrOff(None)] = setting(
@@ -150,9 +143,7 @@ class Admin(Model):
 
 def check_server(server: Server, positions: Positions) -> Iterator[Problem]:
     """What is wrong although each field is right."""
-    for index, listen in enumerate(server.listen):
-        if listen.tls is not None:
-            yield from check_tls(listen.tls, ("server", "listen", index, "tls"), positions)
+    yield from check_listen(server.listen, positions)
     yield from check_limit(server.max_in_flight, ("server", "max_in_flight"), positions)
     overload = server.overload
     if overload.sheddable > overload.default:
@@ -173,25 +164,12 @@ def process_name() -> str:
     return f"gateway-{secrets.token_hex(3)}"
 
 
-def _listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
-    """A TLS context is kept as long as its settings and files are the same, so that sessions can be resumed."""
-    plain = Listener(
-        listen.address.host,
-        listen.address.port,
-        listen.address.path,
-        tls_fingerprint=listen_fingerprint(listen.tls) if listen.tls is not None else "",
-    )
-    if plain in known or listen.tls is None:
-        return known.get(plain, plain)
-    return replace(plain, tls=server_context(listen.tls))
-
-
 def server_settings(server: Server, previous: tuple[Listener, ...]) -> ServerSettings:
     """What it becomes. A listener that is the same as before keeps its TLS context. Raises `tls.TlsError` and OSError."""
     limits, timeouts = server.limits, server.timeouts
     known = {listener: listener for listener in previous}
     return ServerSettings(
-        listeners=tuple(_listener(listen, known) for listen in server.listen),
+        listeners=tuple(listener(listen, known) for listen in server.listen),
         name=server.name or process_name(),
         trusted_proxies=Networks(server.trusted_proxies),
         limits=Limits(
