@@ -143,6 +143,7 @@ class App:
         await self._wait_at_most(timeouts.drain_delay)
         for door in self.runtime.doors:
             door.close()
+        self.runtime.handshakes.drop_silent()
         self.plane.drain()
         deadline = asyncio.get_running_loop().time() + timeouts.drain
         while self.plane.connections and not self._at_once.is_set():
@@ -179,6 +180,7 @@ class App:
         for door in self.runtime.doors:
             door.close()
             door.remove()
+        await self.runtime.handshakes.stop()
         await self._abort()
         if self._admin is not None:
             await self._admin.cleanup()

@@ -30,8 +30,10 @@ from gateway.endpoints import Endpoint
 from gateway.metrics import GatewayMetrics, StoreMetrics, UpstreamMetrics
 from gateway.ports import Answers, Resolver
 from gateway.proxy.access_log.writer import AccessLog, open_log
+from gateway.proxy.downstream.handshakes import Handshakes
 from gateway.proxy.downstream.listeners import Door, StartError, bind
 from gateway.proxy.downstream.open_files import raise_file_limit
+from gateway.proxy.downstream.tls_server import TlsServer
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.rate_limit_store import worker_link as worker_store
 from gateway.proxy.rate_limit_store.batcher import LimitBatcher
@@ -69,7 +71,7 @@ class Prepared:
     token: str | None = None
     doors: list[Door] = field(default_factory=list)
     """In the order of the listeners."""
-    servers: list[list[asyncio.Server]] = field(default_factory=list)
+    servers: list[list[asyncio.Server | TlsServer]] = field(default_factory=list)
     """Per door: those that are to take the place of its servers; none when they can stay."""
     bound: list[Door] = field(default_factory=list)
     """The doors that there were not before."""
@@ -87,6 +89,7 @@ class Runtime:
         self.metrics = GatewayMetrics(__version__, platform.python_version())
         self.plane = DataPlane(asyncio.get_running_loop(), EMPTY, self.metrics, None)
         self.doors: list[Door] = []
+        self.handshakes = Handshakes(self.plane)
         self.token: str | None = None
         """What the admin listener asks for before it changes something."""
         self.closing = False
@@ -180,12 +183,12 @@ class Runtime:
         header = prepared.snapshot.server.timeouts.header
         for one in prepared.snapshot.server.listeners:
             door = former.pop(one.place, None)
-            servers: list[asyncio.Server] = []
+            servers: list[asyncio.Server | TlsServer] = []
             if door is None:
                 door = self._bind(one)
                 prepared.bound.append(door)
             if door in prepared.bound or door.listener != one or header != self.plane.snapshot.server.timeouts.header:
-                servers = await door.prepare(self.plane, one.tls, header)
+                servers = await door.prepare(self.plane, one.tls, self.handshakes, header)
             prepared.doors.append(door)
             prepared.servers.append(servers)
 

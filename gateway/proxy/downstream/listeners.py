@@ -18,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from gateway.proxy.downstream.handshakes import Handshakes
 from gateway.proxy.downstream.http1_connection import Http1Connection
+from gateway.proxy.downstream.tls_server import TlsServer
 from gateway.proxy.file_rights import grant
 from gateway.proxy.plane import DataPlane
 from gateway.server_settings import Listener
@@ -133,30 +135,31 @@ class Door:
         self._own = own
         self.listener = listener
         self.sockets = list(sockets)
-        self.servers: list[asyncio.Server] = []
+        self.servers: list[asyncio.Server | TlsServer] = []
 
-    async def prepare(self, plane: DataPlane, tls: ssl.SSLContext | None, header: float) -> list[asyncio.Server]:
+    async def prepare(
+        self, plane: DataPlane, tls: ssl.SSLContext | None, handshakes: Handshakes, header: float
+    ) -> list[asyncio.Server | TlsServer]:
         """Servers on these sockets that do not accept yet. A TLS handshake may take `header` seconds. Raises StartError."""
         loop = asyncio.get_running_loop()
         backlog = PLAIN_BACKLOG if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
-        accept = functools.partial(Http1Connection, plane, b"http" if tls is None else b"https", str(self.listener).encode())
-        limit = header if tls is not None else None
-        servers: list[asyncio.Server] = []
+        scheme, name = b"http" if tls is None else b"https", str(self.listener).encode()
+        accept = functools.partial(Http1Connection, plane, scheme, name)
+        servers: list[asyncio.Server | TlsServer] = []
         try:
             for sock in self.sockets:
+                if tls is not None:
+                    servers.append(TlsServer(sock.dup(), tls, handshakes, accept, header, backlog))
+                    continue
                 create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-                servers.append(
-                    await create(
-                        accept, sock=sock.dup(), backlog=backlog, ssl=tls, ssl_handshake_timeout=limit, start_serving=False
-                    )
-                )
+                servers.append(await create(accept, sock=sock.dup(), backlog=backlog, start_serving=False))
         except OSError as error:
             for server in servers:
                 server.close()
             raise StartError(f"cannot listen on {self.listener}: {reason(error)}") from None
         return servers
 
-    async def open(self, listener: Listener, servers: Sequence[asyncio.Server]) -> None:
+    async def open(self, listener: Listener, servers: Sequence[asyncio.Server | TlsServer]) -> None:
         """Let these servers accept, and no others any more."""
         if listener.path and listener.rights != self.listener.rights:
             grant(listener.path, listener.rights)
