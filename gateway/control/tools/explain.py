@@ -15,7 +15,7 @@ from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Route
 from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
-from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllowed, Router, normalise_path, rank, split_path
+from gateway.router import AmbiguousPathError, Found, Match, MethodNotAllowed, Router, Unmatched, normalise_path, rank
 
 
 class RequestError(ValueError):
@@ -67,7 +67,7 @@ def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) 
     config = loaded.config
     matches = route_matches(config)
     router: Router[int] = Router((match, index) for index, match in enumerate(matches))
-    found = router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
+    found = _found(router, request)
     order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
     winner = found.value if isinstance(found, Found) else -1
     lines = [f"{method} {url}", *_verdict(loaded, found), "", "routes, in the order in which they are tried:"]
@@ -118,12 +118,12 @@ def _place(loaded: Loaded, loc: Loc) -> str:
 def mismatches(match: Match, request: Request) -> list[str]:
     """Every condition of a route that the request does not meet, in words."""
     reasons = []
-    if not _host_fits(match.host, request.host.decode("latin-1")):
+    if not _meets(Match(host=match.host), request):
         reasons.append(f"host is not `{match.host}`")
-    if not _path_fits(split_path(match.path), request.path[1:].split(b"/")):
+    if not _meets(Match(path=match.path), request):
         reasons.append(f"path is not `{match.path}`")
-    if match.methods and request.method not in (match.methods | ({b"HEAD"} if b"GET" in match.methods else set())):
-        reasons.append(f"method is not {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
+    if not _meets(Match(methods=match.methods), request):
+        reasons.append(f"method is not {_methods(match)}")
     for kind, conditions, given in (("header", match.headers, request.headers), ("query", match.query, request.query)):
         for name, pattern in conditions:
             value = given.get(name)
@@ -134,34 +134,25 @@ def mismatches(match: Match, request: Request) -> list[str]:
     return reasons
 
 
-def _host_fits(pattern: str, host: str) -> bool:
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
-    return not pattern or pattern == host
+def _meets(condition: Match, request: Request) -> bool:
+    return isinstance(_found(Router([(condition, 0)]), request), Found)
 
 
-def _path_fits(pattern: tuple[str, ...], segments: list[bytes]) -> bool:
-    for at, wanted in enumerate(pattern):
-        if wanted == REST:
-            return True
-        if at >= len(segments):
-            return False
-        if wanted.startswith("{"):
-            if not segments[at]:
-                return False
-        elif wanted.encode("utf-8") != segments[at]:
-            return False
-    return len(pattern) == len(segments)
+def _found(router: Router[int], request: Request) -> Found[int] | MethodNotAllowed | Unmatched:
+    return router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
+
+
+def _methods(match: Match) -> str:
+    return " or ".join(sorted(method.decode("ascii") for method in match.methods))
 
 
 def _why(match: Match) -> str:
     parts = [f"host `{match.host}`"] if match.host else []
     parts.append(f"path `{match.path}`")
     if match.methods:
-        parts.append(f"method {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
-    parts += [f"header `{name.decode()}`" for name, _ in match.headers] + [
-        f"query `{name.decode()}`" for name, _ in match.query
-    ]
+        parts.append(f"method {_methods(match)}")
+    parts += [f"header `{name.decode()}`" for name, _ in match.headers]
+    parts += [f"query `{name.decode()}`" for name, _ in match.query]
     return ", ".join(parts)
 
 
