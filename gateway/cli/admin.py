@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from gateway.cli.common import INVALID, OK, UNREACHABLE, USAGE, Add, add_admin, load, token_header, told
+from gateway.cli.common import OK, UNREACHABLE, Add, add_admin, ask, fail, load, told
 
 if TYPE_CHECKING:
     from gateway.control.words.addresses import Address
@@ -34,48 +35,31 @@ def add_commands(add: Add) -> None:
 
 
 def _healthcheck(options: argparse.Namespace) -> int:
+    from gateway.cli.admin_client import request
+
     url = options.admin
     if options.config is not None:
-        loaded = load(options.config)
-        if loaded is None:
-            return INVALID
-        if loaded.config.admin.listen is None:
-            print("gateway healthcheck: error: the configuration has no admin listener", file=sys.stderr)
-            return USAGE
-        url = _admin_url(loaded.config.admin.listen)
-    ready, text = _ask(url)
-    print(text, file=sys.stdout if ready else sys.stderr)
-    return OK if ready else UNREACHABLE
+        listen = load(options.config).config.admin.listen
+        if listen is None:
+            fail(options.name, "the configuration has no admin listener")
+        url = _admin_url(listen)
+    status, text = request(url, "GET", "/readyz", {})
+    if status:
+        text = "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
+    print(text, file=sys.stdout if status == 200 else sys.stderr)
+    return OK if status == 200 else UNREACHABLE
 
 
 def _admin_url(address: Address) -> str:
     """Where a health check on the same host reaches the admin listener."""
-    if address.path:
-        return f"unix:{address.path}"
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
-
-
-def _ask(url: str) -> tuple[bool, str]:
-    """Whether `/readyz` answers 200, and a line about it."""
-    from gateway.cli.admin_client import request
-
-    status, text = request(url, "GET", "/readyz", {})
-    if not status:
-        return False, text
-    return status == 200, "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
+    return str(address) if address.path else f"http://{replace(address, host=host)}"
 
 
 def _reload(options: argparse.Namespace) -> int:
     import json
 
-    from gateway.cli.admin_client import request
-
-    headers = token_header(options)
-    if headers is None:
-        return USAGE
-    target = "/reload?dry_run=1" if options.dry_run else "/reload"
-    status, text = request(options.admin, "POST", target, headers, RELOAD_TIMEOUT)
+    status, text = ask(options, "POST", "/reload?dry_run=1" if options.dry_run else "/reload", RELOAD_TIMEOUT)
     try:
         text = str(json.loads(text)["text"])
     except (ValueError, TypeError, KeyError):
@@ -86,17 +70,9 @@ def _reload(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> int:
     from urllib.parse import urlencode
 
-    from gateway.cli.admin_client import request
-
-    if options.action != "top" and (options.route is None or options.key is None):
-        print(f"gateway limits: error: `{options.action}` needs ROUTE and KEY", file=sys.stderr)
-        return USAGE
-    headers = token_header(options)
-    if headers is None:
-        return USAGE
-    target = "/limits"
-    if options.action != "top":
-        query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})
-        target = f"/limits/{options.action}?{query}"
-    status, text = request(options.admin, "POST" if options.action == "reset" else "GET", target, headers)
-    return told(status, text)
+    if options.action == "top":
+        return told(*ask(options, "GET", "/limits"))
+    if options.route is None or options.key is None:
+        fail(options.name, f"`{options.action}` needs ROUTE and KEY")
+    query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})
+    return told(*ask(options, "POST" if options.action == "reset" else "GET", f"/limits/{options.action}?{query}"))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import http.client
 import socket
-from typing import Final
 from urllib.parse import urlsplit
 
-TIMEOUT: Final = 3.0
-"""Seconds."""
 
-
-def request(url: str, method: str, target: str, headers: dict[str, str], timeout: float = TIMEOUT) -> tuple[int, str]:
+def request(url: str, method: str, target: str, headers: dict[str, str], timeout: float = 3.0) -> tuple[int, str]:
     """Status and body of an answer of an admin listener; status 0 and the reason when there was none."""
     connection = None
     try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
-from gateway.cli.common import USAGE, Add, add_admin, token_header, told
+from gateway.cli.common import Add, add_admin, ask, fail, told
 
 
 def add_commands(add: Add) -> None:
@@ -21,48 +20,32 @@ def add_commands(add: Add) -> None:
 
 
 def _breaker(options: argparse.Namespace) -> int:
-    from gateway.cli.admin_client import request
+    from urllib.parse import urlencode
 
-    headers = token_header(options)
-    if headers is None:
-        return USAGE
-    try:
-        status, text = request(options.admin, *_request_of(options), headers)
-    except _UsageError as error:
-        print(f"gateway breaker: error: {error}", file=sys.stderr)
-        return USAGE
+    given = {name: value for name, value in _query(options).items() if value is not None}
+    listing = options.action == "list"
+    target = "/breakers" if listing else f"/breakers/{options.action}"
+    status, text = ask(options, "GET" if listing else "POST", f"{target}?{urlencode(given)}")
     return told(status, _table(text) if status == 200 else text)
 
 
-class _UsageError(ValueError):
-    """An argument is missing; the text says which."""
-
-
-def _request_of(options: argparse.Namespace) -> tuple[str, str]:
-    """Method and target of the request. Raises _UsageError."""
+def _query(options: argparse.Namespace) -> dict[str, str | None]:
     import getpass
 
     action = options.action
-    named = {"upstream": options.upstream, "endpoint": options.endpoint}
+    query: dict[str, str | None] = {"upstream": options.upstream, "endpoint": options.endpoint}
     if action == "list":
-        return "GET", f"/breakers?{_query(named)}"
+        return query
     if options.upstream is None:
-        raise _UsageError(f"`{action}` needs UPSTREAM")
+        fail(options.name, f"`{action}` needs UPSTREAM")
     if action != "release":
         if not options.reason:
-            raise _UsageError(f"`{action}` needs --reason")
-        named |= {"reason": options.reason, "for": options.lasts}
+            fail(options.name, f"`{action}` needs --reason")
+        query |= {"reason": options.reason, "for": options.lasts}
     try:
-        named["by"] = getpass.getuser()
+        return query | {"by": getpass.getuser()}
     except (OSError, KeyError):  # a container's user may have no name
-        named["by"] = str(os.getuid())
-    return "POST", f"/breakers/{action}?{_query(named)}"
-
-
-def _query(values: dict[str, str | None]) -> str:
-    from urllib.parse import urlencode
-
-    return urlencode({name: value for name, value in values.items() if value is not None})
+        return query | {"by": str(os.getuid())}
 
 
 def _table(text: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TextIO
 
 if TYPE_CHECKING:
     from gateway.control.load import Loaded
@@ -41,8 +41,14 @@ def colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def load(path: str) -> Loaded | None:
-    """The configuration; None after its problems went to standard error."""
+def fail(command: str, text: str, code: int = USAGE) -> NoReturn:
+    """End a command, with a line on standard error."""
+    print(f"gateway {command}: error: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def load(path: str, code: int = INVALID) -> Loaded:
+    """The configuration; its problems go to standard error, and end the command."""
     from gateway.control.load import load as load_file
     from gateway.control.reading.problems import ConfigError, render_text
 
@@ -50,20 +56,22 @@ def load(path: str) -> Loaded | None:
         return load_file(path)
     except ConfigError as error:
         print(render_text(error.problems, colour=colour(sys.stderr)), file=sys.stderr)
-        return None
+        raise SystemExit(code) from None
 
 
-def token_header(options: argparse.Namespace) -> dict[str, str] | None:
-    """What shows the token; None after an error message."""
-    if options.token_file is None:
-        return {}
+def ask(options: argparse.Namespace, method: str, target: str, timeout: float = 3.0) -> tuple[int, str]:
+    """Status and body of an answer of the admin listener; status 0 and the reason when there was none."""
     from pathlib import Path
 
-    try:
-        return {"Authorization": f"Bearer {Path(options.token_file).read_text(encoding='utf-8').strip()}"}
-    except (OSError, UnicodeDecodeError):
-        print(f"gateway {options.name}: error: cannot read `{options.token_file}`", file=sys.stderr)
-        return None
+    from gateway.cli.admin_client import request
+
+    headers = {}
+    if options.token_file is not None:
+        try:
+            headers["Authorization"] = f"Bearer {Path(options.token_file).read_text(encoding='utf-8').strip()}"
+        except (OSError, UnicodeDecodeError):
+            fail(options.name, f"cannot read `{options.token_file}`")
+    return request(options.admin, method, target, headers, timeout)
 
 
 def told(status: int, text: str) -> int:

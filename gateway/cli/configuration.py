@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from gateway.cli.common import INVALID, OK, USAGE, Add, add_config, colour, load
+from gateway.cli.common import INVALID, OK, USAGE, Add, add_config, colour, fail, load
 
 if TYPE_CHECKING:
     from gateway.control.reading.problems import Problem
@@ -66,10 +66,7 @@ def _count(number: int, noun: str) -> str:
 def _diff(options: argparse.Namespace) -> int:
     from gateway.control.tools.diff import diff, render
 
-    old, new = load(options.old), load(options.new)
-    if old is None or new is None:
-        return USAGE
-    changes = diff(old, new)
+    changes = diff(load(options.old, USAGE), load(options.new, USAGE))
     print(render(changes))
     return INVALID if changes else OK
 
@@ -77,24 +74,17 @@ def _diff(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     from gateway.control.tools.explain import RequestError, explain
 
-    loaded = load(options.config)
-    if loaded is None:
-        return INVALID
     try:
-        print(explain(loaded, options.method, options.url, options.header))
+        print(explain(load(options.config), options.method, options.url, options.header))
     except RequestError as error:
-        print(f"gateway explain: error: {error}", file=sys.stderr)
-        return USAGE
+        fail(options.name, str(error))
     return OK
 
 
 def _routes(options: argparse.Namespace) -> int:
     from gateway.control.tools.explain import route_table
 
-    loaded = load(options.config)
-    if loaded is None:
-        return INVALID
-    print(route_table(loaded))
+    print(route_table(load(options.config)))
     return OK
 
 
@@ -115,10 +105,8 @@ def _init(options: argparse.Namespace) -> int:
         with path.open("x", encoding="utf-8") as file:
             file.write(STARTER)
     except FileExistsError:
-        print(f"gateway init: error: `{path}` exists and is left as it is", file=sys.stderr)
-        return INVALID
+        fail(options.name, f"`{path}` exists and is left as it is", INVALID)
     except OSError as error:
-        print(f"gateway init: error: cannot write `{path}`: {error.strerror}", file=sys.stderr)
-        return INVALID
+        fail(options.name, f"cannot write `{path}`: {error.strerror}", INVALID)
     print(f"wrote {path}; next: edit it, then `gateway check {path}` and `gateway run {path}`")
     return OK

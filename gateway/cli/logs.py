@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gateway.cli.common import OK, UNREACHABLE, USAGE, Add, colour
+from gateway.cli.common import OK, UNREACHABLE, Add, colour, fail
 
 
 def add_commands(add: Add) -> None:
@@ -26,11 +26,9 @@ def _logs(options: argparse.Namespace) -> int:
     try:
         run(options, colour=colour(sys.stdout))
     except FilterError as error:
-        print(f"gateway logs: error: {error}", file=sys.stderr)
-        return USAGE
+        fail(options.name, str(error))
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"gateway logs: error: cannot read `{options.file}`: {error.strerror}", file=sys.stderr)
-        return UNREACHABLE
+        fail(options.name, f"cannot read `{options.file}`: {error.strerror}", UNREACHABLE)
     return OK

@@ -54,7 +54,7 @@ def notes(resolved: ResolvedConfig, positions: Positions) -> list[str]:
 
 def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream, positions: Positions) -> Iterator[Problem]:
     for block in blocks:
-        written = getattr(one.written, block.name, None)
+        written = getattr(one.written, block.name) if block.name in one.written.model_fields_set else None
         if written is not None:
             yield from block.check_written(written, (*one.facts.loc, block.name), positions)
         yield from block.check(one.blocks[block.name], one.facts, positions)

@@ -40,8 +40,6 @@ from gateway.control.words.values import did_you_mean
 
 MAX_FILE: Final = 8 * 1024 * 1024
 MAX_INCLUDES: Final = 1000
-MAX_SALVAGES: Final = 4
-"""How often faulty parts are taken out to look for mistakes behind them."""
 INCLUDABLE: Final = ("routes", "upstreams")
 
 
@@ -95,12 +93,14 @@ class _Loader:
             self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on")
             raise self._error()
         self._include(root)
-        self._refuse_nulls(root)
         positions = Positions(root, self.lines)
         data = to_data(root)
         config, faults = self._validate(data, positions)
         if config is None:
-            self._look_further(root, faults)
+            # What only shows once the faulty parts are out of the way.
+            config, _ = self._validate(salvage(data, faults), positions)
+            if config is not None:
+                self.problems += checks.check(config, resolve_config(config), positions)
             raise self._error()
         resolved = resolve_config(config)
         self.problems += checks.check(config, resolved, positions)
@@ -206,76 +206,31 @@ class _Loader:
                 hint = did_you_mean(name, INCLUDABLE) or "this belongs into the main file"
                 self._report(key, f"an included file holds only `routes` and `upstreams`, not `{name}`", hint)
             elif name == "routes" and isinstance(node, Sequence):
-                self._merge_routes(root, key, node)
+                place, routes = root.items.get(name, (key, Sequence(key)))
+                if isinstance(routes, Sequence):
+                    root.items[name] = (place, Sequence(routes.position, [*routes.items, *node.items]))
             elif name == "upstreams" and isinstance(node, Mapping):
-                self._merge_upstreams(root, key, node)
-            else:
+                place, upstreams = root.items.get(name, (key, Mapping(key)))
+                if isinstance(upstreams, Mapping):
+                    self._refuse_twice(upstreams, node)
+                    root.items[name] = (place, Mapping(upstreams.position, upstreams.items | node.items))
+            elif not (isinstance(node, Scalar) and node.broken):
                 self._report(key, f"expected a {'list' if name == 'routes' else 'mapping'} under `{name}`")
 
-    def _merge_routes(self, root: Mapping, key: Position, node: Sequence) -> None:
-        place, own = root.items.get("routes", (key, Sequence(key)))
-        if isinstance(own, Sequence):
-            root.items["routes"] = (place, Sequence(own.position, [*own.items, *node.items]))
-
-    def _merge_upstreams(self, root: Mapping, key: Position, node: Mapping) -> None:
-        place, own = root.items.get("upstreams", (key, Mapping(key)))
-        if not isinstance(own, Mapping):
-            return
-        merged = Mapping(own.position, dict(own.items))
-        root.items["upstreams"] = (place, merged)
-        for name, (name_key, upstream) in node.items.items():
-            first = merged.items.get(name)
-            if first is not None:
-                self._report(name_key, f"the upstream `{name}` is already defined at {first[0]}")
-            else:
-                merged.items[name] = (name_key, upstream)
+    def _refuse_twice(self, own: Mapping, more: Mapping) -> None:
+        for name in own.items.keys() & more.items.keys():
+            self._report(more.items[name][0], f"the upstream `{name}` is already defined at {own.items[name][0]}")
 
     # -- validation --------------------------------------------------------------------------------------------------
 
-    def _refuse_nulls(self, root: Mapping) -> None:
-        stack: list[tuple[Position, str, Node]] = [(key, name, node) for name, (key, node) in root.items.items()]
-        while stack:
-            key, name, node = stack.pop()
-            if isinstance(node, Mapping):
-                stack += [(inner_key, inner, value) for inner, (inner_key, value) in node.items.items()]
-            elif isinstance(node, Sequence):
-                stack += [(item.position, "this entry", item) for item in node.items]
-            elif node.value is None and not node.broken:
-                node.broken = True
-                shown = name if name == "this entry" else f"`{name}`"
-                self._report(key, f"{shown} has no value", "remove the line, or write a value")
-
-    def _validate(
-        self, data: Any, positions: Positions, *, salvaged: bool = False
-    ) -> tuple[Config | None, list[tuple[str, Loc]]]:
-        """The configuration, or the faults that keep it from being one; those are reported."""
+    def _validate(self, data: Any, positions: Positions) -> tuple[Config | None, list[Loc]]:
+        """The configuration, or the places of the faults that keep it from being one; those are reported."""
         try:
             return Config.model_validate(data, context={"base": self.base}), []
         except ValidationError as error:
-            faults = []
-            known = set(self.problems)
-            for one in error.errors(include_url=False):
-                kind, loc = str(one["type"]), tuple(one["loc"])
-                faults.append((kind, loc[:-1] if loc and loc[-1] == "[key]" else loc))
-                if salvaged and kind in ("missing", "too_short"):
-                    continue  # it was there, and has just been taken out
-                problem = _explained(dict(one), positions)
-                if problem is not None and problem not in known:
-                    known.add(problem)
-                    self.problems.append(problem)
-            return None, faults
-
-    def _look_further(self, root: Mapping, faults: list[tuple[str, Loc]]) -> None:
-        """Report what only shows once the faulty parts are out of the way."""
-        for _ in range(MAX_SALVAGES):
-            root = salvage(root, faults)
-            positions = Positions(root, self.lines)
-            config, faults = self._validate(to_data(root), positions, salvaged=True)
-            if config is not None:
-                known = set(self.problems)
-                found = checks.check(config, resolve_config(config), positions)
-                self.problems += [problem for problem in found if problem not in known]
-                return
+            errors = error.errors(include_url=False)
+            self.problems += filter(None, (_explained(dict(one), positions) for one in errors))
+            return None, [tuple(one["loc"]) for one in errors]
 
 
 def _paths(value: Any) -> Iterator[Path]:

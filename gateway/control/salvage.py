@@ -1,105 +1,63 @@
 """What is left of a configuration without its faulty parts, so that one run finds the mistakes of every kind.
 
-Cross checks (names that must exist, budgets that contradict one another) need a whole `Config`. Each value that does not
-fit is taken out of a copy of the tree, or replaced by a stand-in where its absence would be a mistake of its own.
+Cross checks (names that must exist, budgets that contradict one another) need a whole `Config`. Each block that does not fit
+is taken out of a copy of the values; where its absence would be a mistake of its own, something stands in for it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from gateway.control.reading.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence
+from gateway.control.reading.nodes import Loc
 
-_ENDPOINT: Final = "http://stand-in"
-_LOCATION: Final = "https://stand-in/"
-_STAND_INS: Final = {"url": _ENDPOINT, "address": "127.0.0.1:0", "to": _LOCATION, "version": "1"}
-_ANSWERS: Final = {"redirect": _LOCATION, "respond": "404"}
+_ENDPOINT: Final = "https://stand-in"
+_ANSWERS: Final = {"redirect": "https://stand-in/", "respond": "404"}
 
 
-def salvage(root: Mapping, faults: Iterable[tuple[str, Loc]]) -> Mapping:
-    """A copy of the tree without what is faulty: pairs of pydantic's error type and where."""
-    tree = copy.deepcopy(root)
-    positions = Positions(tree, {})
-    doomed: set[int] = set()
-    listed = list(faults)
-    outer = {loc[:length] for _, loc in listed for length in range(len(loc))}
-    for kind, loc in listed:
-        if kind == "missing":
-            _add_missing(positions, loc, doomed)
-        elif loc not in outer:
-            # (A list without a valid entry is called too short besides; its entries are what is wrong.)
-            _take_out(positions, positions.written_part(loc), doomed)
-    _sweep(tree, doomed)
-    return tree
+def salvage(data: dict[str, Any], faults: Iterable[Loc]) -> dict[str, Any]:
+    """A copy of the values without what is faulty."""
+    left = copy.deepcopy(data)
+    places: set[tuple[Any, ...]] = set(faults)
+    # A list without a valid entry is called too short besides; its entries are what is wrong.
+    outer = {loc[:length] for loc in places for length in range(len(loc))}
+    for top, *steps in sorted(places - outer, key=str):
+        block = left.get(top)
+        if not steps or not isinstance(block, (dict, list)):
+            left.pop(top, None)
+        elif top == "routes":
+            block[steps[0]] = _route(block[steps[0]], *steps)
+        elif top == "upstreams" and steps[1:] != ["[key]"]:
+            block[steps[0]] = _upstream(block[steps[0]], *steps[1:])
+        elif isinstance(block, dict):
+            block.pop(steps[0], None)
+        else:
+            left.pop(top)
+    return {"version": "1", "routes": [_route(None, 0)]} | left
 
 
-def _add_missing(positions: Positions, loc: Loc, doomed: set[int]) -> None:
-    parent = positions.find(loc[:-1])[0]
-    name = str(loc[-1])
-    if not isinstance(parent, Mapping):
-        _take_out(positions, positions.written_part(loc), doomed)
-    elif name == "match":
-        parent.items[name] = (parent.position, _unlikely_match(parent.position, loc))
-    elif name == "name":
-        parent.items[name] = (parent.position, Scalar(parent.position, f"stand-in-{loc[1]}"))
-    elif name == "routes":
-        parent.items[name] = (parent.position, Sequence(parent.position, [_unlikely_route(parent.position)]))
-    elif name == "endpoints":
-        parent.items[name] = (parent.position, Sequence(parent.position, [Scalar(parent.position, _ENDPOINT)]))
-    elif name in _STAND_INS:
-        parent.items[name] = (parent.position, Scalar(parent.position, _STAND_INS[name]))
-    else:
-        _take_out(positions, loc[:-1], doomed)
+def _route(route: Any, index: int, part: str = "", *_: Any) -> dict[str, Any]:
+    # A path that is not known neither hides other routes nor is hidden.
+    name, match = f"stand-in-{index}", {"path": f"/stand-in-{index}"}
+    if not isinstance(route, dict) or part in ("", "upstream"):
+        return {"name": name, "match": match, "respond": "404"}
+    if part == "match":  # any prefix fits what is not known
+        return {key: value for key, value in route.items() if key not in ("strip_prefix", "rewrite_prefix")} | {"match": match}
+    if part == "name":
+        return route | {"name": name}
+    if part in _ANSWERS:
+        return route | {part: _ANSWERS[part]} if part in route else route
+    return {key: value for key, value in route.items() if key != part}
 
 
-def _take_out(positions: Positions, loc: Loc, doomed: set[int]) -> None:
-    if len(loc) >= 3 and loc[0] == "routes":
-        route = positions.find(loc[:2])[0]
-        part = str(loc[2])
-        if isinstance(route, Mapping):
-            if part == "match":
-                # A path that is not known neither hides other routes nor is hidden, and fits any prefix.
-                route.items["match"] = (route.position, _unlikely_match(route.position, loc))
-                route.items.pop("strip_prefix", None)
-                route.items.pop("rewrite_prefix", None)
-                return
-            if part in _ANSWERS:
-                route.items[part] = (route.position, Scalar(route.position, _ANSWERS[part]))
-                return
-            if part in ("name", "upstream"):
-                doomed.add(id(route))
-                return
-    if loc[2:4] == ("load_balancing", "key"):
-        balancing = positions.find(loc[:3])[0]
-        if isinstance(balancing, Mapping):
-            # A key that is wrong is not missing besides.
-            balancing.items["key"] = (balancing.position, Scalar(balancing.position, "client_ip"))
-    elif loc:
-        doomed.add(id(positions.find(loc)[0]))
-
-
-def _unlikely_route(position: Position) -> Mapping:
-    fields = {"name": "stand-in", "respond": "404"}
-    written: dict[str, tuple[Position, Node]] = {name: (position, Scalar(position, text)) for name, text in fields.items()}
-    return Mapping(position, {**written, "match": (position, _unlikely_match(position, ("routes", 0)))})
-
-
-def _unlikely_match(position: Position, loc: Loc) -> Mapping:
-    path = Scalar(position, f"/stand-in-{loc[1]}")
-    return Mapping(position, {"path": (position, path)})
-
-
-def _sweep(node: Node, doomed: set[int]) -> None:
-    """Remove the doomed nodes. A list of endpoints that would be empty gets a stand-in."""
-    if isinstance(node, Mapping):
-        node.items = {name: (key, child) for name, (key, child) in node.items.items() if id(child) not in doomed}
-        for name, (_, child) in node.items.items():
-            _sweep(child, doomed)
-            if name == "endpoints" and isinstance(child, Sequence) and not child.items:
-                child.items.append(Scalar(child.position, _ENDPOINT))
-    elif isinstance(node, Sequence):
-        node.items = [item for item in node.items if id(item) not in doomed]
-        for item in node.items:
-            _sweep(item, doomed)
+def _upstream(upstream: Any, part: str = "", *steps: Any) -> dict[str, Any]:
+    if not isinstance(upstream, dict) or not part:
+        return {"endpoints": [_ENDPOINT]}
+    if part != "endpoints":
+        return {key: value for key, value in upstream.items() if key != part}
+    listed = upstream.get(part)
+    if not steps or not isinstance(listed, list):
+        return upstream | {part: [_ENDPOINT]}
+    at = steps[0]
+    return upstream | {part: [*listed[:at], f"{_ENDPOINT}-{at}", *listed[at + 1 :]]}

@@ -6,9 +6,9 @@ decides whether it is a number. So `on:` is a key, `012` is 12, `1:30` is text a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import yaml
 
@@ -58,16 +58,12 @@ class Scalar:
     written: str = ""
     broken: bool = False
     """A problem is already reported here."""
-    size: int = 1
-    height: int = 0
 
 
 @dataclass(slots=True)
 class Sequence:
     position: Position
     items: list[Node] = field(default_factory=list)
-    size: int = 1
-    height: int = 1
 
 
 @dataclass(slots=True)
@@ -75,8 +71,10 @@ class Mapping:
     position: Position
     items: dict[str, tuple[Position, Node]] = field(default_factory=dict)
     """Key ▸ place of the key, value."""
-    size: int = 1
-    height: int = 1
+
+    def values(self) -> list[Node]:
+        """Without the keys."""
+        return [value for _, value in self.items.values()]
 
 
 Node: TypeAlias = Scalar | Sequence | Mapping
@@ -86,39 +84,34 @@ class _Stop(Exception):  # noqa: N818 - ends the parse of one file; its problem 
     pass
 
 
-@dataclass(slots=True)
-class _Open:
-    node: Sequence | Mapping
-    anchor: str | None
-    key: str | None = None
-    key_position: Position | None = None
-
-
 class TreeParser:
     """Parses one file; problems are collected, not raised."""
 
     def __init__(self, file: str, text: str, expand: Expand) -> None:
         self.file = file
         self.problems: list[Problem] = []
-        self._text = text
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         self._lines = text.splitlines()
         self._expand = expand
         self._anchors: dict[str, Node | None] = {}
-        self._open: list[_Open] = []
+        """None: it has begun, and not ended yet."""
         self._count = 0
-        self._root: Node | None = None
 
     def parse(self) -> Node | None:
         """The tree, or None when the text is empty or not YAML; `problems` says why."""
+        root: Node | None = None
         try:
-            for event in yaml.parse(self._text, Loader=_LOADER):
-                self._take(event)
+            for event in self._events:
+                if isinstance(event, yaml.DocumentStartEvent):
+                    if root is not None:
+                        self._stop(self._at(event), "a second document (`---`): one file holds one document")
+                    root = self._node(next(self._events), 0)
         except _Stop:
             return None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             text = error.problem or error.context or "not valid YAML"
-            position = self._at(mark, mark)
+            position = Position(self.file, mark.line + 1, mark.column + 1) if mark else Position(self.file, 1, 1)
             braces = "${" in "".join(self._lines[max(position.line - 2, 0) : position.line])
             hint = "inside `{…}` and `[…]` a `${…}` needs quotes" if braces else ""
             self._problem(position, f"not valid YAML: {text}", hint)
@@ -127,140 +120,129 @@ class TreeParser:
             reason = str(getattr(error, "reason", "")) or "unreadable characters"
             self._problem(Position(self.file, 1, 1), f"not valid YAML: {reason}")
             return None
-        if self._root is None:
+        if root is None:
             self._problem(Position(self.file, 1, 1), "the file is empty")
-        return self._root
+        return root
 
     def _problem(self, position: Position, message: str, hint: str = "") -> None:
         self.problems.append(problem_at(position, self._lines, message, hint))
 
-    def _at(self, start: Any, end: Any) -> Position:
-        if start is None:
-            return Position(self.file, 1, 1)
+    def _stop(self, position: Position, message: str) -> NoReturn:
+        self._problem(position, message)
+        raise _Stop
+
+    def _at(self, event: Any) -> Position:
+        start, end = event.start_mark, event.end_mark
         length = end.column - start.column if end.line == start.line else 1
         return Position(self.file, start.line + 1, start.column + 1, max(length, 1))
 
-    def _take(self, event: yaml.Event) -> None:
+    def _node(self, event: Any, depth: int) -> Node:
+        """What begins with this event, inside so many others."""
+        position = self._at(event)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event.anchor, position, depth)
+        self._count_in(1, position)
+        self._check_tag(event.tag, position)
+        if event.anchor:
+            self._anchors[event.anchor] = None
+        node: Node
         if isinstance(event, yaml.ScalarEvent):
-            self._scalar(event)
-        elif isinstance(event, yaml.AliasEvent):
-            self._alias(event)
-        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            self._start(event)
-        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            self._end()
-        elif isinstance(event, yaml.DocumentStartEvent) and self._root is not None:
-            self._problem(
-                self._at(event.start_mark, event.start_mark), "a second document (`---`): one file holds one document"
-            )
-            raise _Stop
+            node = self._scalar(event, position)
+        elif depth >= MAX_DEPTH:
+            self._stop(position, f"nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = self._sequence(position, depth + 1)
+        else:
+            node = self._mapping(position, depth + 1)
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _alias(self, anchor: str | None, position: Position, depth: int) -> Node:
+        node = self._anchors.get(anchor or "")
+        if node is None:
+            why = "contains itself" if anchor in self._anchors else "has no anchor before it"
+            self._stop(position, f"the alias `*{anchor}` {why}")
+        size, height = _extent(node)
+        if depth + height > MAX_DEPTH:
+            self._stop(position, f"nested deeper than {MAX_DEPTH} levels")
+        self._count_in(size, position)
+        return node
+
+    def _count_in(self, size: int, position: Position) -> None:
+        self._count += size
+        if self._count > MAX_NODES:
+            self._stop(position, f"more than {MAX_NODES} values, aliases included")
 
     def _check_tag(self, tag: str | None, position: Position) -> None:
         if tag not in _ALLOWED_TAGS:
             self._problem(position, f"the tag `{tag}` is not allowed: values have no types here")
 
-    def _expects_key(self) -> bool:
-        return bool(self._open) and isinstance(self._open[-1].node, Mapping) and self._open[-1].key is None
-
-    def _scalar(self, event: yaml.ScalarEvent) -> None:
-        position = self._at(event.start_mark, event.end_mark)
-        self._check_tag(event.tag, position)
-        if self._expects_key():
-            self._key(event.value, position)
-            return
+    def _scalar(self, event: yaml.ScalarEvent, position: Position) -> Scalar:
         node = Scalar(position, event.value)
         if event.style in (None, "") and event.tag is None and event.value in _WORDS:
             node.value = _WORDS[event.value]
         elif "${" in event.value:
-            self._expanded(node, event.value)
+            node.written = event.value
+            try:
+                node.value = expanded = self._expand(event.value)
+            except ValueError as error:
+                self._broken(node, str(error))
+            else:
+                if any("\ud800" <= character <= "\udfff" for character in expanded):
+                    self._broken(node, "what stands for the `${…}` is not UTF-8 text")
         if isinstance(node.value, str) and "\0" in node.value:
             self._broken(node, "a NUL character is never valid here")
-        if event.anchor:
-            self._anchors[event.anchor] = node
-        self._place(node)
-
-    def _expanded(self, node: Scalar, text: str) -> None:
-        node.written = text
-        try:
-            node.value = expanded = self._expand(text)
-        except ValueError as error:
-            self._broken(node, str(error))
-            return
-        if any("\ud800" <= character <= "\udfff" for character in expanded):
-            self._broken(node, "what stands for the `${…}` is not UTF-8 text")
+        return node
 
     def _broken(self, node: Scalar, message: str) -> None:
         node.broken = True
         node.value = ""
         self._problem(node.position, message)
 
-    def _key(self, key: str, position: Position) -> None:
-        top = self._open[-1]
-        assert isinstance(top.node, Mapping)
+    def _sequence(self, position: Position, depth: int) -> Sequence:
+        node = Sequence(position)
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            item = self._node(event, depth)
+            self._refuse_null(item, item.position, "this entry")
+            node.items.append(item)
+        return node
+
+    def _mapping(self, position: Position, depth: int) -> Mapping:
+        node = Mapping(position)
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key, place = self._key(event, node)
+            value = self._node(next(self._events), depth)
+            if key != "<<" and key not in node.items:
+                self._refuse_null(value, place, f"`{key}`")
+                node.items[key] = (place, value)
+        return node
+
+    def _key(self, event: Any, node: Mapping) -> tuple[str, Position]:
+        position = self._at(event)
+        if not isinstance(event, yaml.ScalarEvent):
+            alias = isinstance(event, yaml.AliasEvent)
+            self._stop(position, "a key cannot be an alias" if alias else "a key must be plain text")
+        self._check_tag(event.tag, position)
+        key = event.value
         if key == "<<":
             self._problem(position, "merge keys (`<<`) are not supported", "put what routes share under `defaults`")
-        elif key in top.node.items:
-            first = top.node.items[key][0]
-            self._problem(position, f"the key `{key}` stands twice; first on line {first.line}")
-        top.key, top.key_position = key, position
+        elif key in node.items:
+            self._problem(position, f"the key `{key}` stands twice; first on line {node.items[key][0].line}")
+        return key, position
 
-    def _alias(self, event: yaml.AliasEvent) -> None:
-        position = self._at(event.start_mark, event.end_mark)
-        if self._expects_key():
-            self._problem(position, "a key cannot be an alias")
-            raise _Stop
-        anchor = event.anchor or ""
-        node = self._anchors.get(anchor)
-        if node is None:
-            inside = anchor in self._anchors
-            self._problem(position, f"the alias `*{anchor}` " + ("contains itself" if inside else "has no anchor before it"))
-            raise _Stop
-        if len(self._open) + node.height > MAX_DEPTH:
-            self._problem(position, f"nested deeper than {MAX_DEPTH} levels")
-            raise _Stop
-        self._place(node)
+    def _refuse_null(self, node: Node, place: Position, what: str) -> None:
+        if isinstance(node, Scalar) and node.value is None and not node.broken:
+            node.broken = True
+            self._problem(place, f"{what} has no value", "remove the line, or write a value")
 
-    def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
-        position = self._at(event.start_mark, event.start_mark)
-        self._check_tag(event.tag, position)
-        if self._expects_key():
-            self._problem(position, "a key must be plain text")
-            raise _Stop
-        if len(self._open) >= MAX_DEPTH:
-            self._problem(position, f"nested deeper than {MAX_DEPTH} levels")
-            raise _Stop
-        node = Mapping(position) if isinstance(event, yaml.MappingStartEvent) else Sequence(position)
-        if event.anchor:
-            self._anchors[event.anchor] = None
-        self._open.append(_Open(node, event.anchor))
 
-    def _end(self) -> None:
-        closed = self._open.pop()
-        if closed.anchor:
-            self._anchors[closed.anchor] = closed.node
-        # Its children are counted already; only what an alias repeats is added again.
-        self._count -= closed.node.size - 1
-        self._place(closed.node)
-
-    def _place(self, node: Node) -> None:
-        self._count += node.size
-        if self._count > MAX_NODES:
-            self._problem(node.position, f"more than {MAX_NODES} values, aliases included")
-            raise _Stop
-        if not self._open:
-            self._root = node
-            return
-        top = self._open[-1]
-        top.node.size += node.size
-        top.node.height = max(top.node.height, node.height + 1)
-        if isinstance(top.node, Sequence):
-            top.node.items.append(node)
-            return
-        assert top.key is not None
-        assert top.key_position is not None
-        if top.key != "<<" and top.key not in top.node.items:
-            top.node.items[top.key] = (top.key_position, node)
-        top.key = None
+def _extent(node: Node) -> tuple[int, int]:
+    """How many values a node holds, itself among them, and in how many levels."""
+    if isinstance(node, Scalar):
+        return 1, 0
+    inner = [_extent(item) for item in (node.items if isinstance(node, Sequence) else node.values())]
+    return 1 + sum(size for size, _ in inner), 1 + max((height for _, height in inner), default=0)
 
 
 def problem_at(position: Position, lines: list[str], message: str, hint: str = "") -> Problem:

@@ -7,9 +7,10 @@ of the process too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -19,24 +20,20 @@ async def off_loop(function: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(result)  # type: ignore[arg-type]
+    def settle(how: Callable[[Any], None], what: Any) -> None:
+        if not answer.done():
+            how(what)
 
     def work() -> None:
-        result, error = None, None
+        how: Callable[[Any], None] = answer.set_result
+        what: Any
         try:
-            result = function()
+            what = function()
         except BaseException as raised:  # noqa: BLE001 - the caller gets it
-            error = raised
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            pass  # the loop has ended
+            how, what = answer.set_exception, raised
+        # The loop may have ended meanwhile.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, how, what)
 
     threading.Thread(target=work, name="off_loop", daemon=True).start()
     return await answer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from gateway.control.load import Loaded
 from gateway.control.reading.nodes import Loc, Scalar
@@ -23,7 +23,7 @@ NAMES: Final = ("name", "url", "address")
 MOST: Final = 200
 """Changes that are printed; the rest is counted."""
 _LONGEST: Final = 120
-_EDITS: Final = ("set", "add")
+_EDITS: Final = (("set",), ("add",))
 """Values of headers are not shown: they may be credentials."""
 
 
@@ -57,6 +57,10 @@ class _Place:
     short: bool = False
     """A bare value in place of the block around it stands for this one."""
 
+    def digest(self) -> bytes | None:
+        """Of the content of the file that the value names."""
+        return self.side.sources.digests.get(self.value)
+
     def shown(self) -> str:
         """The value as it was written, or as the manual says it."""
         if self.hidden or isinstance(self.value, SecretStr):
@@ -86,28 +90,34 @@ def render(changes: list[Change]) -> str:
 
 
 def _compare(path: str, old: _Place, new: _Place) -> Iterator[Change]:
-    one, other = old.value, new.value
-    if isinstance(one, Model) and type(one) is type(other):
-        for name, field in type(one).model_fields.items():
-            step = field.alias or name
-            here = f"{path}.{step}" if path else step
-            yield from _compare(here, _field(old, name, step, field.default), _field(new, name, step, field.default))
-    elif isinstance(one, dict) and isinstance(other, dict):
-        hidden = path.rpartition(".")[2] in _EDITS
-        yield from _entries(
-            path,
-            {str(key): _Place(old.side, value, (*old.loc, key), hidden=hidden) for key, value in one.items()},
-            {str(key): _Place(new.side, value, (*new.loc, key), hidden=hidden) for key, value in other.items()},
-        )
-    elif isinstance(one, tuple) and isinstance(other, tuple) and _is_named(one + other):
-        yield from _entries(path, _named(old), _named(new))
-        common = [[name for name in _named(side) if name in _named(another)] for side, another in ((old, new), (new, old))]
-        if common[0] != common[1]:
-            yield Change("changed", f"{path or 'the list'}: another order")
-    elif _plain(one) != _plain(other):
-        yield _change(path, old, new)
-    elif isinstance(one, Path) and _content(old) != _content(new):
-        yield Change("changed", path, f"the content of `{one}`")
+    mine, others = _parts(old), _parts(new)
+    if mine is None or others is None or type(old.value) is not type(new.value):
+        yield from _changed(path, old, new)
+        return
+    for name, place in mine.items():
+        if name not in others:
+            yield Change("removed", path + name, "" if _is_block(place.value) else place.shown())
+        else:
+            yield from _compare((path + name).lstrip("."), place, others[name])
+    for name, place in others.items():
+        if name not in mine:
+            yield Change("added", path + name, "", "" if _is_block(place.value) else place.shown())
+    if isinstance(old.value, tuple) and [name for name in mine if name in others] != [name for name in others if name in mine]:
+        yield Change("changed", f"{path or 'the list'}: another order")
+
+
+def _parts(place: _Place) -> dict[str, _Place] | None:
+    """What is compared by name, as it goes on in the path; None: the value is compared as a whole."""
+    side, value, loc = place.side, place.value, place.loc
+    if isinstance(value, Model):
+        fields = type(value).model_fields.items()
+        return {f".{field.alias or name}": _field(place, name, field.alias or name, field.default) for name, field in fields}
+    if isinstance(value, dict):
+        hidden = loc[-1:] in _EDITS
+        return {f"[{key}]": _Place(side, inner, (*loc, key), hidden=hidden) for key, inner in value.items()}
+    if isinstance(value, tuple) and all(_name_of(inner) is not None for inner in value):
+        return {f"[{_name_of(inner)}]": _Place(side, inner, (*loc, index)) for index, inner in enumerate(value)}
+    return None
 
 
 def _field(place: _Place, name: str, step: str, default: Any) -> _Place:
@@ -116,67 +126,33 @@ def _field(place: _Place, name: str, step: str, default: Any) -> _Place:
     return _Place(place.side, value, (*place.loc, step), None if value is None else default, place.hidden, short)
 
 
-def _content(place: _Place) -> bytes | None:
-    return place.side.sources.digests.get(place.value)
-
-
-def _is_named(values: tuple[Any, ...]) -> bool:
-    return bool(values) and all(isinstance(value, Model) and _name_of(value) is not None for value in values)
-
-
-def _name_of(value: BaseModel) -> str | None:
+def _name_of(value: Any) -> str | None:
     for name in NAMES:
-        if name in type(value).model_fields:
+        if isinstance(value, Model) and name in type(value).model_fields:
             found = getattr(value, name)
             return str(getattr(found, "url", found))
     return None
 
 
-def _named(place: _Place) -> dict[str, _Place]:
-    return {str(_name_of(value)): _Place(place.side, value, (*place.loc, index)) for index, value in enumerate(place.value)}
-
-
-def _entries(path: str, old: dict[str, _Place], new: dict[str, _Place]) -> Iterator[Change]:
-    for name, place in old.items():
-        here = f"{path}[{name}]"
-        if name not in new:
-            yield Change("removed", here, "" if _is_block(place.value) else place.shown())
-        else:
-            yield from _compare(here, place, new[name])
-    for name, place in new.items():
-        if name not in old:
-            yield Change("added", f"{path}[{name}]", "", "" if _is_block(place.value) else place.shown())
-
-
 def _is_block(value: Any) -> bool:
-    return isinstance(value, (BaseModel, dict, tuple))
+    return isinstance(value, (Model, dict, tuple))
 
 
-def _change(path: str, old: _Place, new: _Place) -> Change:
-    if isinstance(new.value, (BaseModel, dict)) and old.value is None:
-        return Change("added", path, "", _brief(new))
-    if isinstance(old.value, (BaseModel, dict)) and new.value is None:
-        return Change("removed", path, _brief(old))
-    return Change("changed", path, old.shown(), new.shown())
+def _changed(path: str, old: _Place, new: _Place) -> Iterator[Change]:
+    if isinstance(new.value, (Model, dict)) and old.value is None:
+        yield Change("added", path, "", _brief(new))
+    elif isinstance(old.value, (Model, dict)) and new.value is None:
+        yield Change("removed", path, _brief(old))
+    elif old.value != new.value:
+        yield Change("changed", path, old.shown(), new.shown())
+    elif isinstance(old.value, Path) and old.digest() != new.digest():
+        yield Change("changed", path, f"the content of `{old.value}`")
 
 
 def _brief(place: _Place) -> str:
     """A block in its short form, if it was written so."""
     node, _, written = place.side.positions.find(place.loc)
     return place.shown() if written and isinstance(node, Scalar) else ""
-
-
-def _plain(value: Any) -> Any:
-    """What two equal values have in common, whatever their types make of `==`."""
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Model):
-        return {name: _plain(written_value(value, name)) for name in type(value).model_fields}
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(inner) for inner in value]
-    return value
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.blocks.block import Asked
@@ -18,17 +18,18 @@ from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
 from gateway.router import (
     LISTENER,
-    REST,
     SCHEME,
     AmbiguousPathError,
     Found,
     Match,
     MethodNotAllowed,
     Router,
+    Unmatched,
     normalise_path,
     rank,
-    split_path,
 )
+
+T = TypeVar("T")
 
 
 class RequestError(ValueError):
@@ -84,7 +85,7 @@ def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) 
     routes = loaded.config.routes
     listed = route_matches(loaded.config)
     router: Router[tuple[int, Match]] = Router((match, (index, match)) for index, match in listed)
-    found = router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
+    found = _found(router, request)
     winner, taking = found.value if isinstance(found, Found) else (-1, None)
     lines = [f"{method} {url}", *_verdict(loaded, found, winner), "", "routes, in the order in which they are tried:"]
     width = max(len(route.name) for route in routes)
@@ -132,12 +133,12 @@ def _place(loaded: Loaded, loc: Loc) -> str:
 def mismatches(match: Match, request: Request) -> list[str]:
     """Every condition of a route that the request does not meet, in words."""
     reasons = []
-    if not _host_fits(match.host, request.host.decode("latin-1")):
+    if not _meets(Match(host=match.host), request):
         reasons.append(f"host is not `{match.host}`")
-    if not _path_fits(split_path(match.path), request.path[1:].split(b"/")):
+    if not _meets(Match(path=match.path), request):
         reasons.append(f"path is not `{match.path}`")
-    if match.methods and request.method not in (match.methods | ({b"HEAD"} if b"GET" in match.methods else set())):
-        reasons.append(f"method is not {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
+    if not _meets(Match(methods=match.methods), request):
+        reasons.append(f"method is not {_methods(match)}")
     for kind, conditions, given in (("header", match.headers, request.headers), ("query", match.query, request.query)):
         for name, pattern in conditions:
             value = given.get(name)
@@ -151,31 +152,23 @@ def mismatches(match: Match, request: Request) -> list[str]:
     return reasons
 
 
-def _host_fits(pattern: str, host: str) -> bool:
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
-    return not pattern or pattern == host
+def _meets(condition: Match, request: Request) -> bool:
+    return isinstance(_found(Router([(condition, 0)]), request), Found)
 
 
-def _path_fits(pattern: tuple[str, ...], segments: list[bytes]) -> bool:
-    for at, wanted in enumerate(pattern):
-        if wanted == REST:
-            return True
-        if at >= len(segments):
-            return False
-        if wanted.startswith("{"):
-            if not segments[at]:
-                return False
-        elif wanted.encode("utf-8") != segments[at]:
-            return False
-    return len(pattern) == len(segments)
+def _found(router: Router[T], request: Request) -> Found[T] | MethodNotAllowed | Unmatched:
+    return router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
+
+
+def _methods(match: Match) -> str:
+    return " or ".join(sorted(method.decode("ascii") for method in match.methods))
 
 
 def _why(match: Match) -> str:
     parts = [f"host `{match.host}`"] if match.host else []
     parts.append(f"path `{match.path}`")
     if match.methods:
-        parts.append(f"method {' or '.join(sorted(method.decode('ascii') for method in match.methods))}")
+        parts.append(f"method {_methods(match)}")
     for name, pattern in match.headers:
         fact = name in _FACTS and pattern is not None
         parts.append(f"{_FACTS[name]} {_fact(pattern)}" if fact and pattern else f"header `{name.decode()}`")

@@ -132,9 +132,7 @@ class Dns(Model):
 # -- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _check_health(health: Health | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
-    if health is None:
-        return
+def _check_health(health: Health, loc: Loc, positions: Positions) -> Iterator[Problem]:
     for name in ("path", "host", "headers", "statuses", "body"):
         if health.type == "tcp" and positions.written((*loc, name)) is not None:
             yield positions.problem((*loc, name), f"`{name}` has no effect with `type: tcp`", key=True)
@@ -146,8 +144,8 @@ def _check_health(health: Health | None, loc: Loc, positions: Positions) -> Iter
             yield positions.problem(place, f"a probe cannot have `{name}`: it is about the framing", key=True)
 
 
-def _check_ejection(ejection: Ejection | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
-    if ejection is not None and ejection.base > ejection.max:
+def _check_ejection(ejection: Ejection, loc: Loc, positions: Positions) -> Iterator[Problem]:
+    if ejection.base > ejection.max:
         yield positions.problem(loc, "`base` is longer than `max`")
 
 

@@ -100,9 +100,7 @@ def _check_algorithm(balancing: LoadBalancing, loc: Loc, positions: Positions) -
             yield positions.problem((*loc, "key", index), f"`{part}` is the same for all requests: nothing is spread by it")
 
 
-def _check_sticky(sticky: Sticky | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
-    if sticky is None:
-        return
+def _check_sticky(sticky: Sticky, loc: Loc, positions: Positions) -> Iterator[Problem]:
     if sticky.same_site == "none" and sticky.secure is False:
         yield positions.problem(
             (*loc, "secure"), "browsers refuse a cookie with `same_site: none` that is not `Secure`", key=True
