@@ -6,7 +6,6 @@ import re
 
 from gateway.control.schema import Config
 from gateway.control.schema import Match as MatchConfig
-from gateway.control.words.values import Condition
 from gateway.router import Match
 
 
@@ -20,11 +19,15 @@ def _match(match: MatchConfig) -> Match:
         host=match.host or "",
         path=match.path,
         methods=frozenset(method.encode("ascii") for method in match.methods),
-        headers=_conditions({name.lower(): condition for name, condition in match.headers.items()}),
-        query=_conditions(match.query),
+        headers=tuple(
+            (name.lower().encode("ascii"), _field_pattern(name.lower(), condition.pattern))
+            for name, condition in match.headers.items()
+        ),
+        query=tuple((name.encode("utf-8"), condition.pattern) for name, condition in match.query.items()),
         priority=match.priority,
     )
 
 
-def _conditions(conditions: dict[str, Condition]) -> tuple[tuple[bytes, re.Pattern[bytes] | None], ...]:
-    return tuple((name.encode("utf-8"), condition.pattern) for name, condition in conditions.items())
+def _field_pattern(name: str, pattern: re.Pattern[bytes] | None) -> re.Pattern[bytes] | None:
+    """Protocols are compared without regard to case (RFC 9110 7.8)."""
+    return re.compile(pattern.pattern, re.IGNORECASE) if pattern is not None and name == "upgrade" else pattern

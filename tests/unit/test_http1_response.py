@@ -139,7 +139,7 @@ def test_a_switch_is_described() -> None:
         ok(b"Upgrade: WebSocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: abc", line=b"HTTP/1.1 101 X")
     ).fields
 
-    assert (fields.upgrade, fields.switches, fields.websocket_accept) == (b"websocket", True, b"abc")
+    assert (fields.upgrade, fields.switches, fields.websocket_accept) == (b"WebSocket", True, b"abc")
 
 
 HEAD = ok(b"Content-Length: 5", b"X-A: b c")

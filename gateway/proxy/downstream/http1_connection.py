@@ -251,6 +251,8 @@ class Http1Connection(Http1Answers):
         if body.done:
             self._buffer = body.decoder.rest
             time_limits.upload_done(exchange, monotonic())
+            if exchange.head.upgrade:
+                exchange.wake()
         elif exchange.head.expect_continue:
             time_limits.upload_began(exchange, monotonic())
 

@@ -96,7 +96,7 @@ class UpstreamConnection(Connection):
             self.tunnel.lost(self)
         elif occupant is None:
             return
-        elif self.response is None:
+        elif self.response is None or self.response.status == 101:
             occupant.fail(Failed(Failure.TERMINATED))
         elif self.body is not None and not self.body.done:
             if exc is None and isinstance(self.body.decoder, UntilClose):

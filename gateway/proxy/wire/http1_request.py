@@ -143,7 +143,7 @@ class RequestFields:
         """What `Connection` says about it; None: nothing, so the version decides."""
         self.expect_continue = False
         self.upgrade = b""
-        """The protocol asked for, lower case, when `Connection: upgrade` named it."""
+        """The protocols asked for, as sent, when `Connection: upgrade` named the field."""
         self.via: tuple[bytes, ...] = ()
         self.forwarded: dict[bytes, bytes] | None = None
         self.max_forwards = -1
@@ -222,7 +222,8 @@ def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
         elif kind == _K_CONNECTION:
             options += PLAIN_OPTIONS.get(line[11:]) or list_members(line[11:])
         elif kind == _K_UPGRADE:
-            upgrade = line[8:].strip(b" \t").lower()
+            value = line[8:].strip(b" \t")
+            upgrade = upgrade + b", " + value if upgrade else value
         elif kind != _K_DROP:
             if kind in (_K_VIA, _K_SEEN):
                 lines.append(line)

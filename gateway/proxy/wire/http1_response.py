@@ -69,6 +69,7 @@ class ResponseFields:
         self.coding: Fields | None = None
         """What they mean for compression; read when a route first asks."""
         self.upgrade = b""
+        """The protocol switched to, as sent."""
         self.switches = False
         """`Connection: upgrade` was sent."""
         self.websocket_accept = b""
@@ -149,7 +150,7 @@ def _special(fields: ResponseFields, kind: int, value: bytes) -> None:
             raise Failed(Failure.PROTOCOL, "the only transfer coding is chunked, once")
         fields.chunked = True
     elif kind == _UPGRADE:
-        fields.upgrade = value.lower()
+        fields.upgrade = value
     else:
         fields.websocket_accept = value
 
