@@ -17,6 +17,8 @@ from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, TOKEN, list_members
 
 FIELD_SECTION: Final = re.compile(rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*\r\n")
 """Field lines and the empty line behind them."""
+PADDED_FIELD_SECTION: Final = re.compile(rb"(?:" + TOKEN + rb"++[\t ]*+:[\t\x20-\x7e\x80-\xff]*+\r\n)*\r\n")
+"""The same with blanks before colons, which a response may have and a request may not (RFC 9112 5.1)."""
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([0-9])\r\n")
 _ANY_VERSION: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]\r\n")
 _LONG_METHOD: Final = re.compile(TOKEN + rb"{33}")
