@@ -158,6 +158,7 @@ def admit(x: Exchange, route: Route) -> bool:
 def refuse(x: Exchange, failed: Failed) -> None:
     """The one place that turns a failure into what the client sees."""
     failure = x.failure = failed.failure
+    x.detail = failed.detail
     client = x.client
     if x.committed:
         x.keep_alive = False

@@ -207,7 +207,7 @@ class RequestReader:
 def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
     """The meaning of a field section. Raises `Failed` for what is not valid, ambiguous, or not for us to pass on."""
     if FIELD_SECTION.fullmatch(block) is None:
-        raise Failed(Failure.BAD_REQUEST, "a field line is not valid", close=True)
+        raise Failed(Failure.BAD_REQUEST, _why_no_field(block), close=True)
     fields = RequestFields(block, table)
     lines: list[bytes] = []
     options: list[bytes] = []
@@ -328,6 +328,24 @@ def _why_refused(data: bytes) -> Failed:
     if _ANY_VERSION.fullmatch(line) is not None and b" HTTP/1." not in line:
         return Failed(Failure.VERSION_NOT_SUPPORTED, close=True)
     return Failed(Failure.BAD_REQUEST, "the request line is not valid", close=True)
+
+
+_FIELD_FAULTS: Final = (
+    (re.compile(rb"[\t ]"), "a field line is folded: it begins with a blank"),
+    (re.compile(TOKEN + rb"*+[\t ]++:"), "a blank stands before the colon of a field"),
+    (re.compile(rb"[^:]*\Z"), "a field line has no colon"),
+    (re.compile(TOKEN + rb"++:"), "the value of a field holds a control character"),
+)
+
+
+def _why_no_field(block: bytes) -> str:
+    """What is wrong with a field section, in words. Runs on bad input only."""
+    for line in block.split(b"\r\n")[:-2]:
+        if FIELD_SECTION.fullmatch(line + b"\r\n\r\n") is None:
+            return next(
+                (why for pattern, why in _FIELD_FAULTS if pattern.match(line) is not None), "the name of a field is not valid"
+            )
+    return "a field line is not valid"
 
 
 def check_partial_request(buffer: bytes | bytearray, scanned: int, max_target: int, max_fields: int) -> None:
