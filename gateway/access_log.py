@@ -36,6 +36,7 @@ class AccessSettings:
     sampled: bytes = b""
     """What the line of a request says in addition that stands for others too."""
     slow_mark: bytes = b""
+    detail_key: bytes = b""
     fallback_key: bytes = b""
     breaker_key: bytes = b""
     attempts_key: bytes = b""

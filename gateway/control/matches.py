@@ -6,7 +6,6 @@ import re
 
 from gateway.control.schema import Config
 from gateway.control.schema import Match as MatchConfig
-from gateway.control.words.values import Condition
 from gateway.router import LISTENER, SCHEME, Match
 
 
@@ -17,14 +16,18 @@ def route_matches(config: Config) -> list[tuple[int, Match]]:
 
 def _matches(match: MatchConfig) -> list[Match]:
     methods = frozenset(method.encode("ascii") for method in match.methods)
-    headers = _conditions({name.lower(): condition for name, condition in match.headers.items()})
+    headers = tuple(
+        (name.lower().encode("ascii"), _field_pattern(name.lower(), condition.pattern))
+        for name, condition in match.headers.items()
+    )
     if match.scheme is not None:
         headers += ((SCHEME, re.compile(match.scheme.encode("ascii"))),)
     if match.listen:
         headers += ((LISTENER, re.compile(b"|".join([re.escape(str(one).encode()) for one in match.listen]))),)
-    query = _conditions(match.query)
+    query = tuple((name.encode("utf-8"), condition.pattern) for name, condition in match.query.items())
     return [Match(host, path, methods, headers, query, match.priority) for host in match.host or ("",) for path in match.path]
 
 
-def _conditions(conditions: dict[str, Condition]) -> tuple[tuple[bytes, re.Pattern[bytes] | None], ...]:
-    return tuple((name.encode("utf-8"), condition.pattern) for name, condition in conditions.items())
+def _field_pattern(name: str, pattern: re.Pattern[bytes] | None) -> re.Pattern[bytes] | None:
+    """Protocols are compared without regard to case (RFC 9110 7.8)."""
+    return re.compile(pattern.pattern, re.IGNORECASE) if pattern is not None and name == "upgrade" else pattern

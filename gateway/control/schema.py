@@ -57,7 +57,11 @@ class Policies(Model):
     response_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
         None, "Changes to the response headers on the way to the client. `off`: none, whatever `defaults` says."
     )
-    upgrades: Upgrades = setting(None, "Protocols a connection may be upgraded to. Default `[websocket]`; `off`: none.")
+    upgrades: Upgrades = setting(
+        None,
+        "Protocols that a connection may be upgraded to, as clients ask for them in `Upgrade`: `[websocket, tcp, SPDY/3.1]`. "
+        "Default `[websocket]`; `off`: none.",
+    )
     server_timing: ServerTiming | None = setting(
         None,
         "When a response carries `Server-Timing`: `on_request` (default: if it has `X-Server-Timing: 1`), `always`, `off`.",

@@ -21,6 +21,9 @@ KNOWN_METHODS: Final = frozenset(
 )
 """Methods that become a label value; any other is counted as `OTHER`."""
 
+NO_CLASS: Final = 600
+"""Statuses from here on are of no class that HTTP knows. They are one label value, `5xx`, which `code=~"5.."` finds."""
+
 
 class RouteMetrics:
     """What is counted per route. One object lives as long as the route's name does, across reloads."""
@@ -102,8 +105,15 @@ def _flat(rows: Iterable[list[Row]]) -> Iterator[Row]:
 def _requests(route: RouteMetrics) -> list[Row]:
     """What was counted, and zeros for what is to be expected: a series that begins with 1 has no rate for its first event."""
     name, requests = route.name, route.requests.copy()
-    expected = dict.fromkeys(route.expected_requests, 0)
-    return [((name, method.decode("ascii"), str(code)), count) for (method, code), count in (expected | requests).items()]
+    found = dict.fromkeys(route.expected_requests, 0)
+    for (method, code), count in requests.items():
+        key = method, min(code, NO_CLASS)
+        found[key] = found.get(key, 0) + count
+    return [((name, method.decode("ascii"), _code(code)), count) for (method, code), count in found.items()]
+
+
+def _code(status: int) -> str:
+    return "5xx" if status == NO_CLASS else str(status)
 
 
 def _rejections(route: RouteMetrics) -> list[Row]:

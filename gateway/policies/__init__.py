@@ -9,3 +9,11 @@ from typing import Final
 
 NEVER: Final = float("inf")
 """An instant that does not come."""
+
+LAST_STATUS: Final = 599
+"""Of the classes that RFC 9110 knows."""
+
+
+def status_meant(status: int) -> int:
+    """The status that policies go by: 500 for one of no class (RFC 9110 15). Clients get it as it is."""
+    return status if status <= LAST_STATUS else 500

@@ -120,11 +120,14 @@ class Exchange:
 
     __slots__ = (
         "_coroutine", "_raised", "_running", "added", "answer", "attempt", "attempts", "budget", "client", "client_ip",
-        "coding", "committed", "deadline", "due", "due_failure", "failure", "framed", "head", "host", "host_field",
+        "coding", "committed", "deadline", "detail", "due", "due_failure", "failure", "framed", "head", "host", "host_field",
         "keep_alive", "legacy_limit_lines", "parameters", "path", "query_at", "queued", "request_body", "request_id",
         "responded_at", "response_body", "response_bytes", "route", "slots", "snapshot", "started", "status", "tries", "tunnel",
         "upstream", "upstream_seconds", "waiter",
     )  # fmt: skip
+
+    detail: str
+    """Why it failed, in words for people; there when `failure` is."""
 
     def __init__(self, client: Client, snapshot: Snapshot, head: RequestHead, now: float) -> None:
         self.client = client

@@ -35,7 +35,8 @@ from gateway.proxy.steps.max_in_flight import answered, not_answered, rank_of, r
 from gateway.proxy.steps.own_answer import answer_locally, answer_options, forwards_spent
 from gateway.proxy.steps.problem import send_problem
 from gateway.proxy.steps.rate_limit import ask_limits, refuse_if_denied, wait_for_limits
-from gateway.proxy.steps.response import send_coded, send_whole, stream, switch
+from gateway.proxy.steps.response import send_coded, send_whole, stream
+from gateway.proxy.steps.switch import allowed_upgrades, switch
 
 if TYPE_CHECKING:
     from gateway.snapshot import Route
@@ -145,9 +146,8 @@ def admit(x: Exchange, route: Route) -> bool:
     if head.fields.via and x.client.came_by_us(head.fields.via):
         raise Failed(Failure.LOOP, close=True)
     if head.upgrade:
-        if head.upgrade not in route.upgrades or head.method != b"GET" or body is not None:
-            head.upgrade = b""
-        elif x.client.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
+        head.upgrade = allowed_upgrades(head, route.upgrades)
+        if head.upgrade and x.client.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
             raise Failed(Failure.TUNNEL_LIMIT)
     return True
 
@@ -158,6 +158,7 @@ def admit(x: Exchange, route: Route) -> bool:
 def refuse(x: Exchange, failed: Failed) -> None:
     """The one place that turns a failure into what the client sees."""
     failure = x.failure = failed.failure
+    x.detail = failed.detail
     client = x.client
     if x.committed:
         x.keep_alive = False

@@ -240,3 +240,159 @@ def test_the_accept_value_is_rfc_6455s() -> None:
     digest = hashlib.sha1(KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest()
 
     assert base64.b64encode(digest) == ACCEPT
+
+
+# -- other protocols -----------------------------------------------------------------------------------------------------
+
+SPDY = b"%b /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: %b\r\n%b\r\n"
+OTHERS = "upgrades: [websocket, tcp, SPDY/3.1]"
+
+
+def agrees(upgrade: bytes = b"") -> Behaviour:
+    """Reads the request with its body, switches to what was asked for or to `upgrade`, and echoes."""
+
+    async def behave(peer: Peer) -> None:
+        request = await peer.request()
+        asked = upgrade or request.value(b"upgrade") or b"nothing"
+        await peer.send(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % asked)
+        while data := await peer.reader.read(65536):
+            await peer.send(data)
+
+    return behave
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"OPTIONS"])
+@pytest.mark.parametrize("protocol", [b"tcp", b"SPDY/3.1", b"spdy/3.1"])
+async def test_any_listed_protocol_is_tunnelled(
+    upstream: StartUpstream, gateway: StartGateway, protocol: bytes, method: bytes
+) -> None:
+    """Names are compared without regard to case and go on as spelt (RFC 9110 7.8), with any method but for WebSocket."""
+    origin = await upstream(agrees())
+    running = await gateway(proxy(origin.url, route=OTHERS))
+    client = await running.client()
+    await client.send(SPDY % (method, protocol, b"Content-Length: 0\r\n") + b"\x00early")
+    head = await client.head()
+
+    assert (head.status, head.value(b"upgrade"), head.value(b"connection")) == (101, protocol, b"Upgrade")
+    assert (origin.requests[0].value(b"upgrade"), origin.requests[0].value(b"connection")) == (protocol, b"Upgrade")
+    assert await client.read(6) == b"\x00early"
+    await client.send(bytes(range(256)))
+    assert await client.read(256) == bytes(range(256))
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "in-pieces"])
+async def test_the_request_may_have_a_body(upstream: StartUpstream, gateway: StartGateway, framing: bytes, whole: bool) -> None:
+    """`docker exec` posts JSON with its upgrade: the body is a body, and the protocol begins behind it (RFC 9110 7.8)."""
+    origin = await upstream(agrees())
+    client = await (await gateway(proxy(origin.url, route=OTHERS))).client()
+    body = b"5\r\n{...}\r\n0\r\n\r\n" if b"chunked" in framing else b"{...}"
+    wire = SPDY % (b"POST", b"tcp", framing) + body + b"first"
+    for part in (wire,) if whole else (wire[:-8], wire[-8:-6], wire[-6:]):
+        await client.send(part)
+        await time_passes(0.01)
+
+    assert (await client.head()).status == 101
+    assert await client.read(5) == b"first"
+    assert origin.requests[0].body == b"{...}"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"])
+async def test_an_upstream_may_agree_early(upstream: StartUpstream, gateway: StartGateway, framing: bytes) -> None:
+    """A 101 before the request is complete is passed on behind it: no byte of either is lost or taken for the other."""
+
+    async def agrees_early(peer: Peer) -> None:
+        request = await peer.head()
+        await peer.send(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nhello")
+        await peer.send(b" there")
+        await peer.body(request)
+        while data := await peer.reader.read(65536):
+            await peer.send(data)
+
+    origin = await upstream(agrees_early)
+    running = await gateway(proxy(origin.url, route=OTHERS))
+    client = await running.client()
+    body = b"5\r\n{...}\r\n0\r\n\r\n" if b"chunked" in framing else b"{...}"
+    await client.send(SPDY % (b"POST", b"tcp", framing) + body[:4])
+    await eventually(lambda: any(one.exchange and one.exchange.attempt for one in running.client_connections()))
+    attempt = next(one.exchange.attempt for one in running.client_connections() if one.exchange)
+    assert attempt is not None and attempt.connection is not None
+    await eventually(lambda: attempt.connection is not None and attempt.connection.response is not None)
+    assert running.metrics.tunnels == 0
+    await client.send(body[4:] + b"first")
+
+    assert (await client.head()).status == 101
+    assert sorted([await client.read(11), await client.read(5)]) == [b"first", b"hello there"]
+    assert origin.requests[0].body == b"{...}"
+
+
+@pytest.mark.parametrize(
+    "asked,goes_on",
+    [
+        (b"h2c, tcp", b"tcp"),
+        (b"h2c", None),
+        (b"tcp/2", None),
+        (b"SPDY", None),
+        (b"Tcp ,, SPDY/3.1", b"Tcp, SPDY/3.1"),
+        (b"h2c\r\nUpgrade: tcp", b"tcp"),
+        (b"websocket, tcp", b"tcp"),
+        (b"", None),
+    ],
+)
+async def test_only_listed_protocols_are_asked_for(
+    upstream: StartUpstream, gateway: StartGateway, asked: bytes, goes_on: bytes | None
+) -> None:
+    """Of a list those that the route allows go on, in the client's order; of a POST no WebSocket (threat: h2c smuggling)."""
+    origin = await upstream(answers(OK))
+    response = await (await gateway(proxy(origin.url, route=OTHERS))).ask(SPDY % (b"POST", asked, b"Content-Length: 0\r\n"))
+
+    assert response.status == 200
+    assert origin.requests[0].value(b"upgrade") == goes_on
+    assert origin.requests[0].value(b"connection") == (b"Upgrade" if goes_on else None)
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"SPDY/3.1", b"tcp, h2c"])
+async def test_what_was_not_asked_for_is_not_tunnelled(upstream: StartUpstream, gateway: StartGateway, upgrade: bytes) -> None:
+    """An upstream may switch to what the client asked for and to nothing else, listed or not (RFC 9110 7.8)."""
+    origin = await upstream(agrees(upgrade))
+    running = await gateway(proxy(origin.url, route=OTHERS))
+    response = await running.ask(SPDY % (b"POST", b"tcp", b"Content-Length: 0\r\n"))
+
+    assert (response.status, response.code) == (502, "http_upgrade_failed")
+    assert running.metrics.tunnels == 0
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"403 No", b"426 Upgrade Required"])
+async def test_nothing_is_tunnelled_before_101(upstream: StartUpstream, gateway: StartGateway, status: bytes) -> None:
+    """Bytes behind a request that is not switched are the next request, under policies as any (threat: smuggling)."""
+    origin = await upstream(answers(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\nno" % status, OK))
+    running = await gateway(proxy(origin.url, route=OTHERS, path="/exec"))
+    client = await running.client()
+    await client.send(SPDY % (b"POST", b"tcp", b"Content-Length: 0\r\n") + b"GET /admin HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    assert (await client.response()).body == b"no"
+    assert (await client.response()).status == 404
+    assert len(origin.requests) == 1
+
+
+async def test_an_upstream_that_agrees_early_and_leaves(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """Without a connection there is nothing to switch to: 502, and the request is not sent again."""
+
+    async def agrees_and_resets(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        await peer.upstream.gate.acquire()
+        peer.reset()
+
+    origin = await upstream(agrees_and_resets)
+    running = await gateway(proxy(origin.url, route=OTHERS))
+    client = await running.client()
+    await client.send(SPDY % (b"POST", b"tcp", b"Content-Length: 500000\r\n"))
+    await eventually(lambda: origin.requests)
+    origin.gate.release()
+    await eventually(lambda: not origin.peers)
+    await client.send(b"x" * 500_000)
+    response = await client.response()
+
+    assert response.status == 502
+    assert len(origin.requests) == 1

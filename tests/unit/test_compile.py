@@ -195,8 +195,8 @@ def test_upgrades(compiled: Compiler) -> None:
     """WebSocket is allowed unless `off` is written; a route can allow it again."""
     assert compiled.route("match: {}, upstream: users").upgrades == {b"websocket"}
     assert compiled.route("match: {}, upstream: users, upgrades: off").upgrades == frozenset()
-    again = compiled.route("match: {}, upstream: users, upgrades: [websocket]", "defaults: {upgrades: off}\n")
-    assert again.upgrades == {b"websocket"}
+    again = compiled.route("match: {}, upstream: users, upgrades: [websocket, SPDY/3.1]", "defaults: {upgrades: off}\n")
+    assert again.upgrades == {b"websocket", b"spdy/3.1"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from gateway.proxy.wire.framing import (
     Decoder,
     FramingError,
     LengthDecoder,
+    ResponseChunkedDecoder,
     UntilClose,
 )
 
@@ -80,6 +81,10 @@ WRONG = [
     b"1" * 16 + b"\r\n",
     b"ffffffffffffffff\r\n",
     b"5 a\r\nhello\r\n",
+    b"5 \r\nhello\r\n",
+    b"5\t\r\nhello\r\n",
+    b"5 \t \r\nhello\r\n",
+    b"5\r\nhello\r\n0 \r\n\r\n",
     b"5;\r\nhello\r\n",
     b"5;a=\r\nhello\r\n",
     b'5;a="b\r\nhello\r\n',
@@ -103,6 +108,34 @@ def test_broken_chunks_are_refused(data: bytes, step: int) -> None:
 
     with pytest.raises(FramingError):
         feed(decoder, *(data[at : at + step] for at in range(0, len(data), step)), b"\r\n\r\n")
+
+
+PADDED = (
+    b"5 \r\nhello\r\n0\r\n\r\n",
+    b"5\t \r\nhello\r\n0   \r\n\r\n",
+    b"5 ; a = b \r\nhello\r\n0\r\nX-T : 1\r\nX-U\t:\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("data", PADDED)
+@pytest.mark.parametrize("step", [1, 1000], ids=["bytes", "whole"])
+def test_a_response_may_be_padded(data: bytes, step: int) -> None:
+    """Some servers pad chunk sizes with blanks: that is clear, and the blanks go no further."""
+    decoder = ResponseChunkedDecoder()
+
+    assert feed(decoder, *(data[at : at + step] for at in range(0, len(data), step))) == b"hello"
+    assert (decoder.done, decoder.rest) == (True, b"")
+
+
+CLEAR = {b"5 \r\nhello\r\n", b"5\t\r\nhello\r\n", b"5 \t \r\nhello\r\n", b"5\r\nhello\r\n0 \r\n\r\n", b"0\r\nX : 1\r\n\r\n"}
+"""Those of WRONG that are wrong in a request only."""
+
+
+@pytest.mark.parametrize("data", [data for data in WRONG if data not in CLEAR])
+def test_what_is_not_clear_is_refused_in_a_response_too(data: bytes) -> None:
+    """Blanks are all that a response has ahead of a request."""
+    with pytest.raises(FramingError):
+        feed(ResponseChunkedDecoder(), data, b"\r\n\r\n")
 
 
 def test_a_chunk_of_any_size_we_can_count_is_begun() -> None:

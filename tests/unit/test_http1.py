@@ -194,7 +194,8 @@ def test_underscored_twins_are_dropped() -> None:
 
 def test_an_upgrade_counts_only_when_nominated() -> None:
     """Upgrade without `Connection: upgrade` is nothing (RFC 9110 7.8)."""
-    assert read(get(b"Upgrade: WebSocket", b"Connection: Upgrade")).upgrade == b"websocket"
+    assert read(get(b"Upgrade: WebSocket", b"Connection: Upgrade")).upgrade == b"WebSocket"
+    assert read(get(b"Upgrade: a/1", b"Connection: upgrade", b"Upgrade: b, c")).upgrade == b"a/1, b, c"
     assert read(get(b"Upgrade: websocket")).upgrade == b""
     assert read(get(b"Connection: upgrade")).upgrade == b""
 

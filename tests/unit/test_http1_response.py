@@ -26,6 +26,9 @@ def ok(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
         (b"HTTP/1.1 200 OK", 200, b"OK"),
         (b"HTTP/1.0 599 ", 599, b""),
         (b"HTTP/1.1 404", 404, b""),
+        (b"HTTP/1.1 600 Odd", 600, b"Odd"),
+        (b"HTTP/1.1 999 Request Denied", 999, b"Request Denied"),
+        (b"HTTP/1.1 299", 299, b""),
         (b"HTTP/1.1 103 Early Hints\x80", 103, b"Early Hints\x80"),
     ],
 )
@@ -39,7 +42,8 @@ def test_a_status_line_is_version_status_reason(line: bytes, status: int, reason
 @pytest.mark.parametrize(
     "line",
     [
-        b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1 600 OK", b"HTTP/1.1 099 OK", b"HTTP/2.0 200 OK",
+        b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1 099 OK", b"HTTP/1.1 000 OK", b"HTTP/1.1 6x0 OK",
+        b"HTTP/2.0 200 OK",
         b"HTTP/1.1  200", b"http/1.1 200 OK", b"ICY 200 OK", b" HTTP/1.1 200 OK",
         b"HTTP/1.1 200 O\x00K", b"HTTP/1.1\t200 OK", b"HTTP/1.1 2\xb20 OK",
     ],
@@ -54,7 +58,9 @@ def test_a_bad_status_line_is_a_protocol_error(line: bytes) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        [b"X-A : b"], [b" fold"], [b"X-A: b\x00"], [b"X-A: b\nX: c"], [b"X-A"],
+        [b" X-A : b"], [b" : b"], [b"X A : b"], [b"X-A : b", b" fold"], [b"X-A \x0b: b"], [b"X-A\xa0: b"], [b" fold"],
+        [b"Content-Length : 1", b"Content-Length: 2"], [b"Transfer-Encoding : chunked", b"Content-Length: 1"],
+        [b"X-A: b\x00"], [b"X-A: b\nX: c"], [b"X-A"],
         [b"Content-Length: 1", b"Content-Length: 2"], [b"Content-Length: 1, 1"], [b"Content-Length: -1"],
         [b"Content-Length: 1_0"], [b"Content-Length:"],
         [b"Content-Length: " + b"9" * 19], [b"Transfer-Encoding: gzip"], [b"Transfer-Encoding: gzip, chunked"],
@@ -67,6 +73,18 @@ def test_bad_fields_are_a_protocol_error(lines: list[bytes]) -> None:
     with pytest.raises(Failed) as caught:
         read(ok(*lines))
     assert caught.value.failure is Failure.PROTOCOL
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t", b" \t  "])
+def test_blanks_before_a_colon_are_removed(blank: bytes) -> None:
+    """A proxy removes them (RFC 9112 5.1), and the field is what it would be without them, framing included."""
+    lines = [b"X-Legacy%b: a : b", b"Content-Length%b: 5", b"connection%b: x-hop", b"X-Hop%b: 1", b"X-Request-ID%b:1", b"D: e"]
+    padded = read(ok(*(line.replace(b"%b", blank) for line in lines)))
+    plain = read(ok(*(line.replace(b"%b", b"") for line in lines)))
+
+    assert padded.fields.kept == plain.fields.kept == b"X-Legacy: a : b\r\nD: e\r\n"
+    assert (padded.length, padded.keep_alive) == (plain.length, plain.keep_alive) == (5, True)
+    assert padded.fields.block == plain.fields.block
 
 
 def test_repeated_equal_lengths_are_one() -> None:
@@ -139,7 +157,7 @@ def test_a_switch_is_described() -> None:
         ok(b"Upgrade: WebSocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: abc", line=b"HTTP/1.1 101 X")
     ).fields
 
-    assert (fields.upgrade, fields.switches, fields.websocket_accept) == (b"websocket", True, b"abc")
+    assert (fields.upgrade, fields.switches, fields.websocket_accept) == (b"WebSocket", True, b"abc")
 
 
 HEAD = ok(b"Content-Length: 5", b"X-A: b c")

@@ -43,6 +43,19 @@ def test_a_histogram_counts_like_prometheus_client(value: float) -> None:
     assert ours.total == value + 0.2
 
 
+def test_statuses_of_no_class_are_one_label() -> None:
+    """600 to 999 count as `5xx`, which error rates ask for (`code=~"5.."`): no upstream makes series with them."""
+    metrics = GatewayMetrics("1")
+    route = metrics.route("users")
+    for status in range(600, 1000):
+        route.finished(b"GET", status, 0.02)
+    route.finished(b"GET", 599, 0.02)
+
+    assert sample(metrics, 'gateway_requests_total{code="5xx",method="GET",route="users"}') == 400
+    assert sample(metrics, 'gateway_requests_total{code="599",method="GET",route="users"}') == 1
+    assert len([line for line in text(metrics).splitlines() if line.startswith("gateway_requests_total{")]) == 2
+
+
 def test_a_request_is_counted_by_route_method_and_code() -> None:
     """RED: rate and errors by code, duration by route."""
     metrics = GatewayMetrics("1")

@@ -24,7 +24,7 @@ from gateway.proxy.access_log.line import ECS, FLAT, OTEL
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 """C0 and C1 controls, and characters that hide or turn text around."""
-_STATUS: Final = re.compile(r"([1-5])xx|([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", re.IGNORECASE)
+_STATUS: Final = re.compile(r"([1-5])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?", re.IGNORECASE)
 _MILLISECONDS: Final = ("duration_ms", "queue_ms", "backoff_ms", "upstream_ms", "overhead_ms", "ttfb_ms")
 _LONGEST_LINE: Final = 1 << 20
 _COLOURS: Final = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
@@ -143,11 +143,13 @@ def _in_words(entry: dict[str, Any], *, colour: bool) -> str:
     if colour and number[0].isdigit():
         number = f"{_COLOURS.get(int(number[0]), '')}{number}{_RESET}"
     query = f"?{entry['query']}" if entry.get("query") else ""
-    request = f"{entry.get('method', '')} {entry.get('host', '')}{entry.get('path', '')}{query}"
+    request = f"{entry.get('method') or '?'} {entry.get('host') or ''}{entry.get('path') or ''}{query}"
     parts = [f"{_time(entry['ts'])} {number} {_number(entry.get('duration_ms')):>8.1f}ms {_clean(request)}"]
     parts.append(f"[{_clean(str(entry.get('route') or '-'))}]")
     if entry.get("failure"):
         parts.append(_clean(f"{entry.get('flags')} {entry['failure']}"))
+        if entry.get("detail"):
+            parts.append(_clean(f"({entry['detail']})"))
     if entry.get("upstream_addr"):
         attempts = f" ×{entry['attempts']}" if entry.get("attempts", 1) != 1 else ""
         parts.append(_clean(f"← {entry['upstream_addr']}{attempts} {_number(entry.get('upstream_ms')):.1f}ms"))

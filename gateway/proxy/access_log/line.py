@@ -18,10 +18,12 @@ import orjson
 
 from gateway.access_log import AccessNames, AccessSettings
 from gateway.errors import Failure
+from gateway.headers import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.errors import Failed
     from gateway.proxy.client import Client
     from gateway.proxy.exchange import Exchange
 
@@ -41,6 +43,7 @@ OTEL: Final = AccessNames(
         "proto": "network.protocol.version",
         "status": "http.response.status_code",
         "failure": "error.type",
+        "detail": "gateway.detail",
         "flags": "gateway.flags",
         "route": "gateway.route",
         "upstream": "gateway.upstream",
@@ -83,6 +86,7 @@ ECS: Final = AccessNames(
         "host": "url.domain",
         "proto": "http.version",
         "failure": "error.code",
+        "detail": "error.message",
         "upstream_addr": "gateway.upstream_address",
         "bytes_in": "http.request.body.bytes",
         "bytes_out": "http.response.body.bytes",
@@ -108,6 +112,15 @@ REMEMBERED: Final = 256
 """Longest `User-Agent` that is remembered as it is written."""
 _UNSAFE: Final = re.compile(rb'["\\\x00-\x1f\x7f-\xff]').search
 """What cannot stand in a JSON text as it is."""
+LONGEST_METHOD: Final = 32
+LONGEST_TARGET: Final = 1024
+LONGEST_DETAIL: Final = 200
+"""Bytes that are written of a request that was refused, and of the reason."""
+_REQUEST_LIKE: Final = re.compile(
+    rb"(" + TOKEN + rb"++) ++((?:/|\*|[A-Za-z][A-Za-z0-9+.\-]*+://)[^\r\n]*+)|([A-Z]++)(?: ++|\Z)"
+)
+_BEHIND_PATH: Final = re.compile(rb"[?#].*| HTTP/[0-9.]*\Z", re.DOTALL)
+_CREDENTIALS: Final = re.compile(rb"^([A-Za-z][A-Za-z0-9+.\-]*+://)[^/]*@")
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
 """Valid in JSON, and yet a terminal obeys some of them and some readers take others for the end of a line."""
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
@@ -155,10 +168,14 @@ def refused_template(names: AccessNames, config: str) -> bytes:
     """The template of `refused_line`."""
     fields = (
         ("ts", names.time_form),
+        ("request_id", b'"%b"'),
         ("client_ip", b'"%b"'),
+        ("method", b"%b"),
         ("scheme", b'"%b"'),
+        ("path", b"%b"),
         ("status", b"%d"),
         ("failure", b"%b"),
+        ("detail", b"%b"),
         ("flags", b'"%b"'),
         ("config", fixed(config)),
     )
@@ -209,6 +226,10 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float, overhead: floa
     client = x.client
     body = x.request_body
     target = head.target
+    if failure is not None and (x.detail or route is None):
+        extra += log.detail_key + _quoted((x.detail or failure.title)[:LONGEST_DETAIL])
+    if route is None:
+        target = shown_target(target)
     at = target.find(b"?")
     if at >= 0:
         target = target[:at]
@@ -254,10 +275,41 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float, overhead: floa
     )
 
 
-def refused_line(client: Client, failure: Failure, log: AccessSettings) -> bytes:
-    """The line of a connection that was answered before a request could be read from it."""
+def refused_line(client: Client, failed: Failed, request_id: bytes, received: bytes, log: AccessSettings) -> bytes:
+    """The line of a connection that was answered before a request could be read from it. `received`: the beginning of what
+    it sent."""
+    failure = failed.failure
     code, flag = _FAILURES[failure]
-    return log.refused % (time() * log.time_scale, client.peer_text, client.scheme, failure.status, code, flag)
+    method, target = asked_for(received)
+    return log.refused % (
+        time() * log.time_scale,
+        request_id,
+        client.peer_text,
+        b'"%b"' % method if method else _NULL,
+        client.scheme,
+        b'"%b"' % escaped(target) if target else _NULL,
+        failure.status,
+        code,
+        _quoted((failed.detail or failure.title)[:LONGEST_DETAIL]),
+        flag,
+    )
+
+
+def asked_for(received: bytes) -> tuple[bytes, bytes]:
+    """Method and target, without query, as far as they can be read from what is no valid request.
+
+    Empty for what does not look like a request line: where framing went wrong it may be anything, the content of a body too.
+    """
+    match = _REQUEST_LIKE.match(received)
+    if match is None:
+        return b"", b""
+    method, target, word = match.groups()
+    return (method or word)[:LONGEST_METHOD], shown_target(target or b"")
+
+
+def shown_target(target: bytes) -> bytes:
+    """The target of a refused request as it may be logged: bounded, without query, fragment and credentials."""
+    return _CREDENTIALS.sub(rb"\1***@", _BEHIND_PATH.sub(b"", target))[:LONGEST_TARGET]
 
 
 def escaped(value: bytes) -> bytes:

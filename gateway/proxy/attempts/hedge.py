@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
+from gateway.policies import status_meant
 from gateway.policies.hedge import SAFE
 from gateway.proxy import time_limits
 from gateway.proxy.attempts.attempt import send
@@ -79,7 +80,7 @@ class Race:
                 self._drop(copy, copy.failed.failure.code)
             elif copy.connection is not None and copy.connection.response is not None:
                 status = copy.connection.response.status
-                if last or retry is None or status not in retry.settings.statuses:
+                if last or retry is None or status_meant(status) not in retry.settings.statuses:
                     return copy
                 self._drop(copy, str(status))
         return None

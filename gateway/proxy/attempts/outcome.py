@@ -21,7 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
-from gateway.policies import NEVER
+from gateway.policies import NEVER, status_meant
 from gateway.proxy.upstream import health
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def settle(attempt: Attempt) -> None:
         metrics.attempts["ok"] += 1
     health.answered(endpoint, metrics, response, now)
     if breaker is not None:
-        judge = breaker.failed if status in breaker.settings.statuses else breaker.succeeded
+        judge = breaker.failed if status_meant(status) in breaker.settings.statuses else breaker.succeeded
         judge(attempt.permit, now, _waited(attempt, now), random())
 
 

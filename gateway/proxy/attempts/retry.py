@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failure
 from gateway.headers import retry_after
-from gateway.policies import NEVER
+from gateway.policies import NEVER, status_meant
 from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable
 from gateway.proxy.exchange import Attempt, Exchange, Tries, suspend
 
@@ -46,16 +46,16 @@ def after_response(attempt: Attempt, head: ResponseHead) -> float:
     """A final response came. Seconds to wait before the next attempt if it is not to be the last; or NO_MORE."""
     tries = attempt.x.tries
     retry = attempt.route.retry
-    outcome = str(head.status)
-    if retry is None or head.status not in retry.settings.statuses:
+    outcome, status = str(head.status), status_meant(head.status)
+    if retry is None or status not in retry.settings.statuses:
         if tries is not None:
             tries.record(attempt.endpoint, outcome, monotonic() - attempt.began)
         return NO_MORE
     asked = retry_after(head.fields.kept, time())
-    if head.status == 503 and any(other is not attempt.endpoint for other in attempt.upstream.group.available):
+    if status == 503 and any(other is not attempt.endpoint for other in attempt.upstream.group.available):
         # This endpoint is busy, and it rests now (`upstream/health.py`). With 429 this client is too fast.
         asked = None
-    return _decide(attempt, Cause.STATUS, outcome, outcome, status=head.status, asked=asked)
+    return _decide(attempt, Cause.STATUS, outcome, str(status), status=status, asked=asked)
 
 
 def _decide(attempt: Attempt, cause: Cause, outcome: str, reason: str, *, status: int = 0, asked: float | None = None) -> float:

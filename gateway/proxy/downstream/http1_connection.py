@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from random import getrandbits
 from time import monotonic
 from typing import Final
 
@@ -41,6 +42,9 @@ PIPELINE_LIMIT: Final = 64 * 1024
 LINGER: Final = 5.0
 """Seconds that unread input is read and thrown away after a final response, so that a reset does not destroy the
 response on its way (RFC 9112 9.6)."""
+
+LOGGED: Final = 2048
+"""Bytes of what is no request that are looked at for what the access log can say of it."""
 
 FAIR_SHARE: Final = 32
 """Requests of one connection that are answered here in a row before other connections have their turn."""
@@ -231,7 +235,11 @@ class Http1Connection(Http1Answers):
         if fields.chunked or fields.length > 0:
             body = exchange.request_body = Body(self, ChunkedDecoder() if fields.chunked else LengthDecoder(fields.length))
             if self._buffer:
-                body.feed(self.take_buffer())
+                try:
+                    body.feed(self.take_buffer())
+                except Failed as failed:
+                    self._refuse_connection(failed, b"%b %b" % (head.method, head.target))
+                    return
                 self._buffer = body.decoder.rest
             if not head.minor:
                 head.expect_continue = False
@@ -251,6 +259,8 @@ class Http1Connection(Http1Answers):
         if body.done:
             self._buffer = body.decoder.rest
             time_limits.upload_done(exchange, monotonic())
+            if exchange.head.upgrade:
+                exchange.wake()
         elif exchange.head.expect_continue:
             time_limits.upload_began(exchange, monotonic())
 
@@ -309,19 +319,21 @@ class Http1Connection(Http1Answers):
         elif not self._buffer and not self._lingering:
             self.close_behind_output()
 
-    def _refuse_connection(self, failed: Failed) -> None:
-        """Answer what is not even a request, and close."""
+    def _refuse_connection(self, failed: Failed, received: bytes = b"") -> None:
+        """Answer what is not even a request, and close. `received`: its beginning, when that is not in the buffer any more."""
         failure = failed.failure
         plane = self.plane
         self.count_error(failure)
-        server = plane.snapshot.server
-        body = problem_body(failed, None, b"")
+        server, names = plane.snapshot.server, plane.snapshot.names
+        request_id = b"%032x" % getrandbits(128)
+        body = problem_body(failed, None, request_id)
         lines = [b"Date: ", plane.date, b"\r\n", field_block(problem_lines(failed, server.name, None), None)]
-        lines.append(b"Content-Length: %d\r\nConnection: close\r\n" % len(body))
+        lines += [names.request_id_line, request_id, b"\r\nContent-Length: %d\r\nConnection: close\r\n" % len(body)]
         self.transport.write(response_message(failure.status, REASONS.get(failure.status, b""), lines, body))
         settings = plane.snapshot.access_log
         if plane.log is not None and settings is not None:
-            plane.log.record(refused_line(self, failure, settings))
+            received = received or self._buffer[self._at : self._at + LOGGED]
+            plane.log.record(refused_line(self, failed, request_id, received, settings))
         self._close(unread=True)
 
     def time_passed(self, now: float) -> None:

@@ -66,7 +66,7 @@ def forwarded_lines(x: Exchange) -> bytes:
     """Who the request came from, for the upstream: what trusted proxies said and this hop."""
     client = x.client
     mode = x.snapshot.server.forwarded
-    if mode is _X_FORWARDED and not (client.trusted and x.head.fields.forwarded):
+    if mode is _X_FORWARDED and x.host_field and not (client.trusted and x.head.fields.forwarded):
         return b"%bX-Forwarded-Host: %b\r\n" % (client.forwarded_line, x.host_field)
     if mode is ForwardedFields.OFF:
         return b""
@@ -74,21 +74,27 @@ def forwarded_lines(x: Exchange) -> bytes:
 
 
 def _forwarded_in_full(x: Exchange, client: Client, mode: ForwardedFields) -> list[bytes]:
+    """Line by line. What nobody knows, such as the host of an HTTP/1.0 request without `Host`, is not told."""
     received = (x.head.fields.forwarded if client.trusted else None) or {}
+    # A field of empty members says nothing: it is as if it had not been sent.
+    received = {name: value for name, value in received.items() if value.strip(b" \t,")}
     lines = []
     if mode is not ForwardedFields.FORWARDED:
         hops = [hop for hop in (received.get(b"x-forwarded-for"), client.peer_node) if hop]
         lines += [
             b"X-Forwarded-For: " + b", ".join(hops),
             b"X-Forwarded-Proto: " + received.get(b"x-forwarded-proto", client.scheme),
-            b"X-Forwarded-Host: " + received.get(b"x-forwarded-host", x.host_field),
         ]
+        host = received.get(b"x-forwarded-host", x.host_field)
+        if host:
+            lines.append(b"X-Forwarded-Host: " + host)
         lines += [
             name.title().replace(b"Ip", b"IP") + b": " + received[name]
             for name in (b"x-forwarded-port", b"x-forwarded-prefix", b"x-real-ip")
             if name in received
         ]
     if mode is not ForwardedFields.X_FORWARDED:
-        element = b"for=%b;host=%b;proto=%b" % (forwarded_node(client.peer), quoted_string(x.host_field), client.scheme)
+        host = b"host=%b;" % quoted_string(x.host_field) if x.host_field else b""
+        element = b"for=%b;%bproto=%b" % (forwarded_node(client.peer), host, client.scheme)
         lines.append(b"Forwarded: " + b", ".join(part for part in (received.get(b"forwarded"), element) if part))
     return lines

@@ -1,4 +1,4 @@
-"""Steps 7 and 8 of the life of a request: the response is shaped, and goes out whole, as a stream or as a tunnel."""
+"""Steps 7 and 8 of the life of a request: the response is shaped, and goes out whole or as a stream. Tunnels: `switch.py`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from gateway.errors import Failed, Failure
 from gateway.policies import NEVER
 from gateway.proxy.bodies.body import Body, Sink
-from gateway.proxy.bodies.tunnel import websocket_accept
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.steps.coded_stream import CodedSink
 from gateway.proxy.steps.compression import WholeCoding, encode_whole, shape
-from gateway.proxy.steps.response_fields import response_lines, switching_lines
+from gateway.proxy.steps.response_fields import response_lines
 from gateway.proxy.time_limits import WATCH_INTERVAL
 
 if TYPE_CHECKING:
@@ -119,42 +118,3 @@ def _begin_stream(x: Exchange, route: Route, head: ResponseHead, body: Body) -> 
     timeouts = x.snapshot.server.timeouts
     x.client.alarm.set(now + min(route.timeout.idle, timeouts.write_stall, WATCH_INTERVAL), now)
     return now
-
-
-async def switch(x: Exchange, route: Route, connection: UpstreamConnection, head: ResponseHead) -> None:
-    """Switch protocols when the upstream agreed to exactly what the client asked (RFC 9110 7.8, RFC 6455 4.1)."""
-    client = x.client
-    metrics = client.plane.metrics
-    try:
-        _check_switch(x, head)
-        x.status = 101
-        x.committed = True
-        x.keep_alive = False
-        x.due = NEVER
-        tunnel = client.switch(switching_lines(x, head), head, connection, connection.take_buffer(), x.wake)
-        x.tunnel = connection.tunnel = tunnel
-        metrics.tunnels += 1
-        now = x.responded_at = monotonic()
-        client.alarm.set(now + route.timeout.idle, now)
-        try:
-            while tunnel.open:
-                await suspend()
-        finally:
-            metrics.tunnels -= 1
-            x.response_bytes = tunnel.sent_bytes
-            x.upstream_seconds += monotonic() - now
-            tunnel.close()
-    finally:
-        connection.end()
-
-
-def _check_switch(x: Exchange, head: ResponseHead) -> None:
-    asked = x.head.upgrade
-    fields = head.fields
-    if not asked or fields.upgrade != asked or not fields.switches:
-        raise Failed(Failure.UPGRADE_FAILED, "the upstream switched to what was not asked for")
-    if asked == b"websocket":
-        lines = x.head.kept.split(b"\r\n")
-        key = next((line[18:].strip() for line in lines if line[:18].lower() == b"sec-websocket-key:"), b"")
-        if fields.websocket_accept != websocket_accept(key):
-            raise Failed(Failure.UPGRADE_FAILED, "the Sec-WebSocket-Accept is not the answer to the key")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from gateway.errors import Failed, Failure
 from gateway.proxy.bodies.body import Body, Outlet
 from gateway.proxy.connection import Connection
-from gateway.proxy.wire.framing import ChunkedDecoder, Decoder, LengthDecoder, UntilClose
+from gateway.proxy.wire.framing import Decoder, LengthDecoder, ResponseChunkedDecoder, UntilClose
 from gateway.proxy.wire.http1_response import ResponseFields, ResponseHead, check_partial_response, read_response
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class UpstreamConnection(Connection):
             self.tunnel.lost(self)
         elif occupant is None:
             return
-        elif self.response is None:
+        elif self.response is None or self.response.status == 101:
             occupant.fail(Failed(Failure.TERMINATED))
         elif self.body is not None and not self.body.done:
             if exc is None and isinstance(self.body.decoder, UntilClose):
@@ -271,7 +271,7 @@ class UpstreamConnection(Connection):
 def _decoder(head: ResponseHead) -> Decoder:
     """How the response's body is framed (RFC 9112 6.3)."""
     if head.chunked:
-        return ChunkedDecoder()
+        return ResponseChunkedDecoder()
     if head.length >= 0:
         return LengthDecoder(head.length)
     return UntilClose()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import retry_after
 from gateway.metrics import Standings, UpstreamMetrics
+from gateway.policies import status_meant
 from gateway.policies.health import EndpointState
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def failed(endpoint: Endpoint, metrics: UpstreamMetrics, reason: str, now: float
 
 def answered(endpoint: Endpoint, metrics: UpstreamMetrics, response: ResponseHead, now: float) -> None:
     """The endpoint has answered with status 429 or more."""
-    group, status = endpoint.group, response.status
+    group, status = endpoint.group, status_meant(response.status)
     ejection = group.settings.ejection
     if ejection is not None and status in ejection.statuses:
         failed(endpoint, metrics, f"http_{status}", now)

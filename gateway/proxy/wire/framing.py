@@ -10,7 +10,7 @@ import re
 from typing import Final, Protocol
 
 from gateway.headers import TOKEN
-from gateway.proxy.wire.http1_request import FIELD_SECTION
+from gateway.proxy.wire.http1_request import FIELD_SECTION, PADDED_FIELD_SECTION
 
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of one chunk-size line with its extensions."""
@@ -26,7 +26,8 @@ _EXTENSION: Final = (
     + TOKEN
     + rb'+|"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"))?'
 )
-_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*[ \t]*)\r\n")
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")+[ \t]*)\r\n")
+_PADDED_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*[ \t]*)\r\n")
 _PLAIN_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
 
@@ -84,6 +85,11 @@ class ChunkedDecoder:
     """Transfer-Encoding: chunked. Extensions are ignored, trailers are checked and dropped (RFC 9110 6.5.1 allows it)."""
 
     __slots__ = ("_extensions", "_held", "_left", "_trailers", "done", "rest")
+
+    line = _CHUNK_LINE
+    """A chunk-size line with extensions."""
+    section = FIELD_SECTION
+    """Trailers, with the empty line."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -144,7 +150,7 @@ class ChunkedDecoder:
                 self._held = data[at:]
                 _check_partial_line(self._held)
                 return -1
-            match = _CHUNK_LINE.match(data, at)
+            match = self.line.match(data, at)
             if match is None:
                 raise FramingError("the chunk-size line is not valid")
             self._extensions += len(match[2])
@@ -158,7 +164,7 @@ class ChunkedDecoder:
         return match.end()
 
     def _end(self, data: bytes, at: int) -> None:
-        match = FIELD_SECTION.match(data, at)
+        match = self.section.match(data, at)
         if (len(data) if match is None else match.end()) - at > MAX_TRAILERS:
             raise FramingError("the trailer section is too large")
         if match is not None:
@@ -168,6 +174,15 @@ class ChunkedDecoder:
         if data.find(b"\r\n\r\n", at) != -1 or data.startswith(b"\r\n", at) or _BARE_LF.search(data, at) is not None:
             raise FramingError("the trailer section is not valid")
         self._held = data[at:]
+
+
+class ResponseChunkedDecoder(ChunkedDecoder):
+    """Of a response: blanks behind a chunk size and before the colon of a trailer are odd, but clear."""
+
+    __slots__ = ()
+
+    line = _PADDED_CHUNK_LINE
+    section = PADDED_FIELD_SECTION
 
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")

@@ -17,6 +17,8 @@ from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, TOKEN, list_members
 
 FIELD_SECTION: Final = re.compile(rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*\r\n")
 """Field lines and the empty line behind them."""
+PADDED_FIELD_SECTION: Final = re.compile(rb"(?:" + TOKEN + rb"++[\t ]*+:[\t\x20-\x7e\x80-\xff]*+\r\n)*\r\n")
+"""The same with blanks before colons, which a response may have and a request may not (RFC 9112 5.1)."""
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([0-9])\r\n")
 _ANY_VERSION: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]\r\n")
 _LONG_METHOD: Final = re.compile(TOKEN + rb"{33}")
@@ -143,7 +145,7 @@ class RequestFields:
         """What `Connection` says about it; None: nothing, so the version decides."""
         self.expect_continue = False
         self.upgrade = b""
-        """The protocol asked for, lower case, when `Connection: upgrade` named it."""
+        """The protocols asked for, as sent, when `Connection: upgrade` named the field."""
         self.via: tuple[bytes, ...] = ()
         self.forwarded: dict[bytes, bytes] | None = None
         self.max_forwards = -1
@@ -205,7 +207,7 @@ class RequestReader:
 def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
     """The meaning of a field section. Raises `Failed` for what is not valid, ambiguous, or not for us to pass on."""
     if FIELD_SECTION.fullmatch(block) is None:
-        raise Failed(Failure.BAD_REQUEST, "a field line is not valid", close=True)
+        raise Failed(Failure.BAD_REQUEST, _why_no_field(block), close=True)
     fields = RequestFields(block, table)
     lines: list[bytes] = []
     options: list[bytes] = []
@@ -222,7 +224,8 @@ def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
         elif kind == _K_CONNECTION:
             options += PLAIN_OPTIONS.get(line[11:]) or list_members(line[11:])
         elif kind == _K_UPGRADE:
-            upgrade = line[8:].strip(b" \t").lower()
+            value = line[8:].strip(b" \t")
+            upgrade = upgrade + b", " + value if upgrade else value
         elif kind != _K_DROP:
             if kind in (_K_VIA, _K_SEEN):
                 lines.append(line)
@@ -325,6 +328,24 @@ def _why_refused(data: bytes) -> Failed:
     if _ANY_VERSION.fullmatch(line) is not None and b" HTTP/1." not in line:
         return Failed(Failure.VERSION_NOT_SUPPORTED, close=True)
     return Failed(Failure.BAD_REQUEST, "the request line is not valid", close=True)
+
+
+_FIELD_FAULTS: Final = (
+    (re.compile(rb"[\t ]"), "a field line is folded: it begins with a blank"),
+    (re.compile(TOKEN + rb"*+[\t ]++:"), "a blank stands before the colon of a field"),
+    (re.compile(rb"[^:]*\Z"), "a field line has no colon"),
+    (re.compile(TOKEN + rb"++:"), "the value of a field holds a control character"),
+)
+
+
+def _why_no_field(block: bytes) -> str:
+    """What is wrong with a field section, in words. Runs on bad input only."""
+    for line in block.split(b"\r\n")[:-2]:
+        if FIELD_SECTION.fullmatch(line + b"\r\n\r\n") is None:
+            return next(
+                (why for pattern, why in _FIELD_FAULTS if pattern.match(line) is not None), "the name of a field is not valid"
+            )
+    return "a field line is not valid"
 
 
 def check_partial_request(buffer: bytes | bytearray, scanned: int, max_target: int, max_fields: int) -> None:

@@ -1,5 +1,7 @@
-"""HTTP/1.1 response heads on the wire (RFC 9112), read as strictly as requests: an upstream's mistake must not become the
-client's problem. What is not canonical is answered 502."""
+"""HTTP/1.1 response heads on the wire (RFC 9112): an upstream's mistake must not become the client's problem.
+
+What is odd but clear goes on: a status that nobody registered, a blank before a colon. What is not clear is answered 502.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.errors import Failed, Failure
-from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, list_members
+from gateway.headers import HOP_BY_HOP, NEVER_NOMINATED, TOKEN, list_members
 from gateway.policies.compression import Fields
 from gateway.proxy.wire.http1_request import (
     BARE,
@@ -16,13 +18,16 @@ from gateway.proxy.wire.http1_request import (
     KEEP,
     LENGTH,
     ORDINARY_OPTIONS,
+    PADDED_FIELD_SECTION,
     PLAIN_OPTIONS,
     FieldTable,
     without,
 )
 
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
 _STATUS_START: Final = b"HTTP/1."
+_BLANK_BEFORE_COLON: Final = re.compile(rb"^(" + TOKEN + rb"++)[\t ]++:", re.MULTILINE)
+"""RFC 9112 5.1: a proxy removes the blanks from a response. (In a request they are 400.)"""
 
 _CONNECTION: Final = 1
 _CONTENT_LENGTH: Final = 2
@@ -56,7 +61,7 @@ class ResponseFields:
 
     def __init__(self, block: bytes, own: bytes) -> None:
         self.block = block
-        """The bytes of the section, with the empty line."""
+        """The bytes of the section, with the empty line, and without blanks before colons."""
         self.own = own
         """Lower-case name of the field that was left out because the gateway sets it."""
         self.kept = b""
@@ -69,6 +74,7 @@ class ResponseFields:
         self.coding: Fields | None = None
         """What they mean for compression; read when a route first asks."""
         self.upgrade = b""
+        """The protocol switched to, as sent."""
         self.switches = False
         """`Connection: upgrade` was sent."""
         self.websocket_accept = b""
@@ -109,7 +115,9 @@ def read_response(data: bytes, end: int, own: bytes, last: ResponseFields | None
 def read_response_fields(block: bytes, own: bytes = b"") -> ResponseFields:
     """The meaning of a field section. Raises `Failed(PROTOCOL)` for what is not valid, and for broken framing."""
     if FIELD_SECTION.fullmatch(block) is None:
-        raise Failed(Failure.PROTOCOL, "a field line is not valid")
+        if PADDED_FIELD_SECTION.fullmatch(block) is None:
+            raise Failed(Failure.PROTOCOL, "a field line is not valid")
+        block = _BLANK_BEFORE_COLON.sub(rb"\1:", block)
     fields = ResponseFields(block, own)
     lines: list[bytes] = []
     options: list[bytes] = []
@@ -149,7 +157,7 @@ def _special(fields: ResponseFields, kind: int, value: bytes) -> None:
             raise Failed(Failure.PROTOCOL, "the only transfer coding is chunked, once")
         fields.chunked = True
     elif kind == _UPGRADE:
-        fields.upgrade = value.lower()
+        fields.upgrade = value
     else:
         fields.websocket_accept = value
 

@@ -153,6 +153,7 @@ def access_settings(chosen: RouteLog, name: str | None, making: Making) -> Acces
         slow=chosen.slow,
         sampled=b"," + key(names, "sample_rate") + orjson.dumps(share),
         slow_mark=b"," + key(names, "slow") + b"true",
+        detail_key=b"," + key(names, "detail"),
         fallback_key=b"," + key(names, "fallback_for"),
         breaker_key=b"," + key(names, "breaker"),
         attempts_key=b"," + key(names, "attempt_log"),

@@ -38,7 +38,7 @@ class ServerLimits(Model):
     requests_per_connection: int = setting(
         10_000, "Requests after which a client connection is closed.", ge=1, le=1_000_000_000
     )
-    tunnels: int = setting(1_000, "Most upgraded connections (WebSocket) at a time.", ge=0, le=1_000_000)
+    tunnels: int = setting(1_000, "Most upgraded connections (WebSocket and the like) at a time.", ge=0, le=1_000_000)
     upload_rate: values.BodySize = setting(
         "240B",
         "Bytes per second a client must upload on average, after a grace of 5 s beyond `body_idle`; less is 408. `off`: any.",
