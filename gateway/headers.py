@@ -101,6 +101,13 @@ def normalise_host(value: bytes) -> bytes | None:
     return host[:-1] if host.endswith(b".") else host
 
 
+def port_of(authority: bytes, scheme: bytes) -> bytes:
+    """The port of a `Host` value or authority, or that of the scheme, `http` or `https`, where it names none."""
+    match = _HOST.fullmatch(authority)
+    written: bytes | None = match[3] if match is not None else None
+    return written or (b"443" if scheme == b"https" else b"80")
+
+
 def valid_request_id(value: bytes) -> bool:
     """A request id from outside is taken only when it cannot do harm in a log or a field: 1 to 128 of `A-Za-z0-9._-`."""
     return _REQUEST_ID.fullmatch(value) is not None

@@ -29,7 +29,7 @@ class EjectionSettings:
     """How long the first ejection lasts; the n-th in a row lasts n times as long."""
     longest: float = 300.0
     max_ejected: float = 0.5
-    """The share of the endpoints that may be ejected at a time, rounded up, but never all of them."""
+    """The share of the endpoints that may be ejected at a time, rounded down, at least one of them and never all."""
 
 
 def too_many(settings: EjectionSettings, failures: int, errors: int) -> bool:
@@ -38,9 +38,11 @@ def too_many(settings: EjectionSettings, failures: int, errors: int) -> bool:
 
 
 def most_ejected(settings: EjectionSettings, endpoints: int) -> int:
-    """How many of so many endpoints may be out at a time: never the last one."""
-    wanted = -int(-settings.max_ejected * endpoints // 1)
-    return max(0, min(endpoints - 1, wanted))
+    """How many of so many endpoints may be out at a time: a share is a bound, so it is rounded down; one may always go, but
+    never the last one."""
+    # 29 % of 100 is 28.999999999999996 in binary fractions.
+    wanted = int(settings.max_ejected * endpoints + 1e-6)
+    return max(0, min(endpoints - 1, max(1, wanted)))
 
 
 def in_a_row(settings: EjectionSettings, before: int, ended: float, now: float) -> int:

@@ -55,6 +55,10 @@ class Client:
     """The peer is a trusted proxy: what it says about its own client is believed."""
     forwarded_line: bytes
     """`X-Forwarded-For` and `X-Forwarded-Proto` as complete lines, for requests that bring none worth keeping."""
+    told_host: bytes | None
+    """The authority that `told` holds for: clients send the same one again and again. None: there was none yet."""
+    told: bytes
+    """All `X-Forwarded` lines that depend on nothing but the connection and the authority."""
     via_line: bytes
     limit_key: bytes | None
     """The peer as a key of rate limits; made when first needed."""

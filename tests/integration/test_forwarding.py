@@ -161,6 +161,7 @@ async def test_strangers_are_not_believed_about_the_client(upstream: StartUpstre
         b"X-Forwarded-For: 127.0.0.1",
         b"X-Forwarded-Proto: http",
         b"X-Forwarded-Host: a.example:81",
+        b"X-Forwarded-Port: 81",
     ]
 
 
@@ -190,6 +191,7 @@ async def test_a_trusted_proxy_is_believed_about_the_client(upstream: StartUpstr
                 b"X-Forwarded-For: 127.0.0.1",
                 b"X-Forwarded-Proto: http",
                 b"X-Forwarded-Host: a:1",
+                b"X-Forwarded-Port: 1",
                 b'Forwarded: for=127.0.0.1;host="a:1";proto=http',
             ],
         ),
@@ -202,6 +204,70 @@ async def test_the_operator_chooses_the_forwarding_fields(
     got = await forwarded(upstream, gateway, b"GET / HTTP/1.1\r\nHost: a:1\r\n\r\n", server=f"forwarded: {mode}")
 
     assert [line for line in got.lines if b"orwarded" in line] == expected
+
+
+@pytest.mark.parametrize(
+    "host,given,port",
+    [
+        (b"a.example", b"", b"80"),
+        (b"a.example:8080", b"", b"8080"),
+        (b"[::1]", b"", b"80"),
+        (b"[::1]:81", b"", b"81"),
+        (b"a.example:", b"", b"80"),
+        (b"a.example:8080", b"X-Forwarded-Proto: https\r\n", b"8080"),
+        (b"a.example", b"X-Forwarded-Proto: https\r\n", b"443"),
+        (b"inner:81", b"X-Forwarded-Host: outer.example\r\nX-Forwarded-Proto: https\r\n", b"443"),
+        (b"inner:81", b"X-Forwarded-Port: 4443\r\n", b"4443"),
+    ],
+)
+async def test_the_upstream_is_told_the_port_that_the_client_sees(
+    upstream: StartUpstream, gateway: StartGateway, host: bytes, given: bytes, port: bytes
+) -> None:
+    """`X-Forwarded-Port` is that of the authority, else that of the scheme; a trusted proxy's own is kept."""
+    got = await forwarded(upstream, gateway, b"GET / HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (host, given), server=TRUSTED)
+
+    assert got.value(b"x-forwarded-port") == port
+
+
+async def test_each_request_of_a_connection_tells_its_own_host(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """What is remembered of the last request's authority does not reach the next one's upstream."""
+    origin = await upstream(echoes_requests)
+    client = await (await gateway(proxy(origin.url))).client()
+    for host in (b"a:1", b"a:1", b"b:2", b"a:1"):
+        await client.ask(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+
+    told = [got.values(b"x-forwarded-host") + got.values(b"x-forwarded-port") for got in origin.requests]
+    assert told == [[b"a:1", b"1"], [b"a:1", b"1"], [b"b:2", b"2"], [b"a:1", b"1"]]
+
+
+@pytest.mark.parametrize(
+    "server,route,given,told",
+    [
+        ("", "strip_prefix: /shop", "", [b"/shop"]),
+        ("", "strip_prefix: true", "", [b"/shop"]),
+        ("", "rewrite_prefix: {from: /shop, to: /}", "", [b"/shop"]),
+        ("", "rewrite_prefix: {from: /shop, to: /v2}", "", []),
+        ("", "", "", []),
+        ("", "strip_prefix: /shop", "X-Forwarded-Prefix: /evil\r\n", [b"/shop"]),
+        (TRUSTED, "strip_prefix: /shop", "X-Forwarded-Prefix: /outer\r\n", [b"/outer/shop"]),
+        (TRUSTED, "strip_prefix: /shop", "X-Forwarded-Prefix: /outer/\r\n", [b"/outer/shop"]),
+        (TRUSTED, "strip_prefix: /shop", "X-Forwarded-For: 192.0.2.1\r\n", [b"/shop"]),
+        (TRUSTED, "", "X-Forwarded-Prefix: /outer\r\n", [b"/outer"]),
+        ("forwarded: both", "strip_prefix: /shop", "", [b"/shop"]),
+        ("forwarded: forwarded", "strip_prefix: /shop", "", []),
+        ("forwarded: off", "strip_prefix: /shop", "", []),
+        ("", "strip_prefix: /shop, request_fields: {set: {X-Forwarded-Prefix: /mine}}", "", [b"/mine"]),
+        ("", "strip_prefix: /shop, request_fields: {remove: [X-Forwarded-Prefix]}", "", []),
+    ],
+)
+async def test_the_upstream_is_told_the_prefix_that_it_does_not_see(
+    upstream: StartUpstream, gateway: StartGateway, server: str, route: str, given: str, told: list[bytes]
+) -> None:
+    """A stripped prefix is in `X-Forwarded-Prefix`, behind that of a trusted proxy; what `request_fields` says holds."""
+    request = f"GET /shop/x HTTP/1.1\r\nHost: a\r\n{given}\r\n".encode()
+    got = await forwarded(upstream, gateway, request, server=server, route=route, path="/shop/**")
+
+    assert got.values(b"x-forwarded-prefix") == told
 
 
 async def test_the_client_address_is_the_rightmost_untrusted(upstream: StartUpstream, gateway: StartGateway) -> None:

@@ -65,5 +65,6 @@ async def test_what_a_trusted_proxy_knows_is_told_without_a_host(upstream: Start
 
     assert told(origin.requests[0])[2:] == [
         b"X-Forwarded-Host: outer.example",
+        b"X-Forwarded-Port: 80",
         b"Forwarded: for=192.0.2.1;host=outer.example, for=127.0.0.1;proto=http",
     ]

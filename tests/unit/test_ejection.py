@@ -11,10 +11,18 @@ from gateway.policies.ejection import EjectionSettings, in_a_row, lasts, most_ej
 SETTINGS = EjectionSettings()
 
 
-@pytest.mark.parametrize("endpoints,most", [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (10, 5)])
+@pytest.mark.parametrize("endpoints,most", [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (10, 5)])
 def test_at_most_half_of_the_endpoints_are_out(endpoints: int, most: int) -> None:
-    """By default half of the endpoints, rounded up, may be ejected."""
+    """By default half of the endpoints, rounded down, may be ejected."""
     assert most_ejected(SETTINGS, endpoints) == most
+
+
+@pytest.mark.parametrize(
+    "share,endpoints,most", [(0.34, 3, 1), (0.33, 3, 1), (0.66, 3, 1), (0.67, 3, 2), (0.1, 3, 1), (1.0, 3, 2), (0.29, 100, 29)]
+)
+def test_a_share_is_a_bound(share: float, endpoints: int, most: int) -> None:
+    """No more than the share is out, counted in hundredths as it is written; one may always go."""
+    assert most_ejected(EjectionSettings(max_ejected=share), endpoints) == most
 
 
 @given(st.floats(0.01, 1.0), st.integers(1, 2000))

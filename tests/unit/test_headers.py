@@ -23,6 +23,7 @@ from gateway.headers import (
     normalise_host,
     parse_address,
     parse_http_date,
+    port_of,
     quoted_string,
     retry_after,
     valid_request_id,
@@ -71,6 +72,24 @@ def test_hosts_are_normalised(value: bytes, host: bytes) -> None:
 def test_invalid_hosts_are_refused(value: bytes) -> None:
     """A Host value that is no host is no host at all (RFC 9112 3.2)."""
     assert normalise_host(value) is None
+
+
+@pytest.mark.parametrize(
+    "authority,port",
+    [
+        (b"a", b"443"),
+        (b"a:80", b"80"),
+        (b"a:", b"443"),
+        (b"[::1]", b"443"),
+        (b"[::1]:8", b"8"),
+        (b"", b"443"),
+        (b"a,b:1", b"443"),
+    ],
+)
+def test_an_authority_without_a_port_has_that_of_its_scheme(authority: bytes, port: bytes) -> None:
+    """What is not valid names no port."""
+    assert port_of(authority, b"https") == port
+    assert port_of(b"a", b"http") == b"80"
 
 
 @given(st.binary(max_size=40))

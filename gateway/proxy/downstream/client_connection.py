@@ -29,7 +29,7 @@ class ClientConnection(Connection, Client):
 
     __slots__ = (
         "_host", "_host_field", "alarm", "closing", "ended", "exchange", "forwarded_line", "limit_key", "limits_asked",
-        "listener", "matched", "peer", "peer_node", "peer_text", "plane", "scheme", "trusted", "via_line",
+        "listener", "matched", "peer", "peer_node", "peer_text", "plane", "scheme", "told", "told_host", "trusted", "via_line",
     )  # fmt: skip
 
     def __init__(self, plane: DataPlane, scheme: bytes, listener: bytes = b"") -> None:
@@ -48,6 +48,8 @@ class ClientConnection(Connection, Client):
         self.ended = False
         self.trusted = False
         self.forwarded_line = b""
+        self.told_host: bytes | None = None
+        self.told = b""
         self.via_line = plane.via_line
         self.closing = False
         """No further request is read."""

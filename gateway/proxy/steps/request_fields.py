@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Failed, Failure
-from gateway.headers import forwarded_node, quoted_string
+from gateway.headers import forwarded_node, port_of, quoted_string
 from gateway.policies import NEVER
 from gateway.policies.timeout import remaining_ms
 from gateway.proxy.steps.field_edits import edited
@@ -18,9 +18,12 @@ from gateway.snapshot import Rewrite
 if TYPE_CHECKING:
     from gateway.proxy.client import Client
     from gateway.proxy.exchange import Attempt, Exchange
+    from gateway.snapshot import Route
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _X_FORWARDED: Final = ForwardedFields.X_FORWARDED
+
+_PREFIX: Final = b"x-forwarded-prefix"
 
 
 def host_for(attempt: Attempt) -> bytes:
@@ -41,7 +44,7 @@ def request_lines(attempt: Attempt, now: float) -> list[bytes]:
     lines = [
         head.kept if edits is None else edited(head.kept, edits),
         x.client.via_line,
-        forwarded_lines(x),
+        forwarded_lines(x, attempt.route),
         names.request_id_line,
         x.request_id,
         b"\r\n",
@@ -62,18 +65,31 @@ def rewritten_target(target: bytes, rewrite: Rewrite) -> bytes:
     return rewritten if rewritten.startswith(b"/") else b"/" + rewritten
 
 
-def forwarded_lines(x: Exchange) -> bytes:
-    """Who the request came from, for the upstream: what trusted proxies said and this hop."""
+def forwarded_lines(x: Exchange, route: Route) -> bytes:
+    """Who the request came from and what of its address is gone, for the upstream: what trusted proxies said and this hop."""
     client = x.client
     mode = x.snapshot.server.forwarded
     if mode is _X_FORWARDED and x.host_field and not (client.trusted and x.head.fields.forwarded):
-        return b"%bX-Forwarded-Host: %b\r\n" % (client.forwarded_line, x.host_field)
+        if client.told_host != x.host_field:
+            client.told_host = x.host_field
+            lines = (client.forwarded_line, x.host_field, port_of(x.host_field, client.scheme))
+            client.told = b"%bX-Forwarded-Host: %b\r\nX-Forwarded-Port: %b\r\n" % lines
+        if route.rewrite is not None and (prefix := stripped_prefix(route, route.rewrite)):
+            return b"%bX-Forwarded-Prefix: %b\r\n" % (client.told, prefix)
+        return client.told
     if mode is ForwardedFields.OFF:
         return b""
-    return b"".join([line + b"\r\n" for line in _forwarded_in_full(x, client, mode)])
+    return b"".join([line + b"\r\n" for line in _forwarded_in_full(x, route, client, mode)])
 
 
-def _forwarded_in_full(x: Exchange, client: Client, mode: ForwardedFields) -> list[bytes]:
+def stripped_prefix(route: Route, rewrite: Rewrite) -> bytes:
+    """The prefix that the upstream does not see; empty when it is replaced by another, or when the operator has the say."""
+    if rewrite.new or (route.request_edits is not None and _PREFIX in route.request_edits.drop):
+        return b""
+    return rewrite.old
+
+
+def _forwarded_in_full(x: Exchange, route: Route, client: Client, mode: ForwardedFields) -> list[bytes]:
     """Line by line. What nobody knows, such as the host of an HTTP/1.0 request without `Host`, is not told."""
     received = (x.head.fields.forwarded if client.trusted else None) or {}
     # A field of empty members says nothing: it is as if it had not been sent.
@@ -88,11 +104,16 @@ def _forwarded_in_full(x: Exchange, client: Client, mode: ForwardedFields) -> li
         host = received.get(b"x-forwarded-host", x.host_field)
         if host:
             lines.append(b"X-Forwarded-Host: " + host)
-        lines += [
-            name.title().replace(b"Ip", b"IP") + b": " + received[name]
-            for name in (b"x-forwarded-port", b"x-forwarded-prefix", b"x-real-ip")
-            if name in received
-        ]
+        port = received.get(b"x-forwarded-port") or (port_of(host, x.scheme()) if host else b"")
+        if port:
+            lines.append(b"X-Forwarded-Port: " + port)
+        prefix = received.get(_PREFIX, b"")
+        if own := b"" if route.rewrite is None else stripped_prefix(route, route.rewrite):
+            prefix = prefix.rstrip(b"/") + own
+        if prefix:
+            lines.append(b"X-Forwarded-Prefix: " + prefix)
+        if b"x-real-ip" in received:
+            lines.append(b"X-Real-IP: " + received[b"x-real-ip"])
     if mode is not ForwardedFields.X_FORWARDED:
         host = b"host=%b;" % quoted_string(x.host_field) if x.host_field else b""
         element = b"for=%b;%bproto=%b" % (forwarded_node(client.peer), host, client.scheme)

@@ -116,7 +116,9 @@ class Ejection(Model):
     )
     base: values.Duration = setting("30s", "How long the first ejection lasts; the n-th in a row n times as long.")
     max: values.Duration = setting("5m", "How long an ejection lasts at most.")
-    max_ejected: Share = setting("50%", "Share of the endpoints that may be ejected, rounded up; the last one never is.")
+    max_ejected: Share = setting(
+        "50%", "Share of the endpoints that may be ejected: rounded down, at least one, never the last."
+    )
 
 
 class Dns(Model):
