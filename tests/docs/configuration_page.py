@@ -18,8 +18,9 @@ HEAD: Final = """# Every field
 
 <!-- Made by `make docs` from the JSON schema, which is made from the models. -->
 
-One section for each block, one row for each field. `[]` stands for an item of a list, `NAME` for a name that you choose. Unknown fields
-are errors. The same with comments, as one file: [config/gateway.yaml](../config/gateway.yaml); for editors: `gateway schema`.
+One section for each block, one row for each field. `[]` stands for an item of a list, `NAME` for a name that you choose.
+Unknown fields are errors. The same with comments, as one file: [config/gateway.yaml](../config/gateway.yaml). For editors:
+`gateway schema`.
 
 | written | is |
 |---|---|

@@ -63,7 +63,9 @@ def test_commands_are_understood(block: Block) -> None:
 @pytest.mark.parametrize("page", WALKED, ids=lambda page: page.name)
 def test_walked_pages_say_what_is_run(page: Path) -> None:
     """Where a reader is led by the hand, each shell block is run by a test, or says why not."""
-    silent = [str(block) for block in blocks(page) if block.language in ("sh", "") and block.mark not in ("run", "start", "not run")]
+    silent = [
+        str(block) for block in blocks(page) if block.language in ("sh", "") and block.mark not in ("run", "start", "not run")
+    ]
 
     assert silent == []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.control.json_schema import json_schema
 from gateway.control.tools import metrics_reference
 from tests.docs import commands_page, configuration_page
 
@@ -27,7 +28,7 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
 
 def test_every_field_of_the_schema_has_a_row() -> None:
     """Each block has a section, and each of its fields a row of it."""
-    schema = configuration_page.json_schema()
+    schema = json_schema()
     text = configuration_page.page()
     for section in configuration_page.sections(schema):
         title = "The file" if section.title == "the file" else f"`{section.title}`"
