@@ -1,7 +1,7 @@
 # make run     try it: demo services and the gateway in front of them
 # make test    everything: format, lint, types, import contracts, all tests with coverage
 # make check   the same without the slower tests: seconds
-# make docs    write docs/metrics.md and the tables of docs/architecture.md anew from the code
+# make docs    write the generated pages anew from the code, and build the documentation as a site in build/site
 # make bench   measure, against the other proxies that are installed
 # make clean   forget the environment and everything generated
 #
@@ -41,8 +41,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
 docs: $(VENV)/.installed-test
-	$(BIN)/python -m gateway.control.tools.metrics_reference > docs/metrics.md
-	$(BIN)/python -m tests.architecture_page --write
+	$(BIN)/python -m tests.docs.pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "built: build/site/index.html, or $(BIN)/python -m http.server -d build/site 8000"
 
 # BENCH=scenario and its options, see tests/bench/README.md. Needs wrk, and the proxies it is to compare with.
 bench: $(VENV)/.installed-test
@@ -57,7 +58,7 @@ $(VENV)/.installed-run: pyproject.toml $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(BIN)/python
-	$(PIP_INSTALL) --editable '.[speed,dev,lint]'
+	$(PIP_INSTALL) --editable '.[speed,dev,docs,lint]'
 	@touch $@
 
 # `python` is a link and has the time of the interpreter behind it: after an upgrade of that, everything is installed anew.

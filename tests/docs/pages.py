@@ -1,0 +1,16 @@
+"""Writes the pages of `docs/` that are made from the code: `python -m tests.docs.pages`."""
+
+from __future__ import annotations
+
+from gateway.control.json_schema import rendered_schema
+from gateway.control.tools import metrics_reference
+from tests import architecture_page
+from tests.docs import commands_page, configuration_page
+
+if __name__ == "__main__":
+    docs = configuration_page.PAGE.parent
+    (docs / "metrics.md").write_text(metrics_reference.reference(), encoding="utf-8")
+    (docs.parent / "config" / "gateway.schema.json").write_text(rendered_schema(), encoding="utf-8")
+    commands_page.PAGE.write_text(commands_page.page(), encoding="utf-8")
+    configuration_page.PAGE.write_text(configuration_page.page(), encoding="utf-8")
+    architecture_page.PAGE.write_text(architecture_page.page(), encoding="utf-8")
