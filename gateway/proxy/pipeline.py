@@ -28,6 +28,7 @@ from gateway.proxy.access_log.line import access_line
 from gateway.proxy.attempts.circuit_breaker import raise_refusal, refusal
 from gateway.proxy.attempts.forward import forward
 from gateway.proxy.attempts.load_balancing import fallback_for, gates_to
+from gateway.proxy.bodies.body import too_large
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.compression import prepare
 from gateway.proxy.steps.match import match
@@ -140,7 +141,7 @@ def admit(x: Exchange, route: Route) -> bool:
     if body is not None:
         body.limit = route.max_body
         if 0 <= route.max_body < max(head.fields.length, body.received):
-            raise Failed(Failure.CONTENT_TOO_LARGE, close=True)
+            raise too_large(route.max_body)
     elif head.expect_continue:
         head.expect_continue = False
     if head.fields.via and x.client.came_by_us(head.fields.via):
@@ -148,7 +149,7 @@ def admit(x: Exchange, route: Route) -> bool:
     if head.upgrade:
         head.upgrade = allowed_upgrades(head, route.upgrades)
         if head.upgrade and x.client.plane.metrics.tunnels >= x.snapshot.server.limits.tunnels:
-            raise Failed(Failure.TUNNEL_LIMIT)
+            raise Failed(Failure.TUNNEL_LIMIT, f"{x.snapshot.server.limits.tunnels} are open (server.limits.tunnels)")
     return True
 
 

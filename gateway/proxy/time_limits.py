@@ -40,7 +40,9 @@ UPLOAD_GRACE: Final = 5.0
 def attempt_began(x: Exchange, route: Route, now: float) -> None:
     """The whole request is with the upstream: from now on its time counts."""
     due = attempt_ends(route.timeout, now, x.deadline)
-    x.expect_by(due, _DEADLINE if due >= x.deadline else _ATTEMPT_TIMEOUT, now)
+    # A deadline that leaves the upstream less than half of its time says nothing about the upstream.
+    short = due >= x.deadline and due - now < route.timeout.attempt / 2
+    x.expect_by(due, _DEADLINE if short else _ATTEMPT_TIMEOUT, now)
 
 
 def upload_done(x: Exchange, now: float) -> None:
@@ -69,7 +71,7 @@ def check_time(x: Exchange, now: float) -> None:
         if failure is None:
             x.wake()
         else:
-            x.fail(Failed(failure))
+            x.fail(Failed(failure, limit_in_words(x, failure)))
         return
     if x.due == NEVER:
         # Which limit applies changes as buffers fill and drain, so look again before the one of now is due.
@@ -78,6 +80,26 @@ def check_time(x: Exchange, now: float) -> None:
             x.client.abort()
             return
     x.client.alarm.set(due, now)
+
+
+def limit_in_words(x: Exchange, failure: Failure) -> str:
+    """Which limit was hit, and its value: the word of the configuration, for whoever reads the answer or the log."""
+    route, server = x.route, x.snapshot.server.timeouts
+    if failure is Failure.WRITE_TIMEOUT:
+        return f"nothing was taken for {server.write_stall:g} s (server.timeouts.write_stall)"
+    if failure is Failure.BODY_TIMEOUT:
+        return f"silence for {server.body_idle:g} s (server.timeouts.body_idle), or less than server.limits.upload_rate"
+    if route is None:
+        return ""
+    timeout = route.timeout
+    if failure is Failure.STREAM_IDLE:
+        return f"silence for {timeout.idle:g} s (timeout.idle)"
+    if failure is Failure.CONNECT_TIMEOUT and x.due < x.deadline:
+        return f"no connection within {timeout.connect:g} s (timeout.connect)"
+    if failure is _ATTEMPT_TIMEOUT and x.due < x.deadline:
+        return f"no response within {timeout.attempt:g} s (timeout.attempt)"
+    whose = "timeout.request" if x.budget == timeout.request else "what the client gives it"
+    return f"no response within {x.budget:g} s ({whose})"
 
 
 def _time_limit(x: Exchange, now: float) -> tuple[float, Failure | None]:

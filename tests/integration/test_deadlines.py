@@ -12,19 +12,24 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 
 
 async def test_a_spent_budget_is_504_everywhere_by_the_same_name(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """Problem body, Proxy-Status (RFC 9209), metric and access log say `deadline_exceeded`; the upstream is let go."""
+    """Problem body, Proxy-Status (RFC 9209), metric and access log say `http_response_timeout`: the upstream
+    had all of the budget, so it is its fault. The answer and the log name the budget; the upstream is let go."""
     origin = await upstream(accepts_and_hangs)
     running = await gateway(proxy(origin.url, route="timeout: 100ms"))
     client = await running.client()
     response = await client.ask(GET)
 
-    assert (response.status, response.code) == (504, "deadline_exceeded")
-    assert response.value(b"proxy-status") == b"gw; error=deadline_exceeded"
-    assert running.route.rejections == {"deadline_exceeded": 1}
+    assert (response.status, response.code) == (504, "http_response_timeout")
+    assert (
+        response.value(b"proxy-status")
+        == b'gw; error=http_response_timeout; details="no response within 0.1 s (timeout.request)"'
+    )
+    assert running.route.rejections == {"http_response_timeout": 1}
     assert running.route.requests == {(b"GET", 504): 1}
-    assert running.upstream.attempts == {"ok": 0, "deadline_exceeded": 1}
+    assert running.upstream.attempts == {"ok": 0, "http_response_timeout": 1}
     entry = running.log.entries[0]
-    assert (entry["status"], entry["failure"], entry["flags"]) == (504, "deadline_exceeded", "UT")
+    assert (entry["status"], entry["failure"], entry["flags"]) == (504, "http_response_timeout", "UT")
+    assert entry["detail"] == "no response within 0.1 s (timeout.request)"
     assert entry["duration_ms"] >= 100
     await at_once(lambda: not origin.peers)
     assert (await client.ask(GET)).status == 504
@@ -131,7 +136,7 @@ async def test_the_budget_runs_once_the_upload_is_over(upstream: StartUpstream, 
     await client.send(b"hello")
     response = await client.response()
 
-    assert (response.status, response.code) == (504, "deadline_exceeded")
+    assert (response.status, response.code) == (504, "http_response_timeout")
     assert running.log.entries[0]["duration_ms"] >= 450
 
 
@@ -141,7 +146,7 @@ async def test_an_upstream_that_never_says_continue_is_timed(upstream: StartUpst
     running = await gateway(proxy(origin.url, route="timeout: 150ms"))
     response = await running.ask(POST[:-2] + b"Expect: 100-continue\r\n\r\n")
 
-    assert (response.status, response.code) == (504, "deadline_exceeded")
+    assert (response.status, response.code) == (504, "http_response_timeout")
     assert response.value(b"connection") == b"close"
 
 

@@ -59,7 +59,7 @@ async def test_the_faults_become_failures(demo: str) -> None:
             async with client.get(path) as response:
                 found.append((response.status, (await response.json(content_type=None))["code"]))
 
-    assert found == [(504, "deadline_exceeded"), (502, "connection_terminated"), (404, "destination_not_found")]
+    assert found == [(504, "http_response_timeout"), (502, "connection_terminated"), (404, "destination_not_found")]
 
 
 async def test_streams_and_sockets_flow(demo: str) -> None:

@@ -58,7 +58,7 @@ async def test_an_unknown_name_is_502(gateway: StartGateway) -> None:
         (answers_and_closes(b"HTTP/1.1 2x0 OK\r\n\r\n"), "http_protocol_error"),
         (answers_and_closes(b"HTTP/2.0 200 OK\r\n\r\n"), "http_protocol_error"),
         (answers_and_closes(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nOK"), "http_protocol_error"),
-        (answers_and_closes(b"HTTP/1.1 200 OK\r\nX-A : 1\r\n\r\nOK"), "http_protocol_error"),
+        (answers_and_closes(b"HTTP/1.1 200 OK\r\nX A: 1\r\n\r\nOK"), "http_protocol_error"),
         (answers_and_closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "http_protocol_error"),
     ],
     ids=["closed", "reset", "mid-head-reset", "mid-head-close", "ssh", "status", "version", "lengths", "space", "chunks"],

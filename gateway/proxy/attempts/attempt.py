@@ -53,7 +53,8 @@ async def _new_connection(x: Exchange, route: Route, pool: EndpointPool) -> Upst
     now = monotonic()
     due = now + route.timeout.connect
     if x.deadline < due:
-        x.expect_by(x.deadline, Failure.DEADLINE, now)
+        short = x.deadline - now < route.timeout.connect / 2
+        x.expect_by(x.deadline, Failure.DEADLINE if short else Failure.CONNECT_TIMEOUT, now)
     else:
         x.expect_by(due, Failure.CONNECT_TIMEOUT, now)
     opening = pool.open(x.wake)

@@ -15,12 +15,13 @@ from gateway.policies.retry import repeatable
 from gateway.proxy.attempts import hedge
 from gateway.proxy.attempts.attempt import await_answer, connect, send
 from gateway.proxy.attempts.circuit_breaker import permitted, raise_refusal
-from gateway.proxy.attempts.load_balancing import pick
+from gateway.proxy.attempts.load_balancing import pick, states_of
 from gateway.proxy.attempts.outcome import settle
 from gateway.proxy.attempts.retry import after_failure, after_response, pause
 from gateway.proxy.exchange import Attempt, Exchange, suspend
 from gateway.proxy.steps.decompress_request import decompressed
 from gateway.proxy.steps.request_fields import rewritten_target
+from gateway.proxy.time_limits import limit_in_words
 from gateway.proxy.upstream.connection import UpstreamConnection
 from gateway.snapshot import Route, Upstream
 
@@ -90,11 +91,11 @@ def _begin(x: Exchange, route: Route, upstream: Upstream, failed_on: Endpoint | 
     """The next attempt, on an endpoint that takes it. Raises `Failed`."""
     began = monotonic()
     if x.deadline <= began:
-        raise Failed(Failure.DEADLINE)
+        raise Failed(Failure.DEADLINE, limit_in_words(x, Failure.DEADLINE))
     endpoint = pick(x, route, upstream, failed_on)
     if endpoint is None:
         raise_refusal(upstream)
-        raise Failed(Failure.NO_ENDPOINT)
+        raise Failed(Failure.NO_ENDPOINT, states_of(upstream))
     permit = endpoint.permit
     if endpoint.guard is not None:
         endpoint, permit = permitted(x, upstream, endpoint, endpoint.guard)

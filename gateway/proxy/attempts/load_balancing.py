@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import random
 from typing import TYPE_CHECKING
 
@@ -66,3 +67,9 @@ def gates_to(route: Route, upstream: Upstream) -> tuple[Gate, ...]:
     own = route.upstream.gate if route.upstream is not None else None
     gates = tuple([gate for gate in route.gates if gate is not own])
     return gates if upstream.gate is None else (*gates, upstream.gate)
+
+
+def states_of(upstream: Upstream) -> str:
+    """How its endpoints are, in words."""
+    states = Counter(endpoint.state.value for endpoint in upstream.group.endpoints)
+    return "endpoints: " + (", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none")

@@ -35,9 +35,10 @@ def after_failure(attempt: Attempt, failure: Failure) -> float:
         cause = Cause.STALE
     elif failure is Failure.CONNECTION_LIMIT and len(attempt.upstream.group.available) > 1:
         cause = Cause.CONNECT
-    if cause is None:
+    now = monotonic()
+    if cause is None or now >= x.deadline:
         if tries is not None:
-            tries.record(attempt.endpoint, failure.code, monotonic() - attempt.began)
+            tries.record(attempt.endpoint, failure.code, now - attempt.began)
         return NO_MORE
     return _decide(attempt, cause, failure.code, cause.value)
 

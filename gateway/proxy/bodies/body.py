@@ -90,6 +90,11 @@ class Outlet:
             self._head = b""
 
 
+def too_large(limit: int) -> Failed:
+    """A request body has more bytes than `limits.body` allows."""
+    return Failed(Failure.CONTENT_TOO_LARGE, f"more than {limit} bytes (limits.body)", close=True)
+
+
 class Body:
     """One body between its two connections. Held in memory only until an outlet is attached, and bounded then too."""
 
@@ -132,7 +137,7 @@ class Body:
     def _take(self, found: bytes) -> None:
         self.received += len(found)
         if 0 <= self.limit < self.received:
-            raise Failed(Failure.CONTENT_TOO_LARGE, close=True)
+            raise too_large(self.limit)
         if self._replay is not None:
             self._remember(found)
         outlet = self._outlet
@@ -184,7 +189,7 @@ class Body:
         self._held = [held] if held else []
         self.received = self._held_size = len(held)
         if 0 <= self.limit < self.received:
-            raise Failed(Failure.CONTENT_TOO_LARGE, close=True)
+            raise too_large(self.limit)
 
     # -- replay ------------------------------------------------------------------------------------------------------
 

@@ -84,7 +84,9 @@ class Http1Connection(Http1Answers):
         plane.metrics.connections += 1
         plane.metrics.accepted += 1
         if plane.metrics.connections > plane.limits.connections:
-            self._refuse_connection(Failed(Failure.CONNECTION_LIMIT, close=True))
+            self._refuse_connection(
+                Failed(Failure.CONNECTION_LIMIT, f"{plane.limits.connections} are open (server.limits.connections)", close=True)
+            )
             return
         now = monotonic()
         self.alarm.set(now + plane.snapshot.server.timeouts.header, now)
@@ -336,6 +338,9 @@ class Http1Connection(Http1Answers):
             plane.log.record(refused_line(self, failed, request_id, received, settings))
         self._close(unread=True)
 
+    def _patience(self) -> str:
+        return f"it takes longer than {self.plane.snapshot.server.timeouts.header:g} s (server.timeouts.header)"
+
     def time_passed(self, now: float) -> None:
         exchange = self.exchange
         if exchange is not None:
@@ -345,7 +350,7 @@ class Http1Connection(Http1Answers):
         elif self.closing or self.write_paused:
             self.check_output(now)
         elif self._buffer:
-            self._refuse_connection(Failed(Failure.HEADER_TIMEOUT, close=True))
+            self._refuse_connection(Failed(Failure.HEADER_TIMEOUT, self._patience(), close=True))
         else:
             self.closing = True
             self.transport.close()

@@ -42,7 +42,7 @@ def shed(x: Exchange, rank: int) -> None:
     """Refuse: the event loop is late, and this priority is shed for it. Raises `Failed`."""
     metrics = x.client.plane.metrics.lag
     metrics.shed[RANKS[rank]] = metrics.shed.get(RANKS[rank], 0) + 1
-    raise Failed(Failure.OVERLOADED, fields=RETRY_AFTER)
+    raise Failed(Failure.OVERLOADED, f"priority {RANKS[rank]}: the event loop is late (server.overload)", fields=RETRY_AFTER)
 
 
 def take_slots(x: Exchange, gates: tuple[Gate, ...], rank: int) -> bool:

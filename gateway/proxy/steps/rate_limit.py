@@ -128,7 +128,7 @@ def _without_store(x: Exchange, plane: DataPlane, call: LimitCall) -> None:
             local.append(check)
         elif limit.on_store_error is OnStoreError.DENY and limit.enforce:
             limit.metrics.counts[_ERROR_DENIED + _NOBODY] += 1
-            raise Failed(Failure.STORE_UNAVAILABLE, fields=(b"Retry-After: %d" % STORE_RETRY,))
+            raise Failed(Failure.STORE_UNAVAILABLE, f"limit `{limit.name}`", fields=(b"Retry-After: %d" % STORE_RETRY,))
         else:
             limit.metrics.counts[_ERROR_ALLOWED + _NOBODY] += 1
     call.checks = local

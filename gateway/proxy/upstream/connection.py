@@ -203,7 +203,7 @@ class UpstreamConnection(Connection):
             limit = self._snapshot.server.limits.response_headers
             if end == -1 or end > limit:
                 if len(data) > limit:
-                    raise Failed(Failure.RESPONSE_HEAD_TOO_LARGE)
+                    raise Failed(Failure.RESPONSE_HEAD_TOO_LARGE, f"more than {limit} bytes (server.limits.response_headers)")
                 check_partial_response(data, self._scanned)
                 self._buffer = data
                 self._scanned = max(0, len(data) - 3)

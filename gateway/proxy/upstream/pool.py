@@ -91,7 +91,7 @@ class EndpointPool:
     def open(self, wake: Callable[[], None]) -> Opening:
         """Begin to open a connection, counted as in flight; `wake` is called when it is `done`. Raises `Failed`."""
         if len(self._all) + self._opening >= self.settings.max_connections:
-            raise Failed(Failure.CONNECTION_LIMIT, "of the endpoint")
+            raise Failed(Failure.CONNECTION_LIMIT, f"{self.settings.max_connections} to the endpoint (max_connections)")
         self.endpoint.in_flight += 1
         self._opening += 1
         return Opening(self, self._loop.create_task(self._open()), wake)
@@ -167,17 +167,17 @@ class Opening:
 def _connect_failure(error: Exception) -> Failed:
     """The row of the failure table for what opening a connection raised."""
     if isinstance(error, socket.gaierror):
-        return Failed(Failure.DNS)
+        return Failed(Failure.DNS, (error.strerror or "").lower())
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return Failed(Failure.CONNECTION_LIMIT, "of open files")
+        return Failed(Failure.CONNECTION_LIMIT, "the process may open no more files")
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failed(Failure.TLS_CERTIFICATE, error.verify_message)
     if isinstance(error, ssl.SSLError):
-        return Failed(Failure.TLS_PROTOCOL)
+        return Failed(Failure.TLS_PROTOCOL, (error.reason or "").replace("_", " ").lower())
     if isinstance(error, ConnectionRefusedError | FileNotFoundError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return Failed(Failure.REFUSED)
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return Failed(Failure.TERMINATED)
     if isinstance(error, TimeoutError):
         return Failed(Failure.CONNECT_TIMEOUT)
-    return Failed(Failure.UNREACHABLE)
+    return Failed(Failure.UNREACHABLE, (error.strerror or "").lower() if isinstance(error, OSError) else "")

@@ -358,21 +358,30 @@ def check_partial_request(buffer: bytes | bytearray, scanned: int, max_target: i
     line_end = buffer.find(b"\r\n", 0, longest_line)
     if line_end == -1:
         if len(buffer) > longest_line:
-            raise _long_line(bytes(buffer[:longest_line]))
+            raise _long_line(bytes(buffer[:longest_line]), max_target)
     elif line_end >= scanned - 1 and line_end > 0 and _REQUEST_LINE.match(buffer) is None:
         raise _why_refused(bytes(buffer[: line_end + 2]))
     if len(buffer) > longest_line + max_fields:
-        raise Failed(Failure.HEADERS_TOO_LARGE, close=True)
+        raise _fields_too_large(max_fields)
 
 
 def check_request_size(block: bytes, head: RequestHead, max_target: int, max_fields: int, max_count: int) -> None:
     """Refuse a complete head that is over a limit. `block` is all of it."""
     if len(head.target) > max_target:
-        raise Failed(Failure.TARGET_TOO_LONG, close=True)
-    if len(block) - len(head.target) > max_fields or block.count(b"\r\n") - 2 > max_count:
-        raise Failed(Failure.HEADERS_TOO_LARGE, close=True)
+        raise _target_too_long(max_target)
+    if len(block) - len(head.target) > max_fields:
+        raise _fields_too_large(max_fields)
+    if block.count(b"\r\n") - 2 > max_count:
+        raise Failed(Failure.HEADERS_TOO_LARGE, f"more than {max_count} fields (server.limits.header_count)", close=True)
 
 
-def _long_line(start: bytes) -> Failed:
-    failure = Failure.TARGET_TOO_LONG if b" " in start[:33] else Failure.METHOD_NOT_IMPLEMENTED
-    return Failed(failure, close=True)
+def _fields_too_large(most: int) -> Failed:
+    return Failed(Failure.HEADERS_TOO_LARGE, f"more than {most} bytes (server.limits.headers)", close=True)
+
+
+def _target_too_long(most: int) -> Failed:
+    return Failed(Failure.TARGET_TOO_LONG, f"more than {most} bytes (server.limits.target)", close=True)
+
+
+def _long_line(start: bytes, max_target: int) -> Failed:
+    return _target_too_long(max_target) if b" " in start[:33] else Failed(Failure.METHOD_NOT_IMPLEMENTED, close=True)
