@@ -68,7 +68,7 @@ REFUSALS: dict[str, tuple[bytes, int, str | None, str | None, str]] = {
     "half": (b"GET /half/way?secret", 408, "GET", "/half/way", "timeouts.header"),
     "long-target": (b"GET /" + b"a" * 20_000, 414, "GET", "/" + "a" * (line.LONGEST_TARGET - 1), "limits.target"),
     "long-target-whole": (
-        b"GET /" + b"a" * 8300 + b"?b HTTP/1.1\r\n" + H + b"\r\n", 414, "GET", "/" + "a" * (line.LONGEST_TARGET - 1), "limits.target",
+        b"GET /" + b"a" * 8300 + b"?b HTTP/1.1\r\n" + H + b"\r\n", 414, "GET", "/" + "a" * (line.LONGEST_TARGET - 1), "target",
     ),
     "expectation": (b"PUT /x HTTP/1.1\r\n" + H + b"Expect: 200-ok\r\n\r\n", 417, "PUT", "/x", "expectation"),
     "not-ours": (b"GET https://a/x?secret HTTP/1.1\r\n" + H + b"\r\n", 421, "GET", "https://a/x", "scheme"),
