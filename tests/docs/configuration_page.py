@@ -134,8 +134,7 @@ def kind(node: dict[str, Any], schema: dict[str, Any]) -> str:
     for name, choice in choices(node, schema):
         what = ["block"] if name and "properties" in choice else kinds_of(choice, schema)
         words += [word for word in what if word not in words]
-    short = [word for word in words if word not in ("text", "block")] if {"text", "block"} & set(words) else words
-    return ", ".join(short + [word for word in ("text", "block") if word in words])
+    return ", ".join(sorted(words, key=lambda word: (word.startswith("list "), word == "block")))
 
 
 def kinds_of(choice: dict[str, Any], schema: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.control.json_schema import rendered_schema
 from gateway.control.tools import metrics_reference
 from tests import architecture_page
-from tests.docs import commands_page, configuration_page
+from tests.docs import commands_page, configuration_page, picture
 
 if __name__ == "__main__":
     docs = configuration_page.PAGE.parent
@@ -13,4 +13,5 @@ if __name__ == "__main__":
     (docs.parent / "config" / "gateway.schema.json").write_text(rendered_schema(), encoding="utf-8")
     commands_page.PAGE.write_text(commands_page.page(), encoding="utf-8")
     configuration_page.PAGE.write_text(configuration_page.page(), encoding="utf-8")
+    picture.PAGE.write_text(picture.page(), encoding="utf-8")
     architecture_page.PAGE.write_text(architecture_page.page(), encoding="utf-8")

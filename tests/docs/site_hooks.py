@@ -24,16 +24,17 @@ def _outside(page: str, link: str) -> str:
 
 
 def _shown(path: str) -> str:
-    """The page that shows a file: its text, or the names of what is in a folder."""
+    """The page that shows a file: its text, or the names of what is in a folder. Search finds those of `config/` only."""
     place = ROOT / path
     if place.is_dir():
         names = sorted(str(one.relative_to(place)) for one in place.rglob("*") if one.is_file())
-        return f"# {path}\n\n" + "\n".join(f"- `{name}`" for name in names) + "\n"
+        return f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n" + "\n".join(f"- `{name}`" for name in names) + "\n"
     text = place.read_text(encoding="utf-8")
     if place.suffix == ".md":
         return text
     language = _LANGUAGES.get(place.suffix) or _LANGUAGES.get(place.name, "text")
-    return f"# {path}\n\n````{language}\n{text}````\n"
+    found = "" if path.startswith("config/") else "---\nsearch: {exclude: true}\n---\n"
+    return f"{found}# {path}\n\n````{language}\n{text}````\n"
 
 
 def on_files(files: Files, config: Any) -> Files:

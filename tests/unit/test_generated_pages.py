@@ -9,12 +9,13 @@ import pytest
 
 from gateway.control.json_schema import json_schema
 from gateway.control.tools import metrics_reference
-from tests.docs import commands_page, configuration_page
+from tests.docs import commands_page, configuration_page, picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {
     "commands.md": commands_page.page,
     "configuration.md": configuration_page.page,
+    "explain.svg": picture.page,
     "metrics.md": metrics_reference.reference,
 }
 

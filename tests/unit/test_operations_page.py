@@ -163,3 +163,12 @@ def test_files_that_pages_name_exist() -> None:
                 wrong.append(f"{path.name}: {word}")
 
     assert wrong == []
+
+
+def test_the_files_of_the_supervisor_are_as_the_architecture_says() -> None:
+    """The table about several workers names files of `supervisor/`, or paths below `gateway/`."""
+    section = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("## Several workers")[2].partition("\n## ")[0]
+    named = [word for cell in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for word in INLINE.findall(cell)]
+
+    assert named
+    assert [word for word in named if not any((ROOT / "gateway" / room / word).is_file() for room in ("supervisor", ""))] == []
