@@ -12,23 +12,21 @@ import logging
 import types
 from collections.abc import Coroutine, Generator
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
+from gateway.gates import Gate
 from gateway.policies import NEVER
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.gates import Gate
-    from gateway.policies.max_in_flight import Waiter
-    from gateway.proxy.bodies.body import Body
-    from gateway.proxy.bodies.tunnel import Tunnel
-    from gateway.proxy.client import Client
-    from gateway.proxy.upstream.connection import UpstreamConnection
-    from gateway.proxy.wire.http1_request import RequestHead
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route, Snapshot, Upstream
+from gateway.policies.max_in_flight import Waiter
+from gateway.proxy.bodies.body import Body
+from gateway.proxy.bodies.tunnel import Tunnel
+from gateway.proxy.client import Client
+from gateway.proxy.upstream.connection import UpstreamConnection
+from gateway.proxy.wire.http1_request import RequestHead
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Route, Snapshot, Upstream
 
 _log = logging.getLogger("gateway")
 

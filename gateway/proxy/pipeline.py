@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies import timeout
@@ -36,9 +35,7 @@ from gateway.proxy.steps.own_answer import answer_locally, answer_options, forwa
 from gateway.proxy.steps.problem import send_problem
 from gateway.proxy.steps.rate_limit import ask_limits, refuse_if_denied, wait_for_limits
 from gateway.proxy.steps.response import send_coded, send_whole, stream, switch
-
-if TYPE_CHECKING:
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 _log = logging.getLogger("gateway")
 

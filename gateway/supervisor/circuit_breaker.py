@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.control.admin.breaker_orders import Order, Shown, UnknownError, as_one, obey
 from gateway.policies.circuit_breaker import BreakerState
+from gateway.proxy.plane import DataPlane
+from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 from gateway.snapshot import Snapshot
 from gateway.supervisor.agreement import Agreement
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
-
-if TYPE_CHECKING:
-    from gateway.proxy.plane import DataPlane
-    from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
-    from gateway.supervisor.slot import Slot
+from gateway.supervisor.slot import Slot
 
 PATIENCE: Final = 5.0
 """Seconds that a worker may take to obey."""

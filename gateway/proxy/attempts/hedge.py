@@ -7,21 +7,18 @@ copy, and no interim response is passed on.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
-from gateway.policies.hedge import SAFE
+from gateway.policies.hedge import SAFE, HedgeDelay
 from gateway.proxy import time_limits
 from gateway.proxy.attempts.attempt import send
 from gateway.proxy.attempts.load_balancing import pick
 from gateway.proxy.attempts.outcome import settle
 from gateway.proxy.exchange import Attempt, Tries, suspend
+from gateway.proxy.upstream.connection import UpstreamConnection
 from gateway.proxy.upstream.pool import EndpointPool, Opening
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.policies.hedge import HedgeDelay
-    from gateway.proxy.upstream.connection import UpstreamConnection
 
 HEDGED: Final = "hedge"
 """As a reason in metrics and logs."""

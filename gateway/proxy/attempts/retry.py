@@ -6,17 +6,15 @@ Nothing here runs for a request whose first attempt succeeds.
 from __future__ import annotations
 
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failure
 from gateway.headers import retry_after
 from gateway.policies import NEVER
 from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable
 from gateway.proxy.exchange import Attempt, Exchange, Tries, suspend
-
-if TYPE_CHECKING:
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Retry, Upstream
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Retry, Upstream
 
 NO_MORE: Final = -1.0
 """In place of a delay: there is no further attempt."""

@@ -11,21 +11,17 @@ back-pressure and memory are as without coding.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies.compression import EVENT_STREAM, SIZE
-from gateway.proxy.steps.compression import least
+from gateway.ports import Encoder
+from gateway.proxy.bodies.body import Body, Sink
+from gateway.proxy.client import Client
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.steps.compression import Coding, least
 from gateway.proxy.steps.response_fields import response_lines
-
-if TYPE_CHECKING:
-    from gateway.ports import Encoder
-    from gateway.proxy.bodies.body import Body, Sink
-    from gateway.proxy.client import Client
-    from gateway.proxy.exchange import Exchange
-    from gateway.proxy.steps.compression import Coding
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Route
 
 
 class CodedSink:

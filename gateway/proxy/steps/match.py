@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from random import getrandbits
-from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.headers import client_address, normalise_host, valid_request_id
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.own_answer import ALLOW
-from gateway.proxy.wire.http1_request import split_absolute
+from gateway.proxy.wire.http1_request import RequestHead, split_absolute
 from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
-
-if TYPE_CHECKING:
-    from gateway.proxy.wire.http1_request import RequestHead
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 
 def match(x: Exchange) -> Route:

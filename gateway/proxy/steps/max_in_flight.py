@@ -8,16 +8,14 @@ are the gates where the exchange holds one.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import UPSTREAM, Failed, Failure
+from gateway.gates import Gate
 from gateway.policies.max_in_flight import RANKS, Waiter, WaiterState
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.queues import let_in
-
-if TYPE_CHECKING:
-    from gateway.gates import Gate
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 RETRY_AFTER: Final = (b"Retry-After: 1",)
 """Overload passes within seconds or not at all; sooner than this a client would only add to it."""

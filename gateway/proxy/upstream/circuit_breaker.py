@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.metrics.circuit_breaker import BreakerMetrics
 from gateway.policies import NEVER
 from gateway.policies.circuit_breaker import Breaker, BreakerSettings, BreakerState, Transition
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint, EndpointGroup
-    from gateway.metrics.circuit_breaker import BreakerMetrics
-    from gateway.snapshot import Snapshot, Upstream
+from gateway.snapshot import Snapshot, Upstream
 
 _log = logging.getLogger("gateway")
 

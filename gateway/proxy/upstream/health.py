@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from random import random
 from time import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import retry_after
 from gateway.metrics import Standings, UpstreamMetrics
 from gateway.policies.health import EndpointState
-
-if TYPE_CHECKING:
-    from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.proxy.wire.http1_response import ResponseHead
 
 _REQUESTS_FAULT: Final = (501, 505)
 """The endpoint is well; it was asked for something that it does not do (RFC 9110 15.6)."""
