@@ -18,7 +18,7 @@ from gateway.ports import Encoder
 from gateway.proxy.bodies.body import Body, Sink
 from gateway.proxy.client import Client
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.steps.compression import Coding, least
+from gateway.proxy.steps.compression import Coding, encode_whole, least
 from gateway.proxy.steps.response_fields import response_lines
 from gateway.proxy.wire.http1_response import ResponseHead
 from gateway.snapshot import Route
@@ -171,14 +171,7 @@ class CodedSink:
             return True
         if len(data) > self._coder.inline:
             return False
-        started = perf_counter()
-        coded = self._coder.whole(data)
-        metrics = self._metrics
-        metrics.responses += 1
-        metrics.bytes_in += len(data)
-        self._exchange.coding = self._coder.name
-        self._count(coded, perf_counter() - started)
-        self._send(coded)
+        self._send(encode_whole(self._exchange, (self._coder, self._metrics), data))
         return True
 
     def _count(self, coded: bytes, seconds: float) -> None:
