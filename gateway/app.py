@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Any, Final
@@ -17,6 +16,7 @@ from gateway.control.load import Loaded
 from gateway.control.running.reload import Reloader
 from gateway.control.running.runtime import Member, Runtime
 from gateway.control.tools.dump import effective_config
+from gateway.event_loop import wait_at_most
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.loop_watch import LoopWatch
@@ -140,7 +140,7 @@ class App:
         timeouts = self.plane.snapshot.server.timeouts
         _log.info("draining: %d connections", len(self.plane.connections))
         self.metrics.draining = True
-        await self._wait_at_most(timeouts.drain_delay)
+        await wait_at_most(timeouts.drain_delay, self._at_once)
         for door in self.runtime.doors:
             door.close()
         self.plane.drain()
@@ -150,12 +150,7 @@ class App:
             if left <= 0:
                 _log.warning("drain limit reached: cutting %d connections", len(self.plane.connections))
                 break
-            await self._wait_at_most(min(left, 0.05))
-
-    async def _wait_at_most(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._at_once.wait()
+            await wait_at_most(min(left, 0.05), self._at_once)
 
     async def _abort(self) -> None:
         """Cut what is left, and let it be recorded."""
