@@ -62,13 +62,11 @@ class MethodNotAllowed:
     allow: tuple[bytes, ...]
 
 
+@dataclass(slots=True, eq=False)
 class Unmatched:
     """No route: either the host is unknown (`host_known` False) or only the path."""
 
-    __slots__ = ("host_known",)
-
-    def __init__(self, host_known: bool) -> None:
-        self.host_known = host_known
+    host_known: bool
 
 
 _NO_PATH: Final = Unmatched(host_known=True)
