@@ -20,7 +20,6 @@ from gateway.event_loop import wait_at_most
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.loop_watch import LoopWatch
-from gateway.proxy.plane import DataPlane
 from gateway.snapshot import Snapshot
 
 COMPLAIN_EVERY: Final = 10.0
@@ -34,7 +33,7 @@ class App:
 
     def __init__(self, loaded: Loaded, resolver: Resolver | None = None, member: Member | None = None) -> None:
         self.runtime = Runtime(loaded, resolver, member)
-        self.plane = self.runtime.plane
+        self.plane = self.counts = self.runtime.plane
         self.metrics = self.runtime.metrics
         self.ready = False
         self._reloads = ReloadMetrics(time.time())
@@ -64,11 +63,6 @@ class App:
     async def order_breakers(self, order: Order) -> Shown:
         """Obey an order of an operator. Raises UnknownError."""
         return obey(self.plane, order)
-
-    @property
-    def counts(self) -> DataPlane:
-        """Where rate limits are counted."""
-        return self.plane
 
     @property
     def token(self) -> str | None:

@@ -305,9 +305,7 @@ def _collect(node: _Node[T], segments: Sequence[bytes], at: int, found: list[_En
 
 
 def _conditions_hold(
-    entry: _Entry[T],
-    field_value: Callable[[bytes], bytes | None],
-    query: Callable[[], Mapping[bytes, bytes]],
+    entry: _Entry[T], field_value: Callable[[bytes], bytes | None], query: Callable[[], Mapping[bytes, bytes]]
 ) -> bool:
     for name, pattern in entry.headers:
         value = field_value(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,7 +26,7 @@ class BreakerMetrics:
     """Of each endpoint, by its URL."""
     forced: dict[str, bool] = field(default_factory=dict)
     """Whether an operator has overruled it, of each endpoint."""
-    transitions: dict[str, int] = field(default_factory=dict)
+    transitions: Counter[str] = field(default_factory=Counter)
     """By the state they led to."""
     rejected: int = 0
     would_reject: int = 0
@@ -34,7 +35,7 @@ class BreakerMetrics:
     def changed(self, endpoint: str, state: str) -> None:
         """One transition."""
         self.states[endpoint] = state
-        self.transitions[state] = self.transitions.get(state, 0) + 1
+        self.transitions[state] += 1
 
 
 def breaker_families(upstreams: Iterable[tuple[str, BreakerMetrics]]) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ class CompressionMetrics:
 
     route: str
     codings: dict[bytes, CodingMetrics] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
     """Responses that were not compressed, by reason."""
 
     def coding(self, name: bytes) -> CodingMetrics:

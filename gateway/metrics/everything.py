@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -41,7 +42,7 @@ class GatewayMetrics:
     certificates: dict[str, float] = field(default_factory=dict)
     """Path ▸ when the first certificate of the file expires, in Unix time."""
     tunnels: int = 0
-    protocol_errors: dict[str, int] = field(default_factory=dict)
+    protocol_errors: Counter[str] = field(default_factory=Counter)
     access_log_dropped: int = 0
     access_log_lines: int = 0
     overhead: Histogram = field(default_factory=lambda: Histogram(OVERHEAD_BUCKETS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -35,13 +36,8 @@ class MaxInFlightMetrics:
     live: Occupancy | None = None
     wait: Histogram = field(default_factory=lambda: Histogram(WAIT_BUCKETS))
     """Of every request that waited, whatever became of it."""
-    shed: dict[tuple[str, str], int] = field(default_factory=dict)
+    shed: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Requests refused, by failure code and priority."""
-
-    def refused(self, reason: str, priority: str) -> None:
-        """A request of this priority was refused; `reason` is the failure's code."""
-        key = (reason, priority)
-        self.shed[key] = self.shed.get(key, 0) + 1
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +48,7 @@ class LagMetrics:
     """Smoothed, in seconds."""
     shedding: tuple[str, ...] = ()
     """The priorities that are refused now."""
-    shed: dict[str, int] = field(default_factory=dict)
+    shed: Counter[str] = field(default_factory=Counter)
     """Requests refused, by priority."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -57,11 +58,7 @@ class StoreMetrics:
     duration: Histogram = field(default_factory=lambda: Histogram(OVERHEAD_BUCKETS))
     batches: Histogram = field(default_factory=lambda: Histogram(BATCH_BUCKETS))
     """Checks per call of the script."""
-    errors: dict[str, int] = field(default_factory=dict)
-
-    def failed(self, reason: str) -> None:
-        """A call or an attempt to connect failed."""
-        self.errors[reason] = self.errors.get(reason, 0) + 1
+    errors: Counter[str] = field(default_factory=Counter)
 
 
 def limit_families(all_limits: Iterable[LimitMetrics], store: str) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -32,7 +33,7 @@ class RouteMetrics:
     in_flight: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
-    rejections: dict[str, int] = field(default_factory=dict)
+    rejections: Counter[str] = field(default_factory=Counter)
     expected_requests: tuple[tuple[bytes, int], ...] = ()
     """Methods and codes that are shown before they are first counted."""
     expected_reasons: tuple[str, ...] = ()
@@ -52,10 +53,6 @@ class RouteMetrics:
         duration = self.duration
         duration.counts[bisect_left(duration.bounds, seconds)] += 1
         duration.total += seconds
-
-    def rejected(self, reason: str) -> None:
-        """The gateway refused or failed the request; `reason` is the failure's code."""
-        self.rejections[reason] = self.rejections.get(reason, 0) + 1
 
 
 def route_families(all_routes: Iterable[RouteMetrics]) -> Iterator[Metric]:

@@ -49,9 +49,9 @@ class UpstreamMetrics:
     attempts: dict[str, int] = field(default_factory=lambda: {"ok": 0})
     duration: Histogram = field(default_factory=lambda: Histogram(REQUEST_BUCKETS))
     connects: int = 0
-    retries: dict[str, int] = field(default_factory=dict)
+    retries: Counter[str] = field(default_factory=Counter)
     """By what led to them: a `Cause` of the retry policy, a status, or `hedge`."""
-    denials: dict[str, int] = field(default_factory=dict)
+    denials: Counter[str] = field(default_factory=Counter)
     """Retries that there was a cause for and that were not made, by reason."""
     retried_well: int = 0
     """Requests of more than one attempt that were answered after all."""
@@ -60,7 +60,7 @@ class UpstreamMetrics:
     hedges_won: int = 0
     fallbacks: int = 0
     """Requests that went to another upstream."""
-    ejections: dict[str, int] = field(default_factory=dict)
+    ejections: Counter[str] = field(default_factory=Counter)
     """By what failed last: a failure's code or `http_5xx`."""
     probes: dict[str, int] = field(default_factory=dict)
     """By result: `ok`, `refused`, `timeout`, `status`, `body`, `tls` or `error`."""
@@ -74,14 +74,6 @@ class UpstreamMetrics:
     def attempted(self, outcome: str) -> None:
         """One attempt is settled: `ok`, `http_5xx`, `cancelled`, or a failure's code."""
         self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
-
-    def retried(self, reason: str) -> None:
-        """Another attempt follows."""
-        self.retries[reason] = self.retries.get(reason, 0) + 1
-
-    def denied(self, reason: str) -> None:
-        """No other attempt follows, although the route retries for this cause."""
-        self.denials[reason] = self.denials.get(reason, 0) + 1
 
 
 def _each(upstreams: Iterable[UpstreamMetrics]) -> Each[UpstreamMetrics]:

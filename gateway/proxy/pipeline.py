@@ -190,7 +190,7 @@ def finish(x: Exchange) -> None:
     if x.request_body is not None:
         metrics.request_bytes += x.request_body.received
     if x.failure is not None:
-        metrics.rejected(x.failure.code)
+        metrics.rejections[x.failure.code] += 1
         if x.upstream is not None and x.upstream.gate is not None:
             not_answered(x, x.upstream.gate, x.failure)
     if x.attempts > 1 and x.upstream is not None:

@@ -51,7 +51,7 @@ class Race:
         self.copies.append(copy)
         x.attempts += 1
         self._tries.retries += 1
-        first.upstream.metrics.retried(HEDGED)
+        first.upstream.metrics.retries[HEDGED] += 1
         pool = endpoint.pool
         assert isinstance(pool, EndpointPool)
         copy.connection = pool.take()
@@ -216,6 +216,6 @@ def _another(first: Attempt) -> Endpoint | None:
     if endpoint is None or endpoint is first.endpoint or endpoint.guard is not None or first.endpoint.guard is not None:
         return None
     if not upstream.retry_budget.withdraw(monotonic()):
-        upstream.metrics.denied("budget")
+        upstream.metrics.denials["budget"] += 1
         return None
     return endpoint

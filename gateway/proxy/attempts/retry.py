@@ -85,10 +85,10 @@ def _decide(attempt: Attempt, cause: Cause, outcome: str, reason: str, *, status
     metrics = upstream.metrics
     if denied is not None:
         if denied not in _QUIET:
-            metrics.denied(denied.value)
+            metrics.denials[denied.value] += 1
         tries.record(attempt.endpoint, outcome, now - attempt.began, no_retry=denied.value)
         return NO_MORE
-    metrics.retried(reason)
+    metrics.retries[reason] += 1
     tries.record(attempt.endpoint, outcome, now - attempt.began, retry=reason)
     tries.retries += 1
     if cause is Cause.STALE:

@@ -128,5 +128,4 @@ class ClientConnection(Connection, Client):
 
     def count_error(self, failure: Failure) -> None:
         """Count a failure that belongs to the connection and to no request."""
-        errors = self.plane.metrics.protocol_errors
-        errors[failure.code] = errors.get(failure.code, 0) + 1
+        self.plane.metrics.protocol_errors[failure.code] += 1

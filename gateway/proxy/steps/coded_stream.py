@@ -165,7 +165,7 @@ class CodedSink:
     def _whole(self, data: bytes) -> bool:
         """Send a body that was complete before anything of it was encoded, if that is quickly done."""
         if not self.opened and len(data) < self._least:
-            self._skipped[SIZE] = self._skipped.get(SIZE, 0) + 1
+            self._skipped[SIZE] += 1
             self._shaped = self._plain
             self._send(data)
             return True

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Final, TypeAlias
 
 from gateway.errors import Failed, Failure
-from gateway.metrics import CodingMetrics
+from gateway.metrics.compression import CodingMetrics
 from gateway.policies.compression import (
     CREDENTIALS,
     NO_TRANSFORM,
@@ -90,8 +90,7 @@ def shape(x: Exchange, route: Route, compression: Compression, head: ResponseHea
     if not reason:
         coding = compression.coders[choice.coding]
         return fields.coded(coding[0].name), coding
-    skipped = compression.metrics.skipped
-    skipped[reason] = skipped.get(reason, 0) + 1
+    compression.metrics.skipped[reason] += 1
     if head.status == 304 and fields.tag:
         # A 304 rarely has a type; its tag decides, as the client has it.
         would = choice.coding >= 0 and (not fields.reason or not fields.media_type)

@@ -38,8 +38,7 @@ def rank_of(x: Exchange, route: Route) -> int:
 
 def shed(x: Exchange, rank: int) -> None:
     """Refuse: the event loop is late, and this priority is shed for it. Raises `Failed`."""
-    metrics = x.client.plane.metrics.lag
-    metrics.shed[RANKS[rank]] = metrics.shed.get(RANKS[rank], 0) + 1
+    x.client.plane.metrics.lag.shed[RANKS[rank]] += 1
     raise Failed(Failure.OVERLOADED, fields=RETRY_AFTER)
 
 
@@ -108,7 +107,7 @@ async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
 
 
 def _refusal(gate: Gate, rank: int, failure: Failure) -> Failed:
-    gate.metrics.refused(failure.code, RANKS[rank])
+    gate.metrics.shed[failure.code, RANKS[rank]] += 1
     where = f"the {gate.metrics.scope} `{gate.metrics.name}`" if gate.metrics.name else "the gateway"
     detail = f"{where} takes {gate.limit} at a time"
     if failure is Failure.DEADLINE:

@@ -10,7 +10,7 @@ from time import monotonic, monotonic_ns
 from typing import Final
 
 from gateway.errors import Failed, Failure
-from gateway.metrics import DECIDERS, DECISIONS
+from gateway.metrics.rate_limit import DECIDERS, DECISIONS
 from gateway.policies.rate_limit import MICROSECONDS, Headers, Missing, OnStoreError, Verdict, legacy_lines, seconds_up
 from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.exchange import Exchange, suspend

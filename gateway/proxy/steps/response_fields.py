@@ -79,9 +79,4 @@ def sticky_cookie(x: Exchange, affinity: Affinity, status: int) -> bytes:
     ):
         return b""
     secure = x.client.scheme == b"https" if sticky.secure is None else sticky.secure
-    return b"Set-Cookie: %b=%b%b%b\r\n" % (
-        sticky.cookie,
-        endpoint.cookie,
-        sticky.attributes,
-        b"; Secure" if secure else b"",
-    )
+    return b"Set-Cookie: %b=%b%b%b\r\n" % (sticky.cookie, endpoint.cookie, sticky.attributes, b"; Secure" if secure else b"")

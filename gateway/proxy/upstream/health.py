@@ -9,7 +9,8 @@ from typing import Final
 
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import retry_after
-from gateway.metrics import Standings, UpstreamMetrics
+from gateway.metrics import UpstreamMetrics
+from gateway.metrics.upstreams import Standings
 from gateway.policies.health import EndpointState
 from gateway.proxy.wire.http1_response import ResponseHead
 
@@ -23,7 +24,7 @@ _log = logging.getLogger("gateway")
 def failed(endpoint: Endpoint, metrics: UpstreamMetrics, reason: str, now: float, *, grave: bool = True) -> None:
     """An exchange with the endpoint failed; `reason` is the failure's code. See `EndpointGroup.failed`."""
     if endpoint.group.failed(endpoint, reason, now, random(), grave=grave):
-        metrics.ejections[reason] = metrics.ejections.get(reason, 0) + 1
+        metrics.ejections[reason] += 1
 
 
 def answered(endpoint: Endpoint, metrics: UpstreamMetrics, response: ResponseHead, now: float) -> None:
