@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Any, Final
@@ -17,10 +16,10 @@ from gateway.control.load import Loaded
 from gateway.control.running.reload import Reloader
 from gateway.control.running.runtime import Member, Runtime
 from gateway.control.tools.dump import effective_config
+from gateway.event_loop import wait_at_most
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.loop_watch import LoopWatch
-from gateway.proxy.plane import DataPlane
 from gateway.snapshot import Snapshot
 
 COMPLAIN_EVERY: Final = 10.0
@@ -34,7 +33,7 @@ class App:
 
     def __init__(self, loaded: Loaded, resolver: Resolver | None = None, member: Member | None = None) -> None:
         self.runtime = Runtime(loaded, resolver, member)
-        self.plane = self.runtime.plane
+        self.plane = self.counts = self.runtime.plane
         self.metrics = self.runtime.metrics
         self.ready = False
         self._reloads = ReloadMetrics(time.time())
@@ -64,11 +63,6 @@ class App:
     async def order_breakers(self, order: Order) -> Shown:
         """Obey an order of an operator. Raises UnknownError."""
         return obey(self.plane, order)
-
-    @property
-    def counts(self) -> DataPlane:
-        """Where rate limits are counted."""
-        return self.plane
 
     @property
     def token(self) -> str | None:
@@ -140,7 +134,7 @@ class App:
         timeouts = self.plane.snapshot.server.timeouts
         _log.info("draining: %d connections", len(self.plane.connections))
         self.metrics.draining = True
-        await self._wait_at_most(timeouts.drain_delay)
+        await wait_at_most(timeouts.drain_delay, self._at_once)
         for door in self.runtime.doors:
             door.close()
         self.runtime.handshakes.drop_silent()
@@ -151,12 +145,7 @@ class App:
             if left <= 0:
                 _log.warning("drain limit reached: cutting %d connections", len(self.plane.connections))
                 break
-            await self._wait_at_most(min(left, 0.05))
-
-    async def _wait_at_most(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._at_once.wait()
+            await wait_at_most(min(left, 0.05), self._at_once)
 
     async def _abort(self) -> None:
         """Cut what is left, and let it be recorded."""

@@ -63,13 +63,7 @@ class Failure(Enum):
     CONCURRENCY_LIMIT = ("concurrency_limit_reached", 503, GATEWAY, "UO", "Too many requests are in flight")
     QUEUE_FULL = ("queue_full", 503, GATEWAY, "UO", "Too many requests are in flight, and too many wait")
     QUEUE_TIMEOUT = ("queue_timeout", 503, GATEWAY, "UO", "Too many requests are in flight, and none ended in time")
-    STORE_UNAVAILABLE = (
-        "rate_limit_store_unavailable",
-        503,
-        GATEWAY,
-        "RLSE",
-        "The rate limit of this route cannot be checked",
-    )
+    STORE_UNAVAILABLE = ("rate_limit_store_unavailable", 503, GATEWAY, "RLSE", "The rate limit of this route cannot be checked")
     DEADLINE = ("deadline_exceeded", 504, GATEWAY, "UT", "The time budget of the request is spent")
 
     # -- the upstream's side -----------------------------------------------------------------------------------------

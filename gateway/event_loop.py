@@ -1,7 +1,9 @@
-"""The event loop that all processes run on."""
+"""The event loop that all processes run on, and a wait on it that ends."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 
@@ -12,3 +14,10 @@ def loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+async def wait_at_most(seconds: float, event: asyncio.Event) -> None:
+    """Until the event is set, or so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

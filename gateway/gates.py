@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.metrics import MaxInFlightMetrics
+from gateway.metrics.max_in_flight import MaxInFlightMetrics
 from gateway.policies.adaptive_limit import AdaptiveLimit, AdaptiveSettings
 from gateway.policies.max_in_flight import Limiter, MaxInFlightSettings
 

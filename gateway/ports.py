@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.policies.rate_limit import Rule, Verdict
@@ -37,14 +38,14 @@ class Resolver(Protocol):
 # -- compression -------------------------------------------------------------------------------------------------------
 
 
-class Encoder(Protocol):
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoder:
     """Encodes one body. Used by one thread at a time."""
 
-    def block(self, data: bytes) -> bytes:
-        """The next bytes, encoded so that a decoder can show all of them."""
-
-    def finish(self, data: bytes) -> bytes:
-        """The last bytes (there may be none), and the end of the coded body."""
+    block: Callable[[bytes], bytes]
+    """The next bytes, encoded so that a decoder can show all of them."""
+    finish: Callable[[bytes], bytes]
+    """The last bytes (there may be none), and the end of the coded body."""
 
 
 class ContentDecoder(Protocol):
@@ -58,22 +59,18 @@ class ContentDecoder(Protocol):
         """What these bytes decode to. Raises ValueError for what is not valid, `TooMuchError` for more than `most` bytes."""
 
 
-class Coder(Protocol):
+@dataclass(frozen=True, slots=True, eq=False)
+class Coder:
     """One content coding at one level."""
 
-    @property
-    def name(self) -> bytes:
-        """What `Content-Encoding` says."""
-
-    @property
-    def inline(self) -> int:
-        """Bytes up to which encoding is quick enough for the event loop."""
-
-    def whole(self, data: bytes) -> bytes:
-        """A whole body, encoded. Only on the event loop."""
-
-    def encoder(self) -> Encoder:
-        """A new encoder, for any thread."""
+    name: bytes
+    """What `Content-Encoding` says."""
+    inline: int
+    """Bytes up to which encoding is quick enough for the event loop."""
+    whole: Callable[[bytes], bytes]
+    """A whole body, encoded. Only on the event loop."""
+    encoder: Callable[[], Encoder]
+    """A new encoder, for any thread."""
 
 
 # -- rate limits -------------------------------------------------------------------------------------------------------

@@ -66,13 +66,11 @@ class MethodNotAllowed:
     allow: tuple[bytes, ...]
 
 
+@dataclass(slots=True, eq=False)
 class Unmatched:
     """No route: either the host is unknown (`host_known` False) or only the path."""
 
-    __slots__ = ("host_known",)
-
-    def __init__(self, host_known: bool) -> None:
-        self.host_known = host_known
+    host_known: bool
 
 
 _NO_PATH: Final = Unmatched(host_known=True)
@@ -311,9 +309,7 @@ def _collect(node: _Node[T], segments: Sequence[bytes], at: int, found: list[_En
 
 
 def _conditions_hold(
-    entry: _Entry[T],
-    field_value: Callable[[bytes], bytes | None],
-    query: Callable[[], Mapping[bytes, bytes]],
+    entry: _Entry[T], field_value: Callable[[bytes], bytes | None], query: Callable[[], Mapping[bytes, bytes]]
 ) -> bool:
     for name, pattern in entry.headers:
         value = field_value(name)

@@ -16,7 +16,9 @@ from gateway.access_log import AccessSettings
 from gateway.endpoints import Affinity, Endpoint, EndpointGroup
 from gateway.gates import Gate
 from gateway.headers import Networks
-from gateway.metrics import UNMATCHED, CodingMetrics, CompressionMetrics, LimitMetrics, RouteMetrics, UpstreamMetrics
+from gateway.metrics import UNMATCHED, RouteMetrics, UpstreamMetrics
+from gateway.metrics.compression import CodingMetrics, CompressionMetrics
+from gateway.metrics.rate_limit import LimitMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.circuit_breaker import BreakerSettings
 from gateway.policies.compression import CompressionSettings, Tags

@@ -15,10 +15,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
+from gateway.control.load import load
+from gateway.control.reading.problems import ConfigError
+from gateway.control.words.addresses import Address
 from gateway.demo.load import MAX_RATE, send_load
 from gateway.demo.services import APPS, orders_app, users_app
 
@@ -150,28 +153,18 @@ async def _with_gateway(config: Path, stop: asyncio.Event) -> int:
 
 
 def addresses(config: Path) -> tuple[str, str]:
-    """Where the gateway and its admin listener can be reached, read loosely: the gateway itself judges the file."""
-    import yaml
-
+    """Where the gateway and its admin listener can be reached; what is wrong with a file the gateway itself says."""
     try:
-        document: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        document = None
-    server, admin = (_child(document, name) for name in ("server", "admin"))
-    listen = _child(server, "listen")
-    first = listen[0] if isinstance(listen, list) and listen else listen
-    return _reachable(_child(first, "address") or first, DEFAULT_LISTEN), _reachable(_child(admin, "listen"), DEFAULT_ADMIN)
+        found = load(str(config)).config
+    except ConfigError:
+        return DEFAULT_LISTEN, DEFAULT_ADMIN
+    return _reachable(found.server.listen[0].address, DEFAULT_LISTEN), _reachable(found.admin.listen, DEFAULT_ADMIN)
 
 
-def _child(node: Any, name: str) -> Any:
-    return node.get(name) if isinstance(node, dict) else None
-
-
-def _reachable(address: Any, default: str) -> str:
-    host, colon, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-    if not (colon and port.isdigit()):
+def _reachable(address: Address | None, default: str) -> str:
+    if address is None or address.path:
         return default
-    return f"127.0.0.1:{port}" if host in {"", "0.0.0.0", "[::]", "*"} else address
+    return f"127.0.0.1:{address.port}" if address.host in {"", "0.0.0.0", "::"} else str(address)
 
 
 async def _until_ready(url: str) -> None:

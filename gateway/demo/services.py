@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from random import random
 from typing import Final
@@ -83,10 +84,9 @@ async def _with_faults(
     dice = random() * 100
     if dice < faults.resets:
         return await _reset(request)
-    if dice < faults.resets + faults.errors:
-        return _json({"error": "as asked for at /faults"}, 500)
-    if dice < faults.resets + faults.errors + faults.unavailable:
-        return _json({"error": "as asked for at /faults"}, 503)
+    dice -= faults.resets
+    if dice < faults.errors + faults.unavailable:
+        return _json({"error": "as asked for at /faults"}, 500 if dice < faults.errors else 503)
     return await handler(request)
 
 
@@ -190,12 +190,10 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     count = _number(request, "count", 3600, 86_400)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
-    try:
+    with suppress(ConnectionResetError):
         for number in range(1, count + 1):
             await response.write(b"id: %d\ndata: %s\n\n" % (number, orjson.dumps({"order": number})))
             await asyncio.sleep(1.0 if number < count else 0.0)
-    except ConnectionResetError:
-        pass
     return response
 
 
@@ -204,11 +202,9 @@ async def _big(request: web.Request) -> web.StreamResponse:
     size = _number(request, "mib", 10, 1024) * 1024 * 1024
     response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)})
     await response.prepare(request)
-    try:
+    with suppress(ConnectionResetError):
         for _ in range(size // len(_BIG_BLOCK)):
             await response.write(_BIG_BLOCK)
-    except ConnectionResetError:
-        pass
     return response
 
 

@@ -7,6 +7,7 @@ balancer costs. What depends on time alone (an ejection that ends, a slow start)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from hashlib import blake2b
 from typing import Final, Protocol
 
@@ -33,93 +34,80 @@ _SERVING: Final = frozenset({EndpointState.HEALTHY, EndpointState.SLOW_START, En
 """With a share above 0."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Endpoint:
     """One address of an upstream. Settings are fixed; load, health and the pool are live. Instants are monotonic seconds."""
 
-    __slots__ = (
-        "address", "authority", "backup", "breaker", "breaker_open", "cookie", "ejected_for", "ejected_until", "ejections",
-        "errors", "failures", "group", "guard", "host", "id", "in_flight", "label", "latency", "latency_at", "path", "permit",
-        "pool", "port", "probe_says", "ramp_since", "requests", "rest_until", "resting_share", "share", "since", "state", "tls",
-        "up", "url", "weight",
-    )  # fmt: skip
+    url: str
+    """As it was written, normalised."""
+    _: KW_ONLY
+    host: str
+    """As it was written: a name or an address. TLS asks for it."""
+    port: int
+    path: str
+    """Unix socket path, or empty."""
+    tls: bool
+    weight: int
+    authority: bytes
+    """What `Host` says when the upstream does not preserve the client's."""
+    backup: bool = False
+    """Takes exchanges only while too few others can."""
+    address: str = ""
+    """Where to connect to: the host, or the address that its name stands for."""
+    label: str = field(init=False)
+    """Unique in the group; for people, logs and metrics."""
+    id: bytes = field(init=False)
+    """Stands for the address where nobody needs to know it; the same in every gateway."""
+    requests: int = 0
+    """Sent to it so far: one per attempt."""
+    cookie: bytes = b""
+    """What the cookie of its group says for it; empty where no cookie keeps clients."""
+    in_flight: int = 0
+    latency: float = 0.0
+    """Average seconds to a response head, where the upstream balances by latency; 0: nothing known."""
+    latency_at: float = 0.0
+    """When it was last brought up to date."""
+    pool: Pool = field(init=False)
+    group: EndpointGroup = field(init=False)
+    """The one that new requests use."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        host: str,
-        port: int,
-        path: str,
-        tls: bool,
-        weight: int,
-        authority: bytes,
-        backup: bool = False,
-        address: str = "",
-    ) -> None:
-        self.url = url
-        """As it was written, normalised."""
-        self.host = host
-        """As it was written: a name or an address. TLS asks for it."""
-        self.address = address or host
-        """Where to connect to: the host, or the address that its name stands for."""
-        self.label = f"{url} ({address})" if address else url
-        """Unique in the group; for people, logs and metrics."""
+    failures: int = 0
+    """Grave failures in a row (connection, 502, 503, 504). A 500 neither counts here nor ends the row."""
+    errors: int = 0
+    """Failures in a row of every kind, those such as 500 included."""
+    ejected_until: float = 0.0
+    """When the last ejection ends or ended."""
+    ejections: int = 0
+    """In a row."""
+    ejected_for: str = ""
+    up: bool = True
+    """What active probes say; true without them."""
+    probe_says: str = ""
+    rest_until: float = 0.0
+    """Until when it asked to be left alone."""
+    resting_share: float = 1.0
+    """What it gets of its weight meanwhile."""
+    breaker_open: bool = False
+    """The breaker admits nothing: it is open, or its probes are all on their way. Whoever sets it refreshes the group."""
+    breaker: Breaker | None = None
+    """Learns what became of each attempt."""
+    guard: Breaker | None = None
+    """The breaker while it must be asked for a permit: None on the healthy path, where `permit` is good."""
+    permit: object = None
+    """What an attempt must bring back when it is settled, so that the breaker knows of what time it speaks."""
+    ramp_since: float = -NEVER
+    """When it came back."""
+
+    state: EndpointState = EndpointState.HEALTHY
+    since: float = 0.0
+    """Of the state."""
+    share: float = 1.0
+    """What it gets of its weight now: 0 to 1."""
+
+    def __post_init__(self) -> None:
+        self.label = f"{self.url} ({self.address})" if self.address else self.url
         self.id = blake2b(self.label.encode("utf-8"), digest_size=16).digest()
-        """Stands for the address where nobody needs to know it; the same in every gateway."""
-        self.port = port
-        self.path = path
-        """Unix socket path, or empty."""
-        self.tls = tls
-        self.weight = weight
-        self.backup = backup
-        """Takes exchanges only while too few others can."""
-        self.authority = authority
-        """What `Host` says when the upstream does not preserve the client's."""
-        self.requests = 0
-        """Sent to it so far: one per attempt."""
-        self.cookie = b""
-        """What the cookie of its group says for it; empty where no cookie keeps clients."""
-        self.in_flight = 0
-        self.latency = 0.0
-        """Average seconds to a response head, where the upstream balances by latency; 0: nothing known."""
-        self.latency_at = 0.0
-        """When it was last brought up to date."""
-        self.pool: Pool
-        self.group: EndpointGroup
-        """The one that new requests use."""
-
-        self.failures = 0
-        """Grave failures in a row (connection, 502, 503, 504). A 500 neither counts here nor ends the row."""
-        self.errors = 0
-        """Failures in a row of every kind, those such as 500 included."""
-        self.ejected_until = 0.0
-        """When the last ejection ends or ended."""
-        self.ejections = 0
-        """In a row."""
-        self.ejected_for = ""
-        self.up = True
-        """What active probes say; true without them."""
-        self.probe_says = ""
-        self.rest_until = 0.0
-        """Until when it asked to be left alone."""
-        self.resting_share = 1.0
-        """What it gets of its weight meanwhile."""
-        self.breaker_open = False
-        """The breaker admits nothing: it is open, or its probes are all on their way. Whoever sets it refreshes the group."""
-        self.breaker: Breaker | None = None
-        """Learns what became of each attempt."""
-        self.guard: Breaker | None = None
-        """The breaker while it must be asked for a permit: None on the healthy path, where `permit` is good."""
-        self.permit: object = None
-        """What an attempt must bring back when it is settled, so that the breaker knows of what time it speaks."""
-        self.ramp_since = -NEVER
-        """When it came back."""
-
-        self.state = EndpointState.HEALTHY
-        self.since = 0.0
-        """Of the state."""
-        self.share = 1.0
-        """What it gets of its weight now: 0 to 1."""
+        self.address = self.address or self.host
 
     @property
     def why(self) -> str:

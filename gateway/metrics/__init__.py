@@ -5,41 +5,10 @@ Every object is bound to its route or upstream at compile time, so nothing is lo
 values come from the configuration or from closed sets: routes, upstreams, known methods, status codes, failure codes.
 """
 
-from gateway.metrics.compression import CodingMetrics, CompressionMetrics
 from gateway.metrics.everything import UNMATCHED, GatewayMetrics
-from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
-from gateway.metrics.max_in_flight import MaxInFlightMetrics
-from gateway.metrics.rate_limit import (
-    CANDIDATE_OUTCOMES,
-    DECIDERS,
-    DECISIONS,
-    OUTCOMES,
-    SHADOW_OUTCOMES,
-    LimitMetrics,
-    StoreMetrics,
-)
+from gateway.metrics.rate_limit import StoreMetrics
 from gateway.metrics.reloads import ReloadMetrics
-from gateway.metrics.routes import KNOWN_METHODS, RouteMetrics
-from gateway.metrics.upstreams import Standings, UpstreamMetrics
+from gateway.metrics.routes import RouteMetrics
+from gateway.metrics.upstreams import UpstreamMetrics
 
-__all__ = [
-    "CANDIDATE_OUTCOMES",
-    "DECIDERS",
-    "DECISIONS",
-    "KNOWN_METHODS",
-    "OUTCOMES",
-    "REQUEST_BUCKETS",
-    "SHADOW_OUTCOMES",
-    "UNMATCHED",
-    "CodingMetrics",
-    "CompressionMetrics",
-    "GatewayMetrics",
-    "Histogram",
-    "LimitMetrics",
-    "MaxInFlightMetrics",
-    "ReloadMetrics",
-    "RouteMetrics",
-    "Standings",
-    "StoreMetrics",
-    "UpstreamMetrics",
-]
+__all__ = ["UNMATCHED", "GatewayMetrics", "ReloadMetrics", "RouteMetrics", "StoreMetrics", "UpstreamMetrics"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client.core import Metric
 
 from gateway.metrics.circuit_breaker import breaker_families
 from gateway.metrics.compression import CompressionMetrics, compression_families
-from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, counter, gauge
+from gateway.metrics.families import Each, Rows, alone, reading
 from gateway.metrics.instruments import OVERHEAD_BUCKETS, Histogram
 from gateway.metrics.max_in_flight import LagMetrics, MaxInFlightMetrics, max_in_flight_families, shed_families
 from gateway.metrics.rate_limit import OUTCOMES, LimitMetrics, StoreMetrics, limit_families, store_families
@@ -24,40 +26,34 @@ EXPECTED_ERRORS: Final = ("http_request_error", "header_timeout", "headers_too_l
 """Errors of connections that are shown before they are first counted."""
 
 
+@dataclass(slots=True, eq=False)
 class GatewayMetrics:
     """Everything one worker counts, and the registry collector for it."""
 
-    __slots__ = (
-        "accepted", "access_log_dropped", "access_log_lines", "certificates", "compression", "config_hash",
-        "connections", "draining", "lag", "limits", "max_in_flight", "overhead", "protocol_errors", "python",
-        "reloads", "routes", "store", "tunnels", "upstreams", "version",
-    )  # fmt: skip
-
-    def __init__(self, version: str, python: str = "") -> None:
-        self.version = version
-        self.python = python
-        self.config_hash = ""
-        self.reloads: ReloadMetrics | None = None
-        """None in a worker of several: their supervisor reloads."""
-        self.connections = 0
-        self.accepted = 0
-        """Connections that were ever opened."""
-        self.draining = False
-        self.certificates: dict[str, float] = {}
-        """Path ▸ when the first certificate of the file expires, in Unix time."""
-        self.tunnels = 0
-        self.protocol_errors: dict[str, int] = {}
-        self.access_log_dropped = 0
-        self.access_log_lines = 0
-        self.overhead = Histogram(OVERHEAD_BUCKETS)
-        self.routes: dict[str, RouteMetrics] = {}
-        self.upstreams: dict[str, UpstreamMetrics] = {}
-        self.limits: dict[tuple[str, str], LimitMetrics] = {}
-        self.compression: dict[str, CompressionMetrics] = {}
-        self.max_in_flight: dict[tuple[str, str], MaxInFlightMetrics] = {}
-        self.lag = LagMetrics()
-        self.store: StoreMetrics | None = None
-        """None without a store outside the process."""
+    version: str
+    python: str = ""
+    config_hash: str = ""
+    reloads: ReloadMetrics | None = None
+    """None in a worker of several: their supervisor reloads."""
+    connections: int = 0
+    accepted: int = 0
+    """Connections that were ever opened."""
+    draining: bool = False
+    certificates: dict[str, float] = field(default_factory=dict)
+    """Path ▸ when the first certificate of the file expires, in Unix time."""
+    tunnels: int = 0
+    protocol_errors: Counter[str] = field(default_factory=Counter)
+    access_log_dropped: int = 0
+    access_log_lines: int = 0
+    overhead: Histogram = field(default_factory=lambda: Histogram(OVERHEAD_BUCKETS))
+    routes: dict[str, RouteMetrics] = field(default_factory=dict)
+    upstreams: dict[str, UpstreamMetrics] = field(default_factory=dict)
+    limits: dict[tuple[str, str], LimitMetrics] = field(default_factory=dict)
+    compression: dict[str, CompressionMetrics] = field(default_factory=dict)
+    max_in_flight: dict[tuple[str, str], MaxInFlightMetrics] = field(default_factory=dict)
+    lag: LagMetrics = field(default_factory=LagMetrics)
+    store: StoreMetrics | None = None
+    """None without a store outside the process."""
 
     def limit(self, route: str, name: str, outcomes: tuple[str, str] = OUTCOMES) -> LimitMetrics:
         """The counters of a limit on a route, kept by name, and which decisions are shown before they are first counted."""
@@ -104,38 +100,27 @@ class GatewayMetrics:
         yield from shed_families(self.max_in_flight.values(), self.lag)
         if self.store is not None:
             yield from store_families(self.store)
-        overhead = HistogramFamily(
+        own = Each((), [((), self)])
+        yield alone(reading(self.overhead)).histogram(
             "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream, queues and back-off"
         )
-        overhead.add_histogram((), self.overhead)
-        yield overhead
-        yield gauge("gateway_connections", "Open downstream connections", self.connections)
-        yield counter("gateway_connections_accepted", "Downstream connections that were opened", self.accepted)
-        yield gauge("gateway_draining", "1 once the shutdown has begun", self.draining)
-        yield GaugeFamily(
-            "gateway_tls_certificate_expiry_timestamp_seconds",
-            "When the first certificate of a file in use expires",
-            ["certificate"],
-            [((path,), at) for path, at in self.certificates.items()],
+        yield alone(self.connections).gauge("gateway_connections", "Open downstream connections")
+        yield alone(self.accepted).counter("gateway_connections_accepted", "Downstream connections that were opened")
+        yield alone(self.draining).gauge("gateway_draining", "1 once the shutdown has begun")
+        yield own.words("certificate", lambda one: one.certificates).gauge(
+            "gateway_tls_certificate_expiry_timestamp_seconds", "When the first certificate of a file in use expires"
         )
-        yield gauge("gateway_tunnels", "Open upgraded connections", self.tunnels)
-        yield counter(
-            "gateway_access_log_dropped", "Access log lines dropped because the writer fell behind", self.access_log_dropped
+        yield alone(self.tunnels).gauge("gateway_tunnels", "Open upgraded connections")
+        yield alone(self.access_log_dropped).counter(
+            "gateway_access_log_dropped", "Access log lines dropped because the writer fell behind"
         )
-        yield counter("gateway_access_log_lines", "Access log lines written", self.access_log_lines)
-        counted = {**dict.fromkeys(EXPECTED_ERRORS, 0), **self.protocol_errors}
-        yield CounterFamily(
-            "gateway_protocol_errors",
-            "Connections that failed before a request was complete",
-            ["reason"],
-            [((reason,), count) for reason, count in counted.items()],
+        yield alone(self.access_log_lines).counter("gateway_access_log_lines", "Access log lines written")
+        yield own.words("reason", lambda one: one.protocol_errors, EXPECTED_ERRORS).counter(
+            "gateway_protocol_errors", "Connections that failed before a request was complete"
         )
-        yield GaugeFamily("gateway_config_info", "The running configuration", ["hash"], [((self.config_hash,), 1)])
+        yield Rows(["hash"], [((self.config_hash,), 1)]).gauge("gateway_config_info", "The running configuration")
         if self.reloads is not None:
             yield from reload_families(self.reloads)
-        yield GaugeFamily(
-            "gateway_build_info",
-            "The running version, and what runs it",
-            ["version", "python"],
-            [((self.version, self.python), 1)],
+        yield Rows(["version", "python"], [((self.version, self.python), 1)]).gauge(
+            "gateway_build_info", "The running version, and what runs it"
         )

@@ -7,13 +7,15 @@ are `Metric`s for whoever wants samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from prometheus_client.core import Metric, Sample
 
 from gateway.metrics.instruments import Histogram
+
+T = TypeVar("T")
 
 Row: TypeAlias = tuple[Sequence[str], Any]
 """Label values, and the value: a number, or of a histogram its bounds, its counts and its sum."""
@@ -27,24 +29,13 @@ class Family(Metric):
 
     kind = "untyped"
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str] = (), rows: Iterable[Row] | None = None) -> None:
+    def __init__(self, name: str, documentation: str, labels: Sequence[str] = (), rows: Iterable[Row] = ()) -> None:
         self.name = name
         self.documentation = documentation
         self.type = self.kind
         self.unit = ""
         self.labels = tuple(labels)
-        self._added: list[Row] = []
-        self._rows = rows
-
-    def add_metric(self, labels: Sequence[str], value: float) -> None:
-        """One more row."""
-        self._added.append((labels, value))
-
-    def rows(self) -> Iterator[Row]:
-        """The rows there are."""
-        yield from self._added
-        if self._rows is not None:
-            yield from self._rows
+        self.rows = rows
 
     @property
     def samples(self) -> list[Sample]:
@@ -57,7 +48,7 @@ class Family(Metric):
 
     def _samples(self) -> Iterator[Sample]:
         suffix = "_total" if self.kind == "counter" else ""
-        for labels, value in self.rows():
+        for labels, value in self.rows:
             yield Sample(self.name + suffix, dict(zip(self.labels, labels, strict=True)), value)
 
 
@@ -78,12 +69,8 @@ class HistogramFamily(Family):
 
     kind = "histogram"
 
-    def add_histogram(self, labels: Sequence[str], histogram: Histogram) -> None:
-        """One more row, as the histogram is now."""
-        self._added.append((labels, reading(histogram)))
-
     def _samples(self) -> Iterator[Sample]:
-        for values, (bounds, counts, total) in self.rows():
+        for values, (bounds, counts, total) in self.rows:
             labels = dict(zip(self.labels, values, strict=True))
             running = list(accumulate(counts))
             for bound, count in zip((*map(repr, bounds), "+Inf"), running, strict=True):
@@ -92,19 +79,60 @@ class HistogramFamily(Family):
             yield Sample(self.name + "_sum", labels, total)
 
 
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
 def reading(histogram: Histogram) -> tuple[tuple[float, ...], list[int], float]:
     """What a histogram says now."""
     return histogram.bounds, histogram.counts.copy(), histogram.total
 
 
-def gauge(name: str, text: str, value: float) -> GaugeFamily:
-    """A gauge without labels."""
-    return GaugeFamily(name, text, rows=[((), value)])
+class Rows:
+    """Rows and the labels of their values: with a name, a text and a kind they are a family."""
+
+    def __init__(self, labels: Sequence[str], rows: Iterable[Row]) -> None:
+        self._labels = labels
+        self._rows = rows
+
+    def counter(self, name: str, text: str) -> Family:
+        """Shown as counters."""
+        return CounterFamily(name, text, self._labels, self._rows)
+
+    def gauge(self, name: str, text: str) -> Family:
+        """Shown as gauges."""
+        return GaugeFamily(name, text, self._labels, self._rows)
+
+    def histogram(self, name: str, text: str) -> Family:
+        """Shown as histograms; each value is a `reading`."""
+        return HistogramFamily(name, text, self._labels, self._rows)
 
 
-def counter(name: str, text: str, value: float) -> CounterFamily:
-    """A counter without labels."""
-    return CounterFamily(name, text, rows=[((), value)])
+def alone(value: object) -> Rows:
+    """One row without labels."""
+    return Rows((), [((), value)])
+
+
+class Each(Generic[T]):
+    """Things of one kind by the values of the labels that name them. Rows about them are made while they are read."""
+
+    def __init__(self, labels: Sequence[str], things: Iterable[tuple[Sequence[str], T]]) -> None:
+        self._labels = labels
+        self._things = list(things)
+
+    def one(self, value: Callable[[T], object]) -> Rows:
+        """A row of each thing."""
+        return Rows(self._labels, ((names, value(thing)) for names, thing in self._things))
+
+    def many(self, labels: Sequence[str], rows: Callable[[T], Iterable[tuple[Sequence[str], float]]]) -> Rows:
+        """Several rows of each thing, by more labels."""
+        found = (((*names, *more), value) for names, thing in self._things for more, value in rows(thing))
+        return Rows((*self._labels, *labels), found)
+
+    def words(self, label: str, counts: Callable[[T], Mapping[str, float]], expected: Iterable[str] = ()) -> Rows:
+        """What each thing counts by a word, and zeros for the words that are to be expected: a series that begins with 1 has
+        no rate for its first event."""
+        zeros: dict[str, float] = dict.fromkeys(expected, 0)
+        return self.many([label], lambda thing: [((word,), count) for word, count in (zeros | {**counts(thing)}).items()])
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -138,7 +166,7 @@ def _lines(family: Family) -> Iterator[str]:
     name = family.name + ("_total" if family.kind == "counter" else "")
     order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
     labels = family.labels
-    for values, value in family.rows():
+    for values, value in family.rows:
         if values:
             inner = ",".join([f'{labels[at]}="{_escaped(values[at])}"' for at in order])
             yield f"{name}{{{inner}}} {float(value)!r}\n"
@@ -151,7 +179,7 @@ def _histogram_lines(family: HistogramFamily) -> Iterator[str]:
     labels = family.labels
     name = family.name
     templates: dict[tuple[float, ...], str] = {}
-    for values, (bounds, counts, total) in family.rows():
+    for values, (bounds, counts, total) in family.rows:
         template = templates.get(bounds)
         if template is None:
             # `%` is doubled nowhere: names and bounds hold none. NUL stands for the row's labels.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.families import CounterFamily, HistogramFamily, Row, gauge
+from gateway.metrics.families import Each, alone, reading
 from gateway.metrics.instruments import BATCH_BUCKETS, OVERHEAD_BUCKETS, Histogram
 
 DECISIONS: Final = (
@@ -36,75 +38,56 @@ EXPECTED_ERRORS: Final = ("timeout", "connection")
 """Kinds of trouble with the store that are shown before they are first counted."""
 
 
+@dataclass(slots=True, eq=False)
 class LimitMetrics:
     """What is counted per route and limit: `counts[decision * len(DECIDERS) + decider]`."""
 
-    __slots__ = ("counts", "name", "near", "outcomes", "route")
-
-    def __init__(self, route: str, name: str) -> None:
-        self.route = route
-        self.name = name
-        self.counts = [0] * (len(DECISIONS) * len(DECIDERS))
-        self.near = 0
-        """Admitted requests that left less than a fifth of the limit."""
-        self.outcomes = OUTCOMES
+    route: str
+    name: str
+    counts: list[int] = field(default_factory=lambda: [0] * (len(DECISIONS) * len(DECIDERS)))
+    near: int = 0
+    """Admitted requests that left less than a fifth of the limit."""
+    outcomes: tuple[str, str] = OUTCOMES
 
 
+@dataclass(slots=True, eq=False)
 class StoreMetrics:
     """What is counted of the rate limit store."""
 
-    __slots__ = ("batches", "calls", "duration", "errors", "up")
-
-    def __init__(self) -> None:
-        self.up = False
-        self.duration = Histogram(OVERHEAD_BUCKETS)
-        self.batches = Histogram(BATCH_BUCKETS)
-        """Checks per call of the script."""
-        self.errors: dict[str, int] = {}
-
-    def failed(self, reason: str) -> None:
-        """A call or an attempt to connect failed."""
-        self.errors[reason] = self.errors.get(reason, 0) + 1
+    up: bool = False
+    duration: Histogram = field(default_factory=lambda: Histogram(OVERHEAD_BUCKETS))
+    batches: Histogram = field(default_factory=lambda: Histogram(BATCH_BUCKETS))
+    """Checks per call of the script."""
+    errors: Counter[str] = field(default_factory=Counter)
 
 
 def limit_families(all_limits: Iterable[LimitMetrics], store: str) -> Iterator[Metric]:
     """What Prometheus reads of the limits. `store` is who decides when nothing is wrong: `local` or `redis`."""
-    limits = list(all_limits)
     usual = DECIDERS.index(store)
+    each = Each(["route", "limit"], (((limit.route, limit.name), limit) for limit in all_limits))
 
-    def decisions() -> Iterator[Row]:
-        for limit in limits:
-            for place, count in enumerate(limit.counts.copy()):
-                decision, decider = divmod(place, len(DECIDERS))
-                if count or (decider == usual and DECISIONS[decision] in limit.outcomes):
-                    yield (limit.route, limit.name, DECISIONS[decision], DECIDERS[decider]), count
+    def decisions(limit: LimitMetrics) -> Iterator[tuple[tuple[str, str], int]]:
+        for place, count in enumerate(limit.counts.copy()):
+            decision, decider = divmod(place, len(DECIDERS))
+            if count or (decider == usual and DECISIONS[decision] in limit.outcomes):
+                yield (DECISIONS[decision], DECIDERS[decider]), count
 
-    yield CounterFamily(
-        "gateway_rate_limit_decisions",
-        "Requests by what became of them at a limit, and who decided",
-        ["route", "limit", "decision", "store"],
-        decisions(),
+    yield each.many(["decision", "store"], decisions).counter(
+        "gateway_rate_limit_decisions", "Requests by what became of them at a limit, and who decided"
     )
-    yield CounterFamily(
-        "gateway_rate_limit_near",
-        "Admitted requests that left less than a fifth of the limit",
-        ["route", "limit"],
-        (((limit.route, limit.name), limit.near) for limit in limits),
+    yield each.one(lambda limit: limit.near).counter(
+        "gateway_rate_limit_near", "Admitted requests that left less than a fifth of the limit"
     )
 
 
 def store_families(store: StoreMetrics) -> Iterator[Metric]:
     """What Prometheus reads of the store."""
-    yield gauge("gateway_redis_up", "1 while the rate limit store answers in time", store.up)
-    yield gauge("gateway_rate_limit_fallback_active", "1 while `on_store_error` decides", not store.up)
-    for name, text, histogram in (
-        ("gateway_redis_duration_seconds", "One call of the rate limit store", store.duration),
-        ("gateway_rate_limit_batch_size", "Checks in one call of the rate limit store", store.batches),
-    ):
-        family = HistogramFamily(name, text)
-        family.add_histogram([], histogram)
-        yield family
-    errors = CounterFamily("gateway_redis_errors", "Failed calls and connects by kind", labels=["kind"])
-    for kind, count in (dict.fromkeys(EXPECTED_ERRORS, 0) | store.errors).items():
-        errors.add_metric([kind], count)
-    yield errors
+    yield alone(store.up).gauge("gateway_redis_up", "1 while the rate limit store answers in time")
+    yield alone(not store.up).gauge("gateway_rate_limit_fallback_active", "1 while `on_store_error` decides")
+    yield alone(reading(store.duration)).histogram("gateway_redis_duration_seconds", "One call of the rate limit store")
+    yield alone(reading(store.batches)).histogram("gateway_rate_limit_batch_size", "Checks in one call of the rate limit store")
+    yield (
+        Each((), [((), store)])
+        .words("kind", lambda one: one.errors, EXPECTED_ERRORS)
+        .counter("gateway_redis_errors", "Failed calls and connects by kind")
+    )

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.families import CounterFamily, gauge
+from gateway.metrics.families import Each, alone
 
 
+@dataclass(slots=True, eq=False)
 class ReloadMetrics:
     """Reloads since the start, and how the last one went."""
 
-    __slots__ = ("counts", "loaded_at", "successful")
-
-    def __init__(self, now: float) -> None:
-        self.counts = {"success": 0, "failure": 0}
-        self.successful = True
-        """The configuration on the disk is the one that runs, as far as the last look at it tells."""
-        self.loaded_at = now
-        """Unix time of the last success; the start counts."""
+    loaded_at: float
+    """Unix time of the last success; the start counts."""
+    counts: dict[str, int] = field(default_factory=lambda: {"success": 0, "failure": 0})
+    successful: bool = True
+    """The configuration on the disk is the one that runs, as far as the last look at it tells."""
 
     def succeeded(self, now: float) -> None:
         """The new configuration runs."""
@@ -35,15 +34,14 @@ class ReloadMetrics:
 
 def reload_families(reloads: ReloadMetrics) -> Iterator[Metric]:
     """What Prometheus reads of them."""
-    counts = CounterFamily("gateway_config_reloads", "Attempts to reload the configuration", labels=["result"])
-    for result, count in reloads.counts.items():
-        counts.add_metric([result], count)
-    yield counts
-    yield gauge(
-        "gateway_config_last_reload_successful",
-        "0 when the last reload failed: the old configuration goes on",
-        reloads.successful,
+    yield (
+        Each((), [((), reloads)])
+        .words("result", lambda one: one.counts)
+        .counter("gateway_config_reloads", "Attempts to reload the configuration")
     )
-    yield gauge(
-        "gateway_config_last_reload_success_timestamp_seconds", "When the running configuration was loaded", reloads.loaded_at
+    yield alone(reloads.successful).gauge(
+        "gateway_config_last_reload_successful", "0 when the last reload failed: the old configuration goes on"
+    )
+    yield alone(reloads.loaded_at).gauge(
+        "gateway_config_last_reload_success_timestamp_seconds", "When the running configuration was loaded"
     )

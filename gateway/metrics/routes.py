@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client.core import Metric
 
 from gateway.errors import Failure
-from gateway.metrics.families import CounterFamily, GaugeFamily, HistogramFamily, Row, reading
+from gateway.metrics.families import Each, Row, reading
 from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
 
 _SOURCES: Final = {failure.code: failure.source for failure in Failure}
@@ -25,26 +26,21 @@ NO_CLASS: Final = 600
 """Statuses from here on are of no class that HTTP knows. They are one label value, `5xx`, which `code=~"5.."` finds."""
 
 
+@dataclass(slots=True, eq=False)
 class RouteMetrics:
     """What is counted per route. One object lives as long as the route's name does, across reloads."""
 
-    __slots__ = (
-        "duration", "expected_reasons", "expected_requests", "in_flight", "name", "rejections", "request_bytes", "requests",
-        "response_bytes",
-    )  # fmt: skip
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.requests: dict[tuple[bytes, int], int] = {}
-        self.duration = Histogram(REQUEST_BUCKETS)
-        self.in_flight = 0
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.rejections: dict[str, int] = {}
-        self.expected_requests: tuple[tuple[bytes, int], ...] = ()
-        """Methods and codes that are shown before they are first counted."""
-        self.expected_reasons: tuple[str, ...] = ()
-        """Reasons of rejections that are shown before they are first counted."""
+    name: str
+    requests: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    duration: Histogram = field(default_factory=lambda: Histogram(REQUEST_BUCKETS))
+    in_flight: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+    expected_requests: tuple[tuple[bytes, int], ...] = ()
+    """Methods and codes that are shown before they are first counted."""
+    expected_reasons: tuple[str, ...] = ()
+    """Reasons of rejections that are shown before they are first counted."""
 
     def expect(self, methods: Iterable[str], codes: Sequence[int], reasons: Iterable[str]) -> None:
         """What the configuration lets us foresee of the route."""
@@ -61,55 +57,30 @@ class RouteMetrics:
         duration.counts[bisect_left(duration.bounds, seconds)] += 1
         duration.total += seconds
 
-    def rejected(self, reason: str) -> None:
-        """The gateway refused or failed the request; `reason` is the failure's code."""
-        self.rejections[reason] = self.rejections.get(reason, 0) + 1
-
 
 def route_families(all_routes: Iterable[RouteMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them. There may be thousands, so the rows are made while they are read."""
-    routes = list(all_routes)
-    yield CounterFamily(
-        "gateway_requests",
-        "Requests by what the client got",
-        ["route", "method", "code"],
-        _flat(_requests(one) for one in routes),
+    each = Each(["route"], (((one.name,), one) for one in all_routes))
+    yield each.many(["method", "code"], _requests).counter("gateway_requests", "Requests by what the client got")
+    yield each.one(lambda one: reading(one.duration)).histogram(
+        "gateway_request_duration_seconds", "From the request head to the last byte of the response"
     )
-    yield HistogramFamily(
-        "gateway_request_duration_seconds",
-        "From the request head to the last byte of the response",
-        ["route"],
-        (((one.name,), reading(one.duration)) for one in routes),
-    )
-    yield GaugeFamily(
-        "gateway_requests_in_flight", "Requests being served", ["route"], (((one.name,), one.in_flight) for one in routes)
-    )
-    yield CounterFamily(
-        "gateway_request_bytes", "Request body bytes received", ["route"], (((one.name,), one.request_bytes) for one in routes)
-    )
-    yield CounterFamily(
-        "gateway_response_bytes", "Response body bytes sent", ["route"], (((one.name,), one.response_bytes) for one in routes)
-    )
-    yield CounterFamily(
+    yield each.one(lambda one: one.in_flight).gauge("gateway_requests_in_flight", "Requests being served")
+    yield each.one(lambda one: one.request_bytes).counter("gateway_request_bytes", "Request body bytes received")
+    yield each.one(lambda one: one.response_bytes).counter("gateway_response_bytes", "Response body bytes sent")
+    yield each.many(["reason", "source"], _rejections).counter(
         "gateway_rejections",
         "Requests that the gateway refused or failed, by failure code, and whose fault it is: downstream, gateway or upstream",
-        ["route", "reason", "source"],
-        _flat(_rejections(one) for one in routes),
     )
-
-
-def _flat(rows: Iterable[list[Row]]) -> Iterator[Row]:
-    return chain.from_iterable(rows)
 
 
 def _requests(route: RouteMetrics) -> list[Row]:
     """What was counted, and zeros for what is to be expected: a series that begins with 1 has no rate for its first event."""
-    name, requests = route.name, route.requests.copy()
     found = dict.fromkeys(route.expected_requests, 0)
-    for (method, code), count in requests.items():
+    for (method, code), count in route.requests.copy().items():
         key = method, min(code, NO_CLASS)
         found[key] = found.get(key, 0) + count
-    return [((name, method.decode("ascii"), _code(code)), count) for (method, code), count in found.items()]
+    return [((method.decode("ascii"), _code(code)), count) for (method, code), count in found.items()]
 
 
 def _code(status: int) -> str:
@@ -117,6 +88,5 @@ def _code(status: int) -> str:
 
 
 def _rejections(route: RouteMetrics) -> list[Row]:
-    name, rejections = route.name, route.rejections.copy()
-    expected = dict.fromkeys(route.expected_reasons, 0)
-    return [((name, reason, _SOURCES[reason]), count) for reason, count in (expected | rejections).items()]
+    counts = dict.fromkeys(route.expected_reasons, 0) | route.rejections
+    return [((reason, _SOURCES[reason]), count) for reason, count in counts.items()]

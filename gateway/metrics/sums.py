@@ -6,12 +6,13 @@ The value of a histogram is `[counts, sum]`, and `bounds` are its upper bounds; 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.families import ROWS_AT_ONCE, CounterFamily, Family, GaugeFamily, HistogramFamily, Row
+from gateway.metrics.families import ROWS_AT_ONCE, Family, HistogramFamily, Rows
 
 Pieces: TypeAlias = list[list[Any]]
 """The pieces of one worker."""
@@ -43,7 +44,7 @@ def pieces(families: Iterable[Metric]) -> Iterator[list[Any]]:
     for family in families:
         assert isinstance(family, Family), family.name
         labels, rows, bounds = list(family.labels), [], None
-        for values, value in family.rows():
+        for values, value in family.rows:
             if isinstance(family, HistogramFamily):
                 bounds, counts, total = value
                 rows.append([values, [counts, total]])
@@ -64,70 +65,20 @@ def label_values(state: Pieces, *names: str) -> Iterator[tuple[str, ...]]:
                 yield tuple(values[place] for place in places)
 
 
-class Joined:
-    """The states of all workers as one, taken in piece by piece. The rows are added up while they are read."""
-
-    def __init__(self) -> None:
-        self._heads: dict[str, _Head] = {}
-        self._tables: dict[str, list[_Rows]] = {}
-        self._own: dict[str, _Rows] = {}
-
-    def begin(self) -> None:
-        """What comes now is of another worker."""
-        self._own = {}
-
-    def add(self, piece: list[Any]) -> None:
-        """One piece of a state."""
-        name, text, kind, labels, bounds, rows = piece
-        own = self._own
-        if name not in own:
-            own[name] = {}
-            self._tables.setdefault(name, []).append(own[name])
-        _know(self._heads, name, text, kind, labels, bounds)
-        own[name].update((tuple(values), value) for values, value in rows)
-
-    def families(self) -> Iterator[Metric]:
-        """What Prometheus reads of them."""
-        for name, head in self._heads.items():
-            yield _family(name, head, _added(name, head, self._tables[name]))
-
-
-def _know(heads: dict[str, _Head], name: str, text: str, kind: str, labels: list[str], bounds: list[float] | None) -> None:
-    """A family without rows does not know its bounds."""
-    if name not in heads or heads[name][3] is None:
-        heads[name] = text, kind, tuple(labels), tuple(bounds) if bounds is not None else None
-
-
-def _added(name: str, head: _Head, tables: list[_Rows]) -> Iterator[Row]:
-    join, bounds = _join(name, head[1]), head[3]
-    keys = tables[0] if len(tables) == 1 else dict.fromkeys(key for table in tables for key in table)
-    for key in keys:
-        found = [table[key] for table in tables if key in table]
-        value = found[0]
-        for other in found[1:]:
-            value = join(value, other)
-        yield key, value if bounds is None else (bounds, *value)
-
-
-def _family(name: str, head: _Head, rows: Iterable[Row]) -> Family:
-    text, kind, labels, _ = head
-    made = {"counter": CounterFamily, "gauge": GaugeFamily, "histogram": HistogramFamily}[kind]
-    return made(name, text, labels, rows)
-
-
 class Sums:
-    """Sums of what workers have counted that have ended. What is not to be seen any more is left out by `keep`."""
+    """Sums of what workers have counted. What is not to be seen any more is left out by `keep`."""
 
     def __init__(self) -> None:
         self._heads: dict[str, _Head] = {}
         self._rows: dict[str, _Rows] = {}
 
     def add(self, state: Pieces, *, gauges: bool = True) -> None:
-        """One more worker. `gauges=False`: it has ended, only what it has counted still holds."""
+        """One more worker, or some pieces of one. `gauges=False`: it has ended, only what it has counted still holds."""
         for name, text, kind, labels, bounds, rows in state:
             if kind == "gauge" and not gauges:
                 continue
-            _know(self._heads, name, text, kind, labels, bounds)
+            if name not in self._heads or self._heads[name][3] is None:  # a family without rows does not know its bounds
+                self._heads[name] = text, kind, tuple(labels), tuple(bounds) if bounds is not None else None
             known, join = self._rows.setdefault(name, {}), _join(name, kind)
             for values, value in rows:
                 key = tuple(values)
@@ -146,17 +97,26 @@ class Sums:
             for name, (text, kind, labels, bounds) in self._heads.items()
         ]
 
+    def families(self) -> Iterator[Metric]:
+        """What Prometheus reads of them."""
+        for name, head in self._heads.items():
+            yield _family(name, head, self._rows[name])
+
+
+def _family(name: str, head: _Head, rows: _Rows) -> Family:
+    text, kind, labels, bounds = head
+    if kind == "histogram":
+        return Rows(labels, ((key, (bounds, *value)) for key, value in rows.items())).histogram(name, text)
+    found = Rows(labels, rows.items())
+    return found.counter(name, text) if kind == "counter" else found.gauge(name, text)
+
 
 def _join(name: str, kind: str) -> Callable[[Any, Any], Any]:
     if kind == "histogram":
         return _plus_histogram
     if kind == "counter":
-        return _plus
-    return min if name in LEAST else max if name in MOST else _plus
-
-
-def _plus(one: float, other: float) -> float:
-    return one + other
+        return operator.add
+    return min if name in LEAST else max if name in MOST else operator.add
 
 
 def _plus_histogram(one: list[Any], other: list[Any]) -> list[Any]:

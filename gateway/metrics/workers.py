@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
-from gateway.metrics.families import CounterFamily, GaugeFamily
+from gateway.metrics.families import Each
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,8 @@ class WorkerMetrics:
 
 def worker_families(workers: Iterable[WorkerMetrics]) -> Iterator[Metric]:
     """What Prometheus reads of them."""
-    known, labels = list(workers), ["worker"]
-    yield GaugeFamily("gateway_worker_up", "1 while the worker serves", labels, [((one.name,), one.up) for one in known])
-    yield CounterFamily(
-        "gateway_worker_restarts", "Workers that had to be replaced", labels, [((one.name,), one.restarts) for one in known]
-    )
-    yield CounterFamily(
-        "gateway_worker_cpu_seconds", "Processor time, user and system", labels, [((one.name,), one.cpu) for one in known]
-    )
-    yield GaugeFamily(
-        "gateway_worker_resident_memory_bytes", "Memory in use", labels, [((one.name,), one.memory) for one in known]
-    )
+    each = Each(["worker"], (((one.name,), one) for one in workers))
+    yield each.one(lambda one: one.up).gauge("gateway_worker_up", "1 while the worker serves")
+    yield each.one(lambda one: one.restarts).counter("gateway_worker_restarts", "Workers that had to be replaced")
+    yield each.one(lambda one: one.cpu).counter("gateway_worker_cpu_seconds", "Processor time, user and system")
+    yield each.one(lambda one: one.memory).gauge("gateway_worker_resident_memory_bytes", "Memory in use")

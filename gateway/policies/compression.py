@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -87,16 +87,14 @@ class CompressionSettings:
     """Answer 406 when the client accepts neither a coding that is offered nor none. Otherwise it gets none."""
 
 
+@dataclass(slots=True, eq=False)
 class Choice:
     """What a client accepts."""
 
-    __slots__ = ("coding", "plain")
-
-    def __init__(self, coding: int, *, plain: bool) -> None:
-        self.coding = coding
-        """The place of the coding among those that are offered; -1: none."""
-        self.plain = plain
-        """It takes a response that is not coded."""
+    coding: int
+    """The place of the coding among those that are offered; -1: none."""
+    plain: bool = field(kw_only=True)
+    """It takes a response that is not coded."""
 
 
 def negotiate(accept: bytes | None, codings: tuple[bytes, ...]) -> Choice:
@@ -255,14 +253,12 @@ def weakened(tag: bytes) -> bytes:
 _ANY_TAG: Final = re.compile(rb'W/("[^"]*")|"[^"]*"')
 
 
+@dataclass(slots=True, eq=False)
 class Tags:
     """Which kinds of entity tags the upstream of a route sends. Learnt from its responses."""
 
-    __slots__ = ("strong", "weak")
-
-    def __init__(self) -> None:
-        self.strong = False
-        self.weak = False
+    strong: bool = False
+    weak: bool = False
 
     def seen(self, tag: bytes) -> None:
         """A response had this tag."""

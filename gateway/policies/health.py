@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -70,18 +70,16 @@ class Thresholds:
     rise: int = 2
 
 
+@dataclass(slots=True, eq=False)
 class ProbeRecord:
     """What the probes of one endpoint have said so far."""
 
-    __slots__ = ("against", "known", "up")
-
-    def __init__(self, *, up: bool) -> None:
-        self.up = up
-        """The verdict that holds."""
-        self.known = False
-        """A probe has said so; until then the first one decides alone."""
-        self.against = 0
-        """Probes in a row that speak against the verdict."""
+    up: bool = field(kw_only=True)
+    """The verdict that holds."""
+    known: bool = False
+    """A probe has said so; until then the first one decides alone."""
+    against: int = 0
+    """Probes in a row that speak against the verdict."""
 
     def heard(self, ok: bool, thresholds: Thresholds) -> bool:
         """A probe has ended. True when the verdict has changed."""

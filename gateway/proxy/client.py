@@ -10,17 +10,15 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
-if TYPE_CHECKING:
-    from gateway.ports import Check
-    from gateway.proxy.bodies.body import Sink
-    from gateway.proxy.bodies.tunnel import Tunnel
-    from gateway.proxy.connection import Alarm, Connection, Source
-    from gateway.proxy.plane import DataPlane
-    from gateway.proxy.rate_limit_store.local import Counter
-    from gateway.proxy.wire.http1_request import RequestFields
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Limit, Route, Snapshot
-
+from gateway.ports import Check
+from gateway.proxy.bodies.body import Sink
+from gateway.proxy.bodies.tunnel import Tunnel
+from gateway.proxy.connection import Alarm, Connection, Source
+from gateway.proxy.plane import DataPlane
+from gateway.proxy.rate_limit_store.local import Counter
+from gateway.proxy.wire.http1_request import RequestFields
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Limit, Route, Snapshot
 
 Matched: TypeAlias = (
     "tuple[Snapshot, RequestFields, bytes, bytes, int, Route, bytes, bytes, bytes, int, tuple[tuple[str, bytes], ...]]"

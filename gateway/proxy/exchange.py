@@ -11,25 +11,24 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Coroutine, Generator
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
+from gateway.gates import Gate
 from gateway.policies import NEVER
+from gateway.policies.max_in_flight import Waiter
+from gateway.proxy.bodies.body import Body
+from gateway.proxy.bodies.tunnel import Tunnel
+from gateway.proxy.client import Client
+from gateway.proxy.upstream.connection import UpstreamConnection
+from gateway.proxy.wire.http1_request import RequestHead
+from gateway.proxy.wire.http1_response import ResponseHead
 from gateway.router import LISTENER, SCHEME
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.gates import Gate
-    from gateway.policies.max_in_flight import Waiter
-    from gateway.proxy.bodies.body import Body
-    from gateway.proxy.bodies.tunnel import Tunnel
-    from gateway.proxy.client import Client
-    from gateway.proxy.upstream.connection import UpstreamConnection
-    from gateway.proxy.wire.http1_request import RequestHead
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route, Snapshot, Upstream
+from gateway.snapshot import Route, Snapshot, Upstream
 
 _log = logging.getLogger("gateway")
 
@@ -49,32 +48,27 @@ def suspend() -> Generator[None, None, None]:
     yield
 
 
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One attempt to have the request answered by one endpoint. It occupies its connection (`upstream.connection.Occupant`)."""
 
-    __slots__ = (
-        "began", "connection", "dispatched_at", "endpoint", "failed", "permit", "racing", "reused", "route", "stale",
-        "upstream", "x",
-    )  # fmt: skip
-
-    def __init__(self, x: Exchange, route: Route, upstream: Upstream, endpoint: Endpoint, permit: object, began: float) -> None:
-        self.x = x
-        self.route = route
-        self.upstream = upstream
-        self.endpoint = endpoint
-        self.permit = permit
-        """What the endpoint's circuit breaker gave for it."""
-        self.began = began
-        self.dispatched_at = 0.0
-        """When the request was sent (monotonic); 0 while it is not, and once the attempt is settled."""
-        self.connection: UpstreamConnection | None = None
-        self.reused = False
-        """The connection was a kept one."""
-        self.stale = False
-        """The kept connection turned out to be closed."""
-        self.failed: Failed | None = None
-        self.racing = False
-        """Others are under way beside it: a failure concerns this attempt alone."""
+    x: Exchange
+    route: Route
+    upstream: Upstream
+    endpoint: Endpoint
+    permit: object
+    """What the endpoint's circuit breaker gave for it."""
+    began: float
+    dispatched_at: float = 0.0
+    """When the request was sent (monotonic); 0 while it is not, and once the attempt is settled."""
+    connection: UpstreamConnection | None = None
+    reused: bool = False
+    """The connection was a kept one."""
+    stale: bool = False
+    """The kept connection turned out to be closed."""
+    failed: Failed | None = None
+    racing: bool = False
+    """Others are under way beside it: a failure concerns this attempt alone."""
 
     def wake(self) -> None:
         """Something has happened on its connection."""
@@ -94,20 +88,18 @@ class Attempt:
             self.x.client.interim(head)
 
 
+@dataclass(slots=True, eq=False)
 class Tries:
     """What is remembered between the attempts of one request."""
 
-    __slots__ = ("attempt_number", "backoff", "fresh", "log", "retries")
-
-    def __init__(self) -> None:
-        self.attempt_number = 1
-        """Attempts that count against `max_retries`. The name is tenacity's: its wait strategies read nothing else."""
-        self.retries = 0
-        self.backoff = 0.0
-        """Seconds waited between attempts, because the back-off or an upstream's `Retry-After` asked for it."""
-        self.fresh = False
-        """A kept connection was stale: the next attempts take new ones."""
-        self.log: list[dict[str, Any]] = []
+    attempt_number: int = 1
+    """Attempts that count against `max_retries`. The name is tenacity's: its wait strategies read nothing else."""
+    retries: int = 0
+    backoff: float = 0.0
+    """Seconds waited between attempts, because the back-off or an upstream's `Retry-After` asked for it."""
+    fresh: bool = False
+    """A kept connection was stale: the next attempts take new ones."""
+    log: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, endpoint: Endpoint, outcome: str, seconds: float, **why: str) -> None:
         """One attempt is over. `why` says by `retry` or `no_retry` why another follows or not."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.policies.max_in_flight import RANKS
 from gateway.policies.overload import Overload
+from gateway.proxy.plane import DataPlane
 from gateway.proxy.queues import let_in
-
-if TYPE_CHECKING:
-    from gateway.proxy.plane import DataPlane
 
 INTERVAL: Final = 0.1
 

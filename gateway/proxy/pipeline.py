@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies import timeout
@@ -38,9 +37,7 @@ from gateway.proxy.steps.problem import send_problem
 from gateway.proxy.steps.rate_limit import ask_limits, refuse_if_denied, wait_for_limits
 from gateway.proxy.steps.response import send_coded, send_whole, stream
 from gateway.proxy.steps.switch import allowed_upgrades, switch
-
-if TYPE_CHECKING:
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 _log = logging.getLogger("gateway")
 
@@ -195,7 +192,7 @@ def finish(x: Exchange) -> None:
     if x.request_body is not None:
         metrics.request_bytes += x.request_body.received
     if x.failure is not None:
-        metrics.rejected(x.failure.code)
+        metrics.rejections[x.failure.code] += 1
         if x.upstream is not None and x.upstream.gate is not None:
             not_answered(x, x.upstream.gate, x.failure)
     if x.attempts > 1 and x.upstream is not None:

@@ -5,12 +5,9 @@ The loop wakes them, not the release itself: a release inside a release inside a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from asyncio import AbstractEventLoop
 
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
-    from gateway.gates import Gate
+from gateway.gates import Gate
 
 
 def let_in(gate: Gate, loop: AbstractEventLoop, now: float) -> None:

@@ -16,15 +16,13 @@ In the phases that end at an instant `Exchange.due` holds it; it is NEVER in tho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.policies import NEVER
 from gateway.policies.timeout import attempt_ends
-
-if TYPE_CHECKING:
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Route
+from gateway.proxy.exchange import Exchange
+from gateway.snapshot import Route
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _DEADLINE: Final = Failure.DEADLINE

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.control.admin.breaker_orders import Order, Shown, UnknownError, as_one, obey
 from gateway.policies.circuit_breaker import BreakerState
+from gateway.proxy.plane import DataPlane
+from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 from gateway.snapshot import Snapshot
 from gateway.supervisor.agreement import Agreement
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
-
-if TYPE_CHECKING:
-    from gateway.proxy.plane import DataPlane
-    from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
-    from gateway.supervisor.slot import Slot
+from gateway.supervisor.slot import Slot, ask_all
 
 PATIENCE: Final = 5.0
 """Seconds that a worker may take to obey."""
@@ -41,23 +38,14 @@ class FleetBreakers:
 
     async def order(self, order: Order) -> Shown:
         """Have every worker obey, those that start later too. Raises UnknownError."""
-        answers: dict[int, Shown] = {}
-        refusals: list[str] = []
-
-        async def ask(slot: Slot) -> None:
-            try:
-                answers[slot.index] = await slot.ask("breakers", order, within=PATIENCE)
-            except RefusedError as error:
-                refusals.append(str(error))
-            except (ChannelClosedError, TimeoutError):
-                pass
-
         # Those that are starting obey when they have started.
         asked = [slot for slot in self._slots if slot.up or order["do"] != "list"]
-        await asyncio.gather(*(ask(slot) for slot in asked))
-        if refusals and not answers:
-            raise UnknownError(refusals[0])
-        shown = as_one(dict(sorted(answers.items())))
+        answers = await ask_all(asked, "breakers", order, within=PATIENCE)
+        done = {index: answer for index, answer in answers.items() if not isinstance(answer, Exception)}
+        refusals = [answer for answer in answers.values() if isinstance(answer, RefusedError)]
+        if refusals and not done:
+            raise UnknownError(str(refusals[0]))
+        shown = as_one(done)
         for one in shown if order["do"] != "list" else ():
             key = (one["upstream"], one["endpoint"])
             if order["do"] == "release":
@@ -111,14 +99,10 @@ class WorkerBreakers:
         elif one is not None:
             one.follow(BreakerState(word["state"]), word["until"], word["reason"], word["trips"], word["version"])
 
-    def obey(self, order: Order) -> Shown:
-        """What an operator says. Raises UnknownError."""
-        return obey(self._plane, order)
-
     def begin(self, now: dict[str, Any]) -> None:
         """Hear what was said before this worker was."""
         for word in now["breakers"]:
             self.heard(word)
         for order in now["orders"]:
             with contextlib.suppress(UnknownError):
-                self.obey(order)
+                obey(self._plane, order)

@@ -6,7 +6,6 @@ The supervisor serves no request. It holds the listening sockets, the counts of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
@@ -29,6 +28,7 @@ from gateway.control.running.off_loop import off_loop
 from gateway.control.running.reload import Reloader, ReloadError
 from gateway.control.tools.dump import effective_config
 from gateway.endpoints import Endpoint
+from gateway.event_loop import wait_at_most
 from gateway.metrics import GatewayMetrics, ReloadMetrics, UpstreamMetrics
 from gateway.proxy.downstream.listeners import StartError, bind_for, close_all
 from gateway.snapshot import EMPTY, Snapshot, UpstreamSettings
@@ -36,8 +36,8 @@ from gateway.supervisor.channel import ChannelClosedError, RefusedError
 from gateway.supervisor.circuit_breaker import FleetBreakers
 from gateway.supervisor.metrics import FleetMetrics
 from gateway.supervisor.rate_limit import FleetCounts
-from gateway.supervisor.slot import KEEP_SOCKETS, Files, Place, Slot, StartFailedError
-from gateway.supervisor.system import another, cause, lock_file, reap, unlink, wait_for
+from gateway.supervisor.slot import KEEP_SOCKETS, Opened, Place, Slot, StartFailedError, ask_all
+from gateway.supervisor.system import another, cause, lock_file, reap, unlink
 
 PREPARE: Final = 60.0
 COMMIT: Final = 10.0
@@ -116,23 +116,13 @@ class Fleet:
 
     async def live(self, page: str) -> object:
         """The pages of all workers of this name as one."""
-        pages = await self._everywhere("page", {"name": page})
+        answers = await ask_all((slot for slot in self._slots if slot.up), "page", {"name": page}, within=1.0)
+        pages = {index: answer for index, answer in answers.items() if not isinstance(answer, Exception)}
         return merged(pages) if pages else []
 
     async def order_breakers(self, order: Order) -> Shown:
         """Have every worker obey an order of an operator. Raises UnknownError."""
         return await self._breakers.order(order)
-
-    async def _everywhere(self, kind: str, content: dict[str, Any]) -> dict[int, Any]:
-        """The answers of the workers that answer."""
-
-        async def ask(slot: Slot) -> None:
-            with contextlib.suppress(ChannelClosedError, RefusedError, TimeoutError):
-                answers[slot.index] = await slot.ask(kind, content, within=1.0)
-
-        answers: dict[int, Any] = {}
-        await asyncio.gather(*(ask(slot) for slot in self._slots if slot.up))
-        return dict(sorted(answers.items()))
 
     def tell_all(self, kind: str, content: dict[str, Any]) -> None:
         """Tell all workers."""
@@ -219,7 +209,7 @@ class Fleet:
         """So long, but not much longer than a second while nobody serves."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._stopping.is_set():
-            await wait_for(self._stopping, min(left, ALONE))
+            await wait_at_most(min(left, ALONE), self._stopping)
             if not self.ready:
                 return
 
@@ -247,7 +237,7 @@ class Fleet:
         async with self._changing:
             if self._stopping.is_set():
                 raise ReloadError("the gateway is shutting down")
-            opened: dict[Place, list[list[socket.socket]]] = {}
+            opened: Opened = {}
             try:
                 snapshot, token = await off_loop(functools.partial(self._compiled, loaded))
                 known = {one.place for one in self.snapshot.server.listeners}
@@ -265,39 +255,20 @@ class Fleet:
                 raise ReloadError(str(error)) from None
             await self._commit(slots, loaded, snapshot, token, opened)
 
-    async def _prepare(self, slots: list[Slot], loaded: Loaded, opened: dict[Place, list[list[socket.socket]]]) -> None:
-        content = self._content(loaded)
-        died: list[Slot] = []
-
-        async def prepare(slot: Slot) -> None:
-            files: Files = {place: found[slot.index] for place, found in opened.items()}
-            try:
-                await slot.ask("prepare", content, within=PREPARE, sockets=files)
-            except ChannelClosedError:
-                died.append(slot)  # its successor starts with whatever holds then
-            except RefusedError as error:
-                raise ReloadError(str(error)) from None
-            except TimeoutError:
-                raise ReloadError(f"worker {slot.index} does not answer") from None
-
-        results = await asyncio.gather(*(prepare(slot) for slot in slots), return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
+    async def _prepare(self, slots: list[Slot], loaded: Loaded, opened: Opened) -> None:
+        answers = await ask_all(slots, "prepare", self._content(loaded), within=PREPARE, opened=opened)
+        # Of one that has died the successor starts with whatever holds then.
+        failed = [(index, answer) for index, answer in answers.items() if isinstance(answer, (RefusedError, TimeoutError))]
+        if failed:
             for slot in slots:
                 slot.tell("abandon")
-            raise errors[0]
-        if slots and len(died) == len(slots):
+            index, error = failed[0]
+            raise ReloadError(str(error) if isinstance(error, RefusedError) else f"worker {index} does not answer")
+        if slots and all(isinstance(answer, ChannelClosedError) for answer in answers.values()):
             # It may be the configuration that they died of, and their successors would too.
             raise ReloadError("every worker ended while it prepared the configuration")
 
-    async def _commit(
-        self,
-        slots: list[Slot],
-        loaded: Loaded,
-        snapshot: Snapshot,
-        token: str | None,
-        opened: dict[Place, list[list[socket.socket]]],
-    ) -> None:
+    async def _commit(self, slots: list[Slot], loaded: Loaded, snapshot: Snapshot, token: str | None, opened: Opened) -> None:
         former = self.snapshot
         self._breakers.changed(former, snapshot)
         self.loaded, self.snapshot, self.token = loaded, snapshot, token

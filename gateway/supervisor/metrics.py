@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 
 from gateway.metrics import UNMATCHED, ReloadMetrics
 from gateway.metrics.reloads import reload_families
-from gateway.metrics.sums import Joined, label_values
+from gateway.metrics.sums import Sums, label_values
 from gateway.metrics.workers import WorkerMetrics, worker_families
 from gateway.snapshot import Snapshot
 from gateway.supervisor.slot import Slot, parts
@@ -21,7 +21,7 @@ class FleetMetrics:
     def __init__(self, slots: Sequence[Slot], reloads: ReloadMetrics) -> None:
         self._slots = slots
         self._reloads = reloads
-        self._joined = Joined()
+        self._sums = Sums()
 
     async def keep(self, snapshot: Snapshot) -> None:
         """Of workers that have ended, forget what is not configured any more, and endpoints that no worker knows any more."""
@@ -57,22 +57,18 @@ class FleetMetrics:
 
     async def look(self) -> None:
         """Read what the workers have reported."""
-        joined = Joined()
+        sums = Sums()
         for slot in self._slots:
             # Both at once: when a worker ends, its report becomes a part of what was before.
             before, report = slot.before.state(), slot.report
-            joined.begin()
-            for piece in before:
-                joined.add(piece)
-            joined.begin()
+            sums.add(before)
             async for part in parts(report):
-                for piece in part:
-                    joined.add(piece)
-        self._joined = joined
+                sums.add(part)
+        self._sums = sums
 
     def collect(self) -> Iterator[Metric]:
         """The collector protocol of prometheus_client: what `look` has found."""
-        yield from self._joined.families()
+        yield from self._sums.families()
         yield from reload_families(self._reloads)
         yield from worker_families(
             WorkerMetrics(

@@ -9,12 +9,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
 import orjson
 
+from gateway.event_loop import wait_at_most
 from gateway.metrics.sums import Pieces, Sums
 from gateway.proxy.downstream.listeners import close_all
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
@@ -34,6 +35,8 @@ SILENCE: Final = 30.0
 
 Place: TypeAlias = tuple[str, int, str]
 Files: TypeAlias = dict[Place, list[socket.socket]]
+Opened: TypeAlias = dict[Place, list[list[socket.socket]]]
+"""New sockets by their place, for each worker."""
 Word: TypeAlias = Callable[[int, dict[str, Any]], None]
 """Worker number so-and-so says this."""
 
@@ -112,9 +115,7 @@ class Slot:
         self.up = False
         if self.channel is not None:
             # The last report may still be in the socket.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self.channel.closed.wait()
+            await wait_at_most(1.0, self.channel.closed)
             await self.channel.drained()
             await self.channel.close()
             self.channel = None
@@ -162,11 +163,10 @@ class Slot:
     ) -> Any:
         if self.channel is None:
             raise ChannelClosedError
-        sockets = sockets or {}
-        if content is not None and kind == "prepare":
-            content = content | {"listeners": listeners(sockets)}
+        if sockets is None:
+            return await self.channel.ask(kind, content, within=within)
         files = [sock.fileno() for found in sockets.values() for sock in found]
-        return await self.channel.ask(kind, content, files, within=within)
+        return await self.channel.ask(kind, (content or {}) | {"listeners": listeners(sockets)}, files, within=within)
 
     async def refresh(self) -> None:
         """Ask for a report now; a worker that does not answer keeps its last one."""
@@ -191,6 +191,22 @@ class Slot:
         # A report that was made before one that was asked for may arrive behind it.
         if report["number"] > self.report.get("number", 0):
             self.report = report
+
+
+async def ask_all(
+    slots: Iterable[Slot], kind: str, content: dict[str, Any], *, within: float, opened: Opened | None = None
+) -> dict[int, Any]:
+    """What each of these workers answers, by its number, or the RefusedError, ChannelClosedError or TimeoutError with which it
+    does not. `opened` are sockets for each of them."""
+
+    async def ask(slot: Slot) -> tuple[int, Any]:
+        sockets = None if opened is None else {place: found[slot.index] for place, found in opened.items()}
+        try:
+            return slot.index, await slot.ask(kind, content, within=within, sockets=sockets)
+        except (RefusedError, ChannelClosedError, TimeoutError) as error:
+            return slot.index, error
+
+    return dict(await asyncio.gather(*map(ask, slots)))
 
 
 async def parts(report: dict[str, Any]) -> AsyncIterator[Pieces]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -33,13 +32,6 @@ def unlink(place: Place) -> None:
     if place[2]:
         with contextlib.suppress(OSError):
             os.unlink(place[2])  # noqa: PTH108
-
-
-async def wait_for(event: asyncio.Event, seconds: float) -> None:
-    """Until the event is set, or so long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 def cause(code: int) -> str:

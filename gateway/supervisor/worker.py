@@ -175,7 +175,7 @@ class Orders:
             case "breaker":
                 self.breakers.heard(content)
             case "breakers":
-                return self.breakers.obey(content)
+                return await self.app.order_breakers(content)
             case "reopen_logs":
                 self.app.reopen_logs()
             case _:

@@ -52,7 +52,7 @@ def _without_metrics(config: str) -> None:
     from time import monotonic
 
     from gateway.cli import main as command
-    from gateway.metrics import Histogram
+    from gateway.metrics.instruments import Histogram
     from gateway.proxy import pipeline
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.steps.max_in_flight import release

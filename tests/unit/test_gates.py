@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.gates import Gate
-from gateway.metrics import MaxInFlightMetrics
+from gateway.metrics.max_in_flight import MaxInFlightMetrics
 from gateway.policies.adaptive_limit import AdaptiveSettings
 from gateway.policies.max_in_flight import MaxInFlightSettings
 

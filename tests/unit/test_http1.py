@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from gateway.errors import Failed, Failure
 from gateway.proxy.wire.http1_request import (
+    K_CODING,
     KEEP,
     MOST_NAMES,
     FieldTable,
-    Kind,
     RequestHead,
     RequestReader,
     check_partial_request,
@@ -244,7 +244,7 @@ def test_the_memory_for_names_is_bounded() -> None:
         assert table[b"X-%d" % number] == KEEP
 
     assert len(table) == MOST_NAMES
-    assert table[b"TRANSFER-encoding"] == Kind.TRANSFER_ENCODING
+    assert table[b"TRANSFER-encoding"] == K_CODING
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as Reference
 from prometheus_client.registry import Collector
 
-from gateway.metrics import KNOWN_METHODS, REQUEST_BUCKETS, GatewayMetrics, Histogram
+from gateway.metrics import GatewayMetrics
+from gateway.metrics.instruments import REQUEST_BUCKETS, Histogram
+from gateway.metrics.routes import KNOWN_METHODS
 
 
 def text(metrics: GatewayMetrics) -> str:
@@ -63,7 +65,7 @@ def test_a_request_is_counted_by_route_method_and_code() -> None:
     route.finished(b"GET", 200, 0.02)
     route.finished(b"GET", 200, 0.02)
     route.finished(b"GET", 504, 3.0)
-    route.rejected("deadline_exceeded")
+    route.rejections["deadline_exceeded"] += 1
 
     assert sample(metrics, 'gateway_requests_total{code="200",method="GET",route="users"}') == 2
     assert sample(metrics, 'gateway_requests_total{code="504",method="GET",route="users"}') == 1
@@ -115,10 +117,10 @@ def test_retries_are_counted_by_cause_and_denials_by_reason() -> None:
     metrics = GatewayMetrics("1")
     upstream = metrics.upstream("app")
     assert sample(metrics, 'gateway_retry_budget_exhausted_total{upstream="app"}') == 0
-    upstream.retried("503")
-    upstream.retried("503")
-    upstream.denied("body")
-    upstream.denied("budget")
+    upstream.retries["503"] += 1
+    upstream.retries["503"] += 1
+    upstream.denials["body"] += 1
+    upstream.denials["budget"] += 1
 
     assert sample(metrics, 'gateway_retries_total{reason="503",upstream="app"}') == 2
     assert sample(metrics, 'gateway_retries_denied_total{reason="body",upstream="app"}') == 1

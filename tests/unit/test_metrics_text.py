@@ -14,8 +14,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from gateway.control.tools.metrics_reference import LABELS, families, reference
-from gateway.metrics import KNOWN_METHODS, GatewayMetrics, ReloadMetrics, StoreMetrics
+from gateway.metrics import GatewayMetrics, ReloadMetrics, StoreMetrics
 from gateway.metrics.families import ROWS_AT_ONCE, CounterFamily, GaugeFamily, exposition
+from gateway.metrics.routes import KNOWN_METHODS
 from gateway.metrics.sums import LEAST, MOST
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -30,7 +31,7 @@ def lived() -> GatewayMetrics:
         route = metrics.route(name)
         route.expect(("GET",), (200, 404), ("rate_limited",))
         route.finished(b"GET", 200, 0.3)
-        route.rejected("deadline_exceeded")
+        route.rejections["deadline_exceeded"] += 1
         metrics.compressing(name).coding(b"br").seconds = 0.25
         metrics.limit(name, "client").counts[0] = 4
     upstream = metrics.upstream("app")
@@ -39,7 +40,7 @@ def lived() -> GatewayMetrics:
     upstream.probes["ok"] = upstream.lookups["ok"] = 1
     upstream.breaker.changed("http://a:1", "open")
     gate = metrics.gate("route", "users")
-    gate.refused("queue_full", "default")
+    gate.shed["queue_full", "default"] += 1
     return metrics
 
 
@@ -125,7 +126,7 @@ def test_what_is_counted_while_it_is_shown_does_no_harm() -> None:
     slices = exposition(metrics.collect())
     for number, _ in enumerate(slices):
         metrics.route("users").finished(b"PUT", 200 + number, 0.1)
-        metrics.route(f"new {number}").rejected("rate_limited")
+        metrics.route(f"new {number}").rejections["rate_limited"] += 1
         metrics.upstream(f"new {number}").attempted("ok")
         metrics.upstream("app").breaker.changed(f"http://{number}", "open")
         metrics.compressing("users").skipped[f"reason {number}"] = 1
@@ -169,7 +170,7 @@ def test_expected_series_begin_with_zero_and_go_on() -> None:
         }
 
     assert rows() == {("GET", "200", None): 1, ("GET", "503", None): 0, (None, None, "rate_limited"): 0}
-    route.rejected("rate_limited")
+    route.rejections["rate_limited"] += 1
     assert rows()[None, None, "rate_limited"] == 1
 
 

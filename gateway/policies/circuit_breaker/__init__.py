@@ -8,7 +8,7 @@
       └──────────── ramp: a growing share ◂── as many probes succeeded ────────────┘
 ```
 
-What is pybreaker's: the states and their transitions, the listener that tells of them, the interface of the storage.
+What is pybreaker's: the states and their transitions, and the interface of the storage.
 What is ours, because pybreaker has none: `RateWindow`, a storage that counts failures and slow calls over a sliding window
 where pybreaker counts consecutive failures; permits, because pybreaker lets everybody through when half open; a growing
 time in the open state; the ramp; and time itself, which is passed in (`now`, monotonic seconds) so that neither the wall clock
@@ -27,14 +27,7 @@ late, from before a transition, is known by its permit and does not count.
 """
 
 from gateway.policies.circuit_breaker.breaker import UNCOUNTED, Breaker
-from gateway.policies.circuit_breaker.settings import (
-    STATUSES,
-    BreakerSettings,
-    BreakerState,
-    Counts,
-    Forced,
-    Transition,
-)
+from gateway.policies.circuit_breaker.settings import STATUSES, BreakerSettings, BreakerState, Counts, Forced, Transition
 from gateway.policies.circuit_breaker.window import RateWindow
 
 __all__ = [

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from pybreaker import (
-    STATE_CLOSED,
-    STATE_HALF_OPEN,
-    STATE_OPEN,
-    CircuitBreaker,
-    CircuitBreakerListener,
-    CircuitBreakerState,
-)
+from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN, CircuitBreaker, CircuitBreakerState
 
 from gateway.policies import NEVER
 from gateway.policies.circuit_breaker.settings import BreakerSettings, BreakerState, Forced, Transition
@@ -24,16 +17,6 @@ SHARE_AT_FIRST: Final = 0.05
 """Where the ramp begins."""
 
 _STATES: Final = {STATE_CLOSED: BreakerState.CLOSED, STATE_HALF_OPEN: BreakerState.HALF_OPEN, STATE_OPEN: BreakerState.OPEN}
-
-
-class _Changes(CircuitBreakerListener):
-    """Notes that the state has changed: pybreaker tells so in the middle of the change, when it cannot be acted upon."""
-
-    def __init__(self) -> None:
-        self.made = False
-
-    def state_change(self, cb: CircuitBreaker, old_state: CircuitBreakerState | None, new_state: CircuitBreakerState) -> None:
-        self.made = True
 
 
 class _Failure(Exception):  # noqa: N818 - never leaves this module
@@ -57,7 +40,7 @@ class Breaker:
     """The breaker of one endpoint. `changed` is called when `blocked`, `guarded` or the state may have changed."""
 
     __slots__ = (
-        "_changed", "_changes", "_circuit", "_closed_at", "due", "forced", "healthy", "opened_at", "permit", "probing",
+        "_changed", "_circuit", "_closed_at", "due", "forced", "healthy", "opened_at", "permit", "probing",
         "reason", "settings", "slow_call", "state", "trips", "window",
     )  # fmt: skip
 
@@ -78,13 +61,8 @@ class Breaker:
         """Of the last transition."""
         self._closed_at = -NEVER
         self._changed = changed
-        self._changes = _Changes()
         self._circuit = CircuitBreaker(
-            fail_max=1,
-            success_threshold=settings.probes,
-            listeners=[self._changes],
-            state_storage=self.window,
-            throw_new_error_on_trip=False,
+            fail_max=1, success_threshold=settings.probes, state_storage=self.window, throw_new_error_on_trip=False
         )
         self.permit: object = self._circuit.state
         """What a call gets while nothing is refused."""
@@ -201,7 +179,6 @@ class Breaker:
             self._look(now, 0.0, word)
         else:
             self._circuit.close()
-            self._changes.made = False
             self.permit = self.healthy = self._circuit.state
             self.trips = 0
             self._set(BreakerState.CLOSED, forced.until, word)
@@ -227,33 +204,23 @@ class Breaker:
         there = stopped if state is BreakerState.OPEN else not stopped and self.state is not BreakerState.HALF_OPEN
         if self.forced is not None or there:
             return
-        circuit = self._circuit
         if state is BreakerState.OPEN:
-            circuit.open()
-            self.healthy = _NOBODYS
+            self._circuit.open()
+            self.permit, self.healthy = self._circuit.state, _NOBODYS
             self.opened_at = now
             self.trips = trips
-        else:
-            circuit.close()
-            self.healthy = circuit.state
-            self._closed_at = now
-        self._changes.made = False
-        self.permit = circuit.state
-        if state is BreakerState.OPEN:
             self._set(state, until, reason, max(0.0, until - now))
-        elif self.settings.ramp:
-            self._set(BreakerState.RAMPING, now + self.settings.ramp, reason, self.settings.ramp)
         else:
-            self._set(BreakerState.CLOSED, NEVER, reason)
+            self._circuit.close()
+            self._look(now, 0.0, reason)
 
     def _look(self, now: float, chance: float, reason: str) -> None:
         """Follow pybreaker after it may have changed its state."""
-        if not self._changes.made:
+        permit = self._circuit.state
+        if permit is self.permit:
             return
-        self._changes.made = False
-        circuit = self._circuit
-        self.permit = circuit.state
-        state = _STATES[circuit.current_state]
+        self.permit = permit
+        state = _STATES[permit.name]
         settings = self.settings
         if state is BreakerState.OPEN:
             self.healthy = _NOBODYS

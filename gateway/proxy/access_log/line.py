@@ -7,25 +7,21 @@ route fixes, stand in it already. A dict and a JSON encoder cost three times as 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from random import random
 from time import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from gateway.access_log import AccessNames, AccessSettings
-from gateway.errors import Failure
+from gateway.errors import Failed, Failure
 from gateway.headers import TOKEN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gateway.errors import Failed
-    from gateway.proxy.client import Client
-    from gateway.proxy.exchange import Exchange
+from gateway.proxy.client import Client
+from gateway.proxy.exchange import Exchange
 
 FLAT: Final = AccessNames()
 """Times in seconds since the epoch, durations in milliseconds."""

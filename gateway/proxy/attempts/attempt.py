@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from gateway.errors import Failure
 from gateway.policies import NEVER
 from gateway.policies.retry import IDEMPOTENT
 from gateway.proxy import time_limits
-from gateway.proxy.exchange import suspend
+from gateway.proxy.exchange import Attempt, Exchange, suspend
 from gateway.proxy.steps.request_fields import host_for, request_lines
+from gateway.proxy.upstream.connection import UpstreamConnection
 from gateway.proxy.upstream.pool import EndpointPool
 from gateway.proxy.wire.http1_writer import request_message
-
-if TYPE_CHECKING:
-    from gateway.proxy.exchange import Attempt, Exchange
-    from gateway.proxy.upstream.connection import UpstreamConnection
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 
 async def connect(attempt: Attempt) -> UpstreamConnection:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from math import ceil
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.policies import NEVER
 from gateway.policies.circuit_breaker import UNCOUNTED, Breaker, BreakerState
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Upstream
+from gateway.proxy.exchange import Exchange
+from gateway.snapshot import Upstream
 
 _HALF_OPEN: Final = BreakerState.HALF_OPEN
 

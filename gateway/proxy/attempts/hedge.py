@@ -7,22 +7,19 @@ copy, and no interim response is passed on.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.policies import status_meant
-from gateway.policies.hedge import SAFE
+from gateway.policies.hedge import SAFE, HedgeDelay
 from gateway.proxy import time_limits
 from gateway.proxy.attempts.attempt import send
 from gateway.proxy.attempts.load_balancing import pick
 from gateway.proxy.attempts.outcome import settle
 from gateway.proxy.exchange import Attempt, Tries, suspend
+from gateway.proxy.upstream.connection import UpstreamConnection
 from gateway.proxy.upstream.pool import EndpointPool, Opening
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.policies.hedge import HedgeDelay
-    from gateway.proxy.upstream.connection import UpstreamConnection
 
 HEDGED: Final = "hedge"
 """As a reason in metrics and logs."""
@@ -55,7 +52,7 @@ class Race:
         self.copies.append(copy)
         x.attempts += 1
         self._tries.retries += 1
-        first.upstream.metrics.retried(HEDGED)
+        first.upstream.metrics.retries[HEDGED] += 1
         pool = endpoint.pool
         assert isinstance(pool, EndpointPool)
         copy.connection = pool.take()
@@ -220,6 +217,6 @@ def _another(first: Attempt) -> Endpoint | None:
     if endpoint is None or endpoint is first.endpoint or endpoint.guard is not None or first.endpoint.guard is not None:
         return None
     if not upstream.retry_budget.withdraw(monotonic()):
-        upstream.metrics.denied("budget")
+        upstream.metrics.denials["budget"] += 1
         return None
     return endpoint

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from random import random
-from typing import TYPE_CHECKING
 
+from gateway.endpoints import Affinity, Endpoint
+from gateway.gates import Gate
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.request_keys import cookie_value, key_part
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Affinity, Endpoint
-    from gateway.gates import Gate
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Route, Upstream
+from gateway.snapshot import Route, Upstream
 
 
 def pick(x: Exchange, route: Route, upstream: Upstream, failed: Endpoint | None) -> Endpoint | None:

@@ -18,14 +18,12 @@ from __future__ import annotations
 
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failure
 from gateway.policies import NEVER, status_meant
+from gateway.proxy.exchange import Attempt
 from gateway.proxy.upstream import health
-
-if TYPE_CHECKING:
-    from gateway.proxy.exchange import Attempt
 
 _DEADLINE: Final = Failure.DEADLINE
 

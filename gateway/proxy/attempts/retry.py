@@ -6,17 +6,15 @@ Nothing here runs for a request whose first attempt succeeds.
 from __future__ import annotations
 
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failure
 from gateway.headers import retry_after
 from gateway.policies import NEVER, status_meant
 from gateway.policies.retry import Cause, Denied, Ended, cause_of, denial, repeatable
 from gateway.proxy.exchange import Attempt, Exchange, Tries, suspend
-
-if TYPE_CHECKING:
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Retry, Upstream
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Retry, Upstream
 
 NO_MORE: Final = -1.0
 """In place of a delay: there is no further attempt."""
@@ -88,10 +86,10 @@ def _decide(attempt: Attempt, cause: Cause, outcome: str, reason: str, *, status
     metrics = upstream.metrics
     if denied is not None:
         if denied not in _QUIET:
-            metrics.denied(denied.value)
+            metrics.denials[denied.value] += 1
         tries.record(attempt.endpoint, outcome, now - attempt.began, no_retry=denied.value)
         return NO_MORE
-    metrics.retried(reason)
+    metrics.retries[reason] += 1
     tries.record(attempt.endpoint, outcome, now - attempt.began, retry=reason)
     tries.retries += 1
     if cause is Cause.STALE:

@@ -7,19 +7,17 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failure
 from gateway.headers import forwarded_node, normalise_host, parse_address
+from gateway.ports import Check
 from gateway.proxy.client import Client, Matched
 from gateway.proxy.connection import Alarm, Connection
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.plane import DataPlane
-
-if TYPE_CHECKING:
-    from gateway.ports import Check
-    from gateway.proxy.exchange import Exchange
-    from gateway.proxy.rate_limit_store.local import Counter
-    from gateway.snapshot import Limit
+from gateway.proxy.rate_limit_store.local import Counter
+from gateway.snapshot import Limit
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -133,5 +131,4 @@ class ClientConnection(Connection, Client):
 
     def count_error(self, failure: Failure) -> None:
         """Count a failure that belongs to the connection and to no request."""
-        errors = self.plane.metrics.protocol_errors
-        errors[failure.code] = errors.get(failure.code, 0) + 1
+        self.plane.metrics.protocol_errors[failure.code] += 1

@@ -11,14 +11,12 @@ HTTP/1.0 clients get no interim response, and TLS has no half-close.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failed, Failure
+from gateway.proxy.downstream.client_connection import ClientConnection
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.wire.http1_writer import CONTINUE
-
-if TYPE_CHECKING:
-    from gateway.proxy.downstream.client_connection import ClientConnection
-    from gateway.proxy.exchange import Exchange
 
 ASK_AFTER: Final = 0.2
 """Seconds from the FIN to the first question. Each next one comes after twice the time: who is there may still go."""

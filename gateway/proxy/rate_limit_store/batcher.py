@@ -292,7 +292,7 @@ class LimitBatcher:
 
     def _went_down(self, error: BaseException | None) -> None:
         kind = _kind(error)
-        self.metrics.failed(kind)
+        self.metrics.errors[kind] += 1
         self._give_up(self._queue)
         self._tell_down(kind)
 

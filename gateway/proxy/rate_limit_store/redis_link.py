@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final, Protocol
@@ -92,7 +93,7 @@ class ServerLink:
 
     async def open(self) -> None:
         settings = self._settings
-        options: dict[str, Any] = {"db": settings.database, **_credentials(settings), **_options()}
+        options = {"db": settings.database, **_options(settings)}
         connection: Connection | UnixDomainSocketConnection
         if settings.path:
             connection = UnixDomainSocketConnection(path=settings.path, **options)
@@ -108,9 +109,7 @@ class ServerLink:
 
     async def _master(self) -> tuple[str, int]:
         settings = self._settings
-        options: dict[str, Any] = {**_options(), **_credentials(settings)}
-        if settings.tls:
-            options |= {"ssl": True, "ssl_ca_certs": settings.ca or None}
+        options = _client_options(settings)
         sentinel = Sentinel(list(settings.nodes), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         try:
             host, port = await sentinel.discover_master(settings.service)
@@ -120,16 +119,9 @@ class ServerLink:
                 await client.aclose()
 
     async def run(self, calls: Sequence[LimitCall]) -> None:
-        keys, blob = packed_calls(self._settings.prefix, calls)
-        count = len(keys)
-        try:
-            answer = await self._ask(b"EVALSHA", SHA, count, *keys, blob)
-        except NoScriptError:
-            # A restart, a failover or SCRIPT FLUSH: EVAL runs the script and leaves it there.
-            answer = await self._ask(b"EVAL", SCRIPT, count, *keys, blob)
-        settle(calls, unpacked(answer, count))
+        await _decide(self._ask, self._settings.prefix, calls)
 
-    async def _ask(self, *arguments: bytes | int) -> Any:
+    async def _ask(self, *arguments: str | bytes | int) -> Any:
         connection = self._connection
         assert connection is not None
         await connection.send_packed_command(connection.pack_command(*arguments), check_health=False)
@@ -138,10 +130,8 @@ class ServerLink:
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with suppress(Exception):  # it is gone either way
                 await connection.disconnect(nowait=True)
-            except Exception:  # noqa: BLE001 - it is gone either way
-                pass
 
 
 class ClusterLink:
@@ -158,17 +148,8 @@ class ClusterLink:
 
     async def open(self) -> None:
         settings = self._settings
-        options: dict[str, Any] = _credentials(settings)
-        if settings.tls:
-            options |= {"ssl": True, "ssl_ca_certs": settings.ca or None}
-        cluster: Any = RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in settings.nodes],
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-            **options,
-        )
+        nodes = [ClusterNode(host, port) for host, port in settings.nodes]
+        cluster: Any = RedisCluster(startup_nodes=nodes, **_client_options(settings))
         self._cluster = cluster
         await cluster.initialize()
 
@@ -206,23 +187,13 @@ class ClusterLink:
 
     async def _slot(self, calls: Sequence[LimitCall], *, look: bool = False) -> None:
         assert self._cluster is not None
-        keys, blob = packed_calls(self._settings.prefix, calls)
-        arguments: list[bytes | int] = [len(keys), *keys, blob]
-        if look:
-            arguments.append(b"look")
-        try:
-            answer = await self._cluster.execute_command("EVALSHA", SHA, *arguments)
-        except NoScriptError:
-            answer = await self._cluster.execute_command("EVAL", SCRIPT, *arguments)
-        settle(calls, unpacked(answer, len(keys)))
+        await _decide(self._cluster.execute_command, self._settings.prefix, calls, *((b"look",) if look else ()))
 
     async def close(self) -> None:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
-            try:
+            with suppress(Exception):
                 await cluster.aclose()
-            except Exception:  # noqa: BLE001 - it is gone either way
-                pass
 
 
 def _merged(by_digest: dict[bytes, list[int]], parts: Sequence[LimitCall]) -> dict[int, Verdict]:
@@ -233,8 +204,22 @@ def _merged(by_digest: dict[bytes, list[int]], parts: Sequence[LimitCall]) -> di
     }
 
 
-def _options() -> dict[str, Any]:
+async def _decide(ask: Callable[..., Awaitable[Any]], prefix: bytes, calls: Sequence[LimitCall], *more: bytes) -> None:
+    """Run the script for these calls and give them its verdicts."""
+    keys, blob = packed_calls(prefix, calls)
+    try:
+        answer = await ask("EVALSHA", SHA, len(keys), *keys, blob, *more)
+    except NoScriptError:
+        # A restart, a failover or SCRIPT FLUSH: EVAL runs the script and leaves it there.
+        answer = await ask("EVAL", SCRIPT, len(keys), *keys, blob, *more)
+    settle(calls, unpacked(answer, len(keys)))
+
+
+def _options(settings: RedisSettings) -> dict[str, Any]:
+    """Of a connection."""
     return {
+        "username": settings.username or None,
+        "password": settings.password or None,
         "protocol": 2,
         "socket_timeout": None,  # the batcher has one clock for all
         "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -243,8 +228,10 @@ def _options() -> dict[str, Any]:
     }
 
 
-def _credentials(settings: RedisSettings) -> dict[str, Any]:
-    return {"username": settings.username or None, "password": settings.password or None}
+def _client_options(settings: RedisSettings) -> dict[str, Any]:
+    """Of a client that opens connections by itself."""
+    tls = {"ssl": True, "ssl_ca_certs": settings.ca or None} if settings.tls else {}
+    return _options(settings) | tls
 
 
 def make_link(settings: RedisSettings) -> Link:

@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from socket import socket
 from time import monotonic_ns
@@ -65,24 +66,20 @@ class WorkerLink:
             writer.transport.abort()
 
 
+@dataclass(slots=True, eq=False)
 class _Limit:
     """What the counts must know of a limit."""
 
-    __slots__ = ("enforce", "id")
-
-    def __init__(self, limit_id: bytes, *, enforce: bool) -> None:
-        self.id = limit_id
-        self.enforce = enforce
+    id: bytes
+    enforce: bool
 
 
+@dataclass(slots=True, eq=False)
 class _Tier:
     """Its settings."""
 
-    __slots__ = ("packed", "rule")
-
-    def __init__(self, rule: Rule, packed: bytes) -> None:
-        self.rule = rule
-        self.packed = packed
+    rule: Rule
+    packed: bytes
 
 
 @lru_cache(maxsize=4096)
@@ -91,9 +88,7 @@ def _tier(packed: bytes) -> tuple[_Tier, bool]:
     return _Tier(rule_of(settings), packed), enforce
 
 
-@lru_cache(maxsize=4096)
-def _limit(limit_id: bytes, enforce: bool) -> _Limit:
-    return _Limit(limit_id, enforce=enforce)
+_limit: Final = lru_cache(maxsize=4096)(_Limit)
 
 
 class LimitServer:

@@ -11,21 +11,17 @@ back-pressure and memory are as without coding.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from gateway.errors import Failed, Failure
 from gateway.policies.compression import EVENT_STREAM, SIZE
-from gateway.proxy.steps.compression import least
+from gateway.ports import Encoder
+from gateway.proxy.bodies.body import Body, Sink
+from gateway.proxy.client import Client
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.steps.compression import Coding, encode_whole, least
 from gateway.proxy.steps.response_fields import response_lines
-
-if TYPE_CHECKING:
-    from gateway.ports import Encoder
-    from gateway.proxy.bodies.body import Body, Sink
-    from gateway.proxy.client import Client
-    from gateway.proxy.exchange import Exchange
-    from gateway.proxy.steps.compression import Coding
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Route
 
 
 class CodedSink:
@@ -169,20 +165,13 @@ class CodedSink:
     def _whole(self, data: bytes) -> bool:
         """Send a body that was complete before anything of it was encoded, if that is quickly done."""
         if not self.opened and len(data) < self._least:
-            self._skipped[SIZE] = self._skipped.get(SIZE, 0) + 1
+            self._skipped[SIZE] += 1
             self._shaped = self._plain
             self._send(data)
             return True
         if len(data) > self._coder.inline:
             return False
-        started = perf_counter()
-        coded = self._coder.whole(data)
-        metrics = self._metrics
-        metrics.responses += 1
-        metrics.bytes_in += len(data)
-        self._exchange.coding = self._coder.name
-        self._count(coded, perf_counter() - started)
-        self._send(coded)
+        self._send(encode_whole(self._exchange, (self._coder, self._metrics), data))
         return True
 
     def _count(self, coded: bytes, seconds: float) -> None:

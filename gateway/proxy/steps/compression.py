@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from gateway.errors import Failed, Failure
+from gateway.metrics.compression import CodingMetrics
 from gateway.policies.compression import (
     CREDENTIALS,
     NO_TRANSFORM,
@@ -22,15 +23,12 @@ from gateway.policies.compression import (
     negotiate,
     upstream_condition,
 )
+from gateway.ports import Coder
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.field_edits import edited
 from gateway.proxy.wire.http1_request import without
-
-if TYPE_CHECKING:
-    from gateway.metrics import CodingMetrics
-    from gateway.ports import Coder
-    from gateway.proxy.exchange import Exchange
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Compression, Route
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Compression, Route
 
 _CONDITIONS: Final = (b"if-none-match", b"if-match")
 
@@ -92,8 +90,7 @@ def shape(x: Exchange, route: Route, compression: Compression, head: ResponseHea
     if not reason:
         coding = compression.coders[choice.coding]
         return fields.coded(coding[0].name), coding
-    skipped = compression.metrics.skipped
-    skipped[reason] = skipped.get(reason, 0) + 1
+    compression.metrics.skipped[reason] += 1
     if head.status == 304 and fields.tag:
         # A 304 rarely has a type; its tag decides, as the client has it.
         would = choice.coding >= 0 and (not fields.reason or not fields.media_type)

@@ -6,19 +6,17 @@ The body's decoder of framing is wrapped, so limits, replay and back-pressure se
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import list_members
 from gateway.policies.decompress_request import DecompressRequestSettings, allowance
+from gateway.ports import ContentDecoder
+from gateway.proxy.bodies.body import Body
 from gateway.proxy.bodies.coders import DECODERS, TooMuchError
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.wire.framing import Decoder, FramingError
 from gateway.proxy.wire.http1_request import without
-
-if TYPE_CHECKING:
-    from gateway.ports import ContentDecoder
-    from gateway.proxy.bodies.body import Body
-    from gateway.proxy.exchange import Exchange
 
 _ACCEPT: Final = b"Accept-Encoding: " + b", ".join(name for name in DECODERS if not name.startswith(b"x-"))
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from random import getrandbits
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import client_address, normalise_host, valid_request_id
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.own_answer import ALLOW
-from gateway.proxy.wire.http1_request import split_absolute
+from gateway.proxy.wire.http1_request import RequestHead, split_absolute
 from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
-
-if TYPE_CHECKING:
-    from gateway.proxy.wire.http1_request import RequestHead
-    from gateway.snapshot import Route
-
+from gateway.snapshot import Route
 
 ACME: Final = b"/.well-known/acme-challenge/"
 """What a certificate authority asks for over plain HTTP before there is a certificate (RFC 8555 8.3)."""

@@ -8,16 +8,14 @@ are the gates where the exchange holds one.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import UPSTREAM, Failed, Failure
+from gateway.gates import Gate
 from gateway.policies.max_in_flight import RANKS, Waiter, WaiterState
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.queues import let_in
-
-if TYPE_CHECKING:
-    from gateway.gates import Gate
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 RETRY_AFTER: Final = (b"Retry-After: 1",)
 """Overload passes within seconds or not at all; sooner than this a client would only add to it."""
@@ -40,8 +38,7 @@ def rank_of(x: Exchange, route: Route) -> int:
 
 def shed(x: Exchange, rank: int) -> None:
     """Refuse: the event loop is late, and this priority is shed for it. Raises `Failed`."""
-    metrics = x.client.plane.metrics.lag
-    metrics.shed[RANKS[rank]] = metrics.shed.get(RANKS[rank], 0) + 1
+    x.client.plane.metrics.lag.shed[RANKS[rank]] += 1
     raise Failed(Failure.OVERLOADED, f"priority {RANKS[rank]}: the event loop is late (server.overload)", fields=RETRY_AFTER)
 
 
@@ -110,7 +107,7 @@ async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
 
 
 def _refusal(gate: Gate, rank: int, failure: Failure) -> Failed:
-    gate.metrics.refused(failure.code, RANKS[rank])
+    gate.metrics.shed[failure.code, RANKS[rank]] += 1
     where = f"the {gate.metrics.scope} `{gate.metrics.name}`" if gate.metrics.name else "the gateway"
     detail = f"{where} takes {gate.limit} at a time"
     if failure is Failure.DEADLINE:

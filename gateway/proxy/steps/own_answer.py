@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.field_edits import edited_lines
 from gateway.proxy.wire.http1_writer import REASONS
-
-if TYPE_CHECKING:
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Redirect, Route
+from gateway.snapshot import Redirect, Route
 
 ALLOW: Final = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 """For answers that are not about one route's methods."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import getrandbits
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 
+from gateway.errors import Failed
 from gateway.headers import quoted_string
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.own_answer import field_block, respond_own
-
-if TYPE_CHECKING:
-    from gateway.errors import Failed
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Route, Snapshot
+from gateway.snapshot import Route, Snapshot
 
 PROBLEM_TYPE: Final = "urn:problem-type:gateway:"
 """Prefix of the `type` of problem bodies; the failure's code follows."""

@@ -7,18 +7,16 @@ waits for `Retry-After` seconds is admitted unless others come first.
 from __future__ import annotations
 
 from time import monotonic, monotonic_ns
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failed, Failure
-from gateway.metrics import DECIDERS, DECISIONS
+from gateway.metrics.rate_limit import DECIDERS, DECISIONS
 from gateway.policies.rate_limit import MICROSECONDS, Headers, Missing, OnStoreError, Verdict, legacy_lines, seconds_up
 from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.exchange import Exchange, suspend
+from gateway.proxy.plane import DataPlane
 from gateway.proxy.steps.request_keys import key_part
 from gateway.snapshot import Limit, LimitTier, Route
-
-if TYPE_CHECKING:
-    from gateway.proxy.plane import DataPlane
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _DRAFT: Final = Headers.DRAFT

@@ -5,20 +5,17 @@ Everything the gateway adds is added after hop-by-hop fields were removed, so th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.headers import forwarded_node, port_of, quoted_string
 from gateway.policies import NEVER
 from gateway.policies.timeout import remaining_ms
+from gateway.proxy.client import Client
+from gateway.proxy.exchange import Attempt, Exchange
 from gateway.proxy.steps.field_edits import edited
 from gateway.server_settings import ForwardedFields
-from gateway.snapshot import Rewrite
-
-if TYPE_CHECKING:
-    from gateway.proxy.client import Client
-    from gateway.proxy.exchange import Attempt, Exchange
-    from gateway.snapshot import Route
+from gateway.snapshot import Rewrite, Route
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _X_FORWARDED: Final = ForwardedFields.X_FORWARDED

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gateway.proxy.exchange import Exchange
 from gateway.request_key import KeyPart
-
-if TYPE_CHECKING:
-    from gateway.proxy.exchange import Exchange
-    from gateway.snapshot import Route
+from gateway.snapshot import Route
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _CLIENT_IP: Final = KeyPart.CLIENT_IP

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from gateway.errors import Failed, Failure
 from gateway.policies import NEVER
 from gateway.proxy.bodies.body import Body, Sink
 from gateway.proxy.exchange import Exchange, suspend
 from gateway.proxy.steps.coded_stream import CodedSink
-from gateway.proxy.steps.compression import WholeCoding, encode_whole, shape
+from gateway.proxy.steps.compression import Coding, WholeCoding, encode_whole, shape
 from gateway.proxy.steps.response_fields import response_lines
 from gateway.proxy.time_limits import WATCH_INTERVAL
-
-if TYPE_CHECKING:
-    from gateway.proxy.steps.compression import Coding
-    from gateway.proxy.upstream.connection import UpstreamConnection
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route
+from gateway.proxy.upstream.connection import UpstreamConnection
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Route
 
 Large: TypeAlias = "tuple[bytes, Coding, bytes]"
 """Field lines, coding and body of a response that a thread has to encode."""

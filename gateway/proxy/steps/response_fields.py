@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gateway.endpoints import Affinity
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.field_edits import edited
 from gateway.proxy.steps.request_keys import cookie_value
-from gateway.snapshot import ServerTiming
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Affinity
-    from gateway.proxy.exchange import Exchange
-    from gateway.proxy.wire.http1_response import ResponseHead
-    from gateway.snapshot import Route
+from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.snapshot import Route, ServerTiming
 
 # A member looked up on its Enum class costs 0.07 µs on CPython 3.11, a global 0.01 µs.
 _ON_REQUEST: Final = ServerTiming.ON_REQUEST
@@ -82,9 +79,4 @@ def sticky_cookie(x: Exchange, affinity: Affinity, status: int) -> bytes:
     ):
         return b""
     secure = x.scheme() == b"https" if sticky.secure is None else sticky.secure
-    return b"Set-Cookie: %b=%b%b%b\r\n" % (
-        sticky.cookie,
-        endpoint.cookie,
-        sticky.attributes,
-        b"; Secure" if secure else b"",
-    )
+    return b"Set-Cookie: %b=%b%b%b\r\n" % (sticky.cookie, endpoint.cookie, sticky.attributes, b"; Secure" if secure else b"")

@@ -9,30 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from gateway.endpoints import Endpoint, EndpointGroup
+from gateway.metrics.circuit_breaker import BreakerMetrics
 from gateway.policies import NEVER
 from gateway.policies.circuit_breaker import Breaker, BreakerSettings, BreakerState, Transition
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint, EndpointGroup
-    from gateway.metrics.circuit_breaker import BreakerMetrics
-    from gateway.snapshot import Snapshot, Upstream
+from gateway.snapshot import Snapshot, Upstream
 
 _log = logging.getLogger("gateway")
 
 _HALF_OPEN: Final = BreakerState.HALF_OPEN
-_FOUND_OUT: Final = frozenset(
-    {
-        (BreakerState.CLOSED, BreakerState.OPEN),
-        (BreakerState.RAMPING, BreakerState.OPEN),
-        (BreakerState.HALF_OPEN, BreakerState.OPEN),
-        (BreakerState.HALF_OPEN, BreakerState.RAMPING),
-        (BreakerState.HALF_OPEN, BreakerState.CLOSED),
-    }
-)
-"""Transitions that come of results. All others are made by time, in each worker by itself."""
-
 Tell: TypeAlias = "Callable[[EndpointBreaker], None]"
 
 
@@ -41,13 +28,7 @@ class EndpointBreaker:
 
     __slots__ = ("_following", "_metrics", "breaker", "endpoint", "tell", "upstream", "version")
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        endpoint: Endpoint,
-        settings: BreakerSettings,
-        tell: Tell | None = None,
-    ) -> None:
+    def __init__(self, upstream: Upstream, endpoint: Endpoint, settings: BreakerSettings, tell: Tell | None = None) -> None:
         self.breaker = Breaker(settings, self._changed)
         self.tell = tell
         """Who tells the other workers what this one has found out."""
@@ -103,7 +84,9 @@ class EndpointBreaker:
                 transition.reason,
                 f", for {transition.lasts:.1f} s" if transition.lasts else "",
             )
-            if self.tell is not None and breaker.forced is None and (transition.before, transition.after) in _FOUND_OUT:
+            # What comes of results. All other transitions are made by time, in each worker by itself.
+            found_out = transition.after is BreakerState.OPEN or transition.before is _HALF_OPEN
+            if self.tell is not None and breaker.forced is None and found_out:
                 self.tell(self)
 
     def follow(self, state: BreakerState, until: float, reason: str, trips: int, version: int) -> None:
@@ -164,19 +147,18 @@ class Breakers:
         self._seen = [upstream.group.endpoints for upstream in snapshot.upstreams]
         for upstream in snapshot.upstreams:
             settings = upstream.circuit_breaker
-            for endpoint in upstream.group.endpoints if settings is not None else ():
-                assert settings is not None
+            if settings is None:
+                continue
+            for endpoint in upstream.group.endpoints:
                 key = (upstream.name, endpoint.label)
-                known = before.get(key)
-                if known is not None and known.breaker.settings == settings:
-                    del before[key]
-                    if known.endpoint is not endpoint:
-                        known.unbind()
-                    known.bind(upstream, endpoint)
-                else:
-                    if known is not None:
-                        before.pop(key).unbind()
+                known = before.pop(key, None)
+                same = known is not None and known.breaker.settings == settings
+                if known is not None and not (same and known.endpoint is endpoint):
+                    known.unbind()
+                if known is None or not same:
                     known = EndpointBreaker(upstream, endpoint, settings, self._tell)
+                else:
+                    known.bind(upstream, endpoint)
                 self._known[key] = known
         for gone in before.values():
             gone.unbind()

@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
+from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.proxy.bodies.body import Body, Outlet
+from gateway.proxy.bodies.tunnel import Tunnel
 from gateway.proxy.connection import Connection
 from gateway.proxy.wire.framing import Decoder, LengthDecoder, ResponseChunkedDecoder, UntilClose
 from gateway.proxy.wire.http1_response import ResponseFields, ResponseHead, check_partial_response, read_response
-
-if TYPE_CHECKING:
-    from gateway.endpoints import Endpoint
-    from gateway.proxy.bodies.tunnel import Tunnel
-    from gateway.snapshot import Snapshot
+from gateway.snapshot import Snapshot
 
 MAX_INTERIM: Final = 64
 """1xx responses before one final response; a flood of them is not an answer."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from random import random
 from time import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.headers import retry_after
-from gateway.metrics import Standings, UpstreamMetrics
+from gateway.metrics import UpstreamMetrics
+from gateway.metrics.upstreams import Standings
 from gateway.policies import status_meant
 from gateway.policies.health import EndpointState
-
-if TYPE_CHECKING:
-    from gateway.proxy.wire.http1_response import ResponseHead
+from gateway.proxy.wire.http1_response import ResponseHead
 
 _REQUESTS_FAULT: Final = (501, 505)
 """The endpoint is well; it was asked for something that it does not do (RFC 9110 15.6)."""
@@ -26,7 +25,7 @@ _log = logging.getLogger("gateway")
 def failed(endpoint: Endpoint, metrics: UpstreamMetrics, reason: str, now: float, *, grave: bool = True) -> None:
     """An exchange with the endpoint failed; `reason` is the failure's code. See `EndpointGroup.failed`."""
     if endpoint.group.failed(endpoint, reason, now, random(), grave=grave):
-        metrics.ejections[reason] = metrics.ejections.get(reason, 0) + 1
+        metrics.ejections[reason] += 1
 
 
 def answered(endpoint: Endpoint, metrics: UpstreamMetrics, response: ResponseHead, now: float) -> None:

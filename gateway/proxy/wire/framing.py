@@ -7,6 +7,7 @@ what lies behind its end. A decoder raises `FramingError` once and is of no use 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.headers import TOKEN
@@ -68,14 +69,12 @@ class LengthDecoder:
         return data[:left]
 
 
+@dataclass(slots=True, eq=False)
 class UntilClose:
     """A response body that ends with the connection (RFC 9112 6.3, item 8). `done` is set by who sees the end."""
 
-    __slots__ = ("done", "rest")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.rest = b""
+    done: bool = False
+    rest: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
         return data

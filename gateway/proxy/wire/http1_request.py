@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from enum import IntEnum
 from typing import Final
 
 from gateway.errors import Failed, Failure
@@ -34,57 +33,54 @@ _LONGEST_LINE_OVERHEAD: Final = 64
 """Room for method, spaces and version beside the target."""
 
 
-class Kind(IntEnum):
-    """What the gateway does with a request field; fields without a kind are forwarded as they are."""
-
-    HOST = 1
-    CONNECTION = 2
-    CONTENT_LENGTH = 3
-    TRANSFER_ENCODING = 4
-    EXPECT = 5
-    UPGRADE = 6
-    DROP = 7
-    VIA = 8
-    FORWARDED = 9
-    """Kept apart: forwarded only from trusted peers."""
-    MAX_FORWARDS = 10
-    NOTED = 11
-    """Not forwarded as received, but its value is needed (request id, budget)."""
-    SEEN = 12
-    """Forwarded, and its value is needed (routes match on it)."""
+# What the gateway does with a request field, by its kind.
+KEEP: Final = 0
+"""Forward it as it is."""
+K_HOST: Final = 1
+K_CONNECTION: Final = 2
+K_LENGTH: Final = 3
+K_CODING: Final = 4
+K_EXPECT: Final = 5
+K_UPGRADE: Final = 6
+K_DROP: Final = 7
+K_VIA: Final = 8
+K_FORWARDED: Final = 9
+"""Kept apart: forwarded only from trusted peers."""
+K_MAX_FORWARDS: Final = 10
+K_NOTED: Final = 11
+"""Not forwarded as received, but its value is needed (request id, budget)."""
+K_SEEN: Final = 12
+"""Forwarded, and its value is needed (routes match on it)."""
 
 
 def request_kinds(noted: Iterable[bytes], seen: Iterable[bytes]) -> dict[bytes, int]:
     """The table by which request fields are read, by lower-case name."""
-    kinds = dict.fromkeys(seen, Kind.SEEN)
-    kinds |= dict.fromkeys(HOP_BY_HOP, Kind.DROP)
-    kinds |= {b"http2-settings": Kind.DROP, b"trailer": Kind.DROP}
-    kinds |= {
-        b"host": Kind.HOST,
-        b"connection": Kind.CONNECTION,
-        b"content-length": Kind.CONTENT_LENGTH,
-        b"transfer-encoding": Kind.TRANSFER_ENCODING,
-        b"expect": Kind.EXPECT,
-        b"upgrade": Kind.UPGRADE,
-        b"via": Kind.VIA,
-        b"max-forwards": Kind.MAX_FORWARDS,
-        b"forwarded": Kind.FORWARDED,
-        b"x-real-ip": Kind.FORWARDED,
-        b"x-forwarded-for": Kind.FORWARDED,
-        b"x-forwarded-proto": Kind.FORWARDED,
-        b"x-forwarded-host": Kind.FORWARDED,
-        b"x-forwarded-port": Kind.FORWARDED,
-        b"x-forwarded-prefix": Kind.FORWARDED,
+    return {
+        **dict.fromkeys(seen, K_SEEN),
+        **dict.fromkeys(HOP_BY_HOP, K_DROP),
+        b"http2-settings": K_DROP,
+        b"trailer": K_DROP,
+        b"host": K_HOST,
+        b"connection": K_CONNECTION,
+        b"content-length": K_LENGTH,
+        b"transfer-encoding": K_CODING,
+        b"expect": K_EXPECT,
+        b"upgrade": K_UPGRADE,
+        b"via": K_VIA,
+        b"max-forwards": K_MAX_FORWARDS,
+        b"forwarded": K_FORWARDED,
+        b"x-real-ip": K_FORWARDED,
+        b"x-forwarded-for": K_FORWARDED,
+        b"x-forwarded-proto": K_FORWARDED,
+        b"x-forwarded-host": K_FORWARDED,
+        b"x-forwarded-port": K_FORWARDED,
+        b"x-forwarded-prefix": K_FORWARDED,
+        **dict.fromkeys(noted, K_NOTED),
     }
-    kinds |= dict.fromkeys(noted, Kind.NOTED)
-    return {name: int(kind) for name, kind in kinds.items()}
 
 
 MOST_NAMES: Final = 1024
 """Spellings of field names that a table remembers."""
-
-KEEP: Final = 0
-"""The kind of fields that are forwarded as they are."""
 
 
 class FieldTable(dict[bytes, int]):
@@ -101,24 +97,12 @@ class FieldTable(dict[bytes, int]):
         lower = name.lower()
         kind = self._kinds.get(lower, KEEP)
         # CGI-like upstreams read `_` as `-`, so what only looks like a field of ours does not pass.
-        if kind == KEEP and b"_" in name and self._kinds.get(lower.replace(b"_", b"-"), _K_SEEN) != _K_SEEN:
-            kind = _K_DROP
+        if kind == KEEP and b"_" in name and self._kinds.get(lower.replace(b"_", b"-"), K_SEEN) != K_SEEN:
+            kind = K_DROP
         if len(self) < MOST_NAMES:
             self[name] = kind
         return kind
 
-
-_K_HOST: Final = int(Kind.HOST)
-_K_CONNECTION: Final = int(Kind.CONNECTION)
-_K_LENGTH: Final = int(Kind.CONTENT_LENGTH)
-_K_CODING: Final = int(Kind.TRANSFER_ENCODING)
-_K_EXPECT: Final = int(Kind.EXPECT)
-_K_UPGRADE: Final = int(Kind.UPGRADE)
-_K_DROP: Final = int(Kind.DROP)
-_K_VIA: Final = int(Kind.VIA)
-_K_FORWARDED: Final = int(Kind.FORWARDED)
-_K_MAX_FORWARDS: Final = int(Kind.MAX_FORWARDS)
-_K_SEEN: Final = int(Kind.SEEN)
 
 _NO_VALUES: Final[Mapping[bytes, bytes]] = {}
 
@@ -152,7 +136,7 @@ class RequestFields:
         self.values: Mapping[bytes, bytes] = _NO_VALUES
         """Values of fields that policies asked for, by lower-case name."""
         self.asked: object = None
-        """What they mean for compression; see `coding.py`."""
+        """What they mean for compression; see `steps/compression.py`."""
 
 
 class RequestHead:
@@ -217,17 +201,17 @@ def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
         kind = table[name]
         if kind == KEEP:
             lines.append(line)
-        elif kind == _K_HOST:
+        elif kind == K_HOST:
             if fields.host is not None:
                 raise Failed(Failure.BAD_REQUEST, "more than one Host field", close=True)
             fields.host = line[5:].strip(b" \t")
-        elif kind == _K_CONNECTION:
+        elif kind == K_CONNECTION:
             options += PLAIN_OPTIONS.get(line[11:]) or list_members(line[11:])
-        elif kind == _K_UPGRADE:
+        elif kind == K_UPGRADE:
             value = line[8:].strip(b" \t")
             upgrade = upgrade + b", " + value if upgrade else value
-        elif kind != _K_DROP:
-            if kind in (_K_VIA, _K_SEEN):
+        elif kind != K_DROP:
+            if kind in (K_VIA, K_SEEN):
                 lines.append(line)
             _special(fields, kind, name.lower(), line[len(name) + 1 :].strip(b" \t"))
     if fields.chunked and fields.length >= 0:
@@ -241,26 +225,26 @@ def read_request_fields(block: bytes, table: FieldTable) -> RequestFields:
 
 def _special(fields: RequestFields, kind: int, name: bytes, value: bytes) -> None:
     """The less common fields."""
-    if kind == _K_LENGTH:
+    if kind == K_LENGTH:
         if fields.length >= 0 or LENGTH.fullmatch(value) is None:
             raise Failed(Failure.BAD_REQUEST, "the Content-Length is not one plain number", close=True)
         fields.length = int(value)
-    elif kind == _K_CODING:
+    elif kind == K_CODING:
         codings = list_members(value)
         if fields.chunked or codings != [b"chunked"]:
             failure = Failure.CODING_NOT_IMPLEMENTED if codings[-1:] == [b"chunked"] else Failure.BAD_REQUEST
             raise Failed(failure, "the only transfer coding is chunked, once", close=True)
         fields.chunked = True
-    elif kind == _K_EXPECT:
+    elif kind == K_EXPECT:
         expected = list_members(value)
         if any(one != b"100-continue" for one in expected):
             raise Failed(Failure.EXPECTATION_FAILED, close=True)
         fields.expect_continue |= bool(expected)
-    elif kind == _K_VIA:
+    elif kind == K_VIA:
         fields.via = (*fields.via, value)
-    elif kind == _K_FORWARDED:
+    elif kind == K_FORWARDED:
         fields.forwarded = _with(fields.forwarded or {}, name, value)
-    elif kind == _K_MAX_FORWARDS:
+    elif kind == K_MAX_FORWARDS:
         if fields.max_forwards >= 0 or LENGTH.fullmatch(value) is None:
             raise Failed(Failure.BAD_REQUEST, "Max-Forwards is not one plain number", close=True)
         fields.max_forwards = int(value)

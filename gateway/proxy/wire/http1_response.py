@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import Failed, Failure
@@ -51,33 +52,28 @@ _KINDS: Final[Mapping[bytes, int]] = {
 _TABLE: Final = FieldTable(_KINDS)
 
 
+@dataclass(slots=True, eq=False)
 class ResponseFields:
     """What a field section says. Never changed once read: an upstream that sends the same bytes again gets the same object."""
 
-    __slots__ = (
-        "block", "chunked", "coding", "has_date", "keep_alive", "kept", "length", "own", "switches", "upgrade",
-        "websocket_accept",
-    )  # fmt: skip
-
-    def __init__(self, block: bytes, own: bytes) -> None:
-        self.block = block
-        """The bytes of the section, with the empty line, and without blanks before colons."""
-        self.own = own
-        """Lower-case name of the field that was left out because the gateway sets it."""
-        self.kept = b""
-        """The field lines to forward as they are, each with its CRLF."""
-        self.length = -1
-        self.chunked = False
-        self.keep_alive: bool | None = None
-        """What `Connection` says about it; None: nothing, so the version decides."""
-        self.has_date = False
-        self.coding: Fields | None = None
-        """What they mean for compression; read when a route first asks."""
-        self.upgrade = b""
-        """The protocol switched to, as sent."""
-        self.switches = False
-        """`Connection: upgrade` was sent."""
-        self.websocket_accept = b""
+    block: bytes
+    """The bytes of the section, with the empty line, and without blanks before colons."""
+    own: bytes
+    """Lower-case name of the field that was left out because the gateway sets it."""
+    kept: bytes = b""
+    """The field lines to forward as they are, each with its CRLF."""
+    length: int = -1
+    chunked: bool = False
+    keep_alive: bool | None = None
+    """What `Connection` says about it; None: nothing, so the version decides."""
+    has_date: bool = False
+    coding: Fields | None = None
+    """What they mean for compression; read when a route first asks."""
+    upgrade: bytes = b""
+    """The protocol switched to, as sent."""
+    switches: bool = False
+    """`Connection: upgrade` was sent."""
+    websocket_accept: bytes = b""
 
 
 class ResponseHead:

@@ -7,37 +7,18 @@ its CRLF. So a head is joined once, however many steps had something to say in i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 from gateway.proxy.wire.http1_request import RequestHead
 from gateway.proxy.wire.http1_response import ResponseHead
 
 REASONS: Final[Mapping[int, bytes]] = {
-    200: b"OK",
-    204: b"No Content",
-    301: b"Moved Permanently",
-    302: b"Found",
-    303: b"See Other",
-    307: b"Temporary Redirect",
-    308: b"Permanent Redirect",
-    400: b"Bad Request",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
+    **{status.value: status.phrase.encode("ascii") for status in HTTPStatus},
     413: b"Content Too Large",
     414: b"URI Too Long",
-    417: b"Expectation Failed",
-    421: b"Misdirected Request",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    505: b"HTTP Version Not Supported",
 }
-"""Reason phrases of the responses made here; others go out without one, which RFC 9112 4 allows."""
+"""Reason phrases of the responses made here; a status that nobody registered goes out without one, which RFC 9112 4 allows."""
 
 _STATUS_LINES: Final = {status: (reason, b"HTTP/1.1 %d %b\r\n" % (status, reason)) for status, reason in REASONS.items()}
 """Status lines as they mostly are: to look one up costs a third of formatting it."""

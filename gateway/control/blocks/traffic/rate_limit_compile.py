@@ -14,7 +14,8 @@ from gateway.control.words.inherit import Resolved
 from gateway.control.words.keys import Part, compiled_key
 from gateway.control.words.units import format_duration
 from gateway.headers import Networks
-from gateway.metrics import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES, GatewayMetrics
+from gateway.metrics import GatewayMetrics
+from gateway.metrics.rate_limit import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES
 from gateway.policies.rate_limit import (
     Algorithm,
     CostSettings,
