@@ -35,7 +35,7 @@ from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
 from gateway.control.blocks.upstream.retry_budget import RetryBudget
 from gateway.control.words import addresses, values
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OneOrMany, OrOff, number_of
+from gateway.control.words.values import ONE_OR_MANY, OrOff, number_of
 
 # -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Config(Model):
     """A gateway configuration."""
 
     version: Annotated[Literal[1], *number_of(1)] = required("Version of the file format: 1.")
-    include: Annotated[tuple[str, ...], OneOrMany()] = setting(
+    include: Annotated[tuple[str, ...], ONE_OR_MANY] = setting(
         (),
         "Further files, folders or patterns such as `routes.d/*.yaml`, read in the order of their names.",
     )

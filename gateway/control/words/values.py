@@ -326,30 +326,35 @@ ValueCondition: TypeAlias = Annotated[
 ]
 
 
-class OneOrMany:
-    """Annotation: a single text stands for a list of one."""
+@dataclass(frozen=True)
+class Form:
+    """Annotation: another way to write a value. `turned` makes the usual one of it, `shown` adds it to the schema of that."""
+
+    turned: Callable[[Any], Any]
+    shown: Callable[[JsonSchemaValue], JsonSchemaValue]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def listed(value: Any) -> Any:
-            return (value,) if isinstance(value, str) else value
-
-        return core_schema.no_info_before_validator_function(listed, handler(source))
+        return core_schema.no_info_before_validator_function(self.turned, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
+        return self.shown(handler(schema))
 
 
-class Switched:
-    """Annotation: `on` stands for the block with nothing written in it."""
+ONE_OR_MANY: Final = Form(
+    lambda value: (value,) if isinstance(value, str) else value, lambda inner: {"anyOf": [{"type": "string"}, inner]}
+)
+"""A single text stands for a list of one."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def opened(value: Any) -> Any:
-            return {} if value == ON or value is True else OFF if value is False else value
 
-        return core_schema.no_info_before_validator_function(opened, handler(source))
+def switched(example: str) -> Form:
+    """`on` and `true` stand for the block with nothing written in it, `false` for `off`: outside of `OrOff`."""
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"const": ON}, {"type": "boolean"}, *handler(schema).get("anyOf", [])]}
+    def turned(value: Any) -> Any:
+        if isinstance(value, str) and value not in (ON, OFF):
+            raise invalid(f"expected `true`, `off` or a block such as `{example}`")
+        return {} if value == ON or value is True else OFF if value is False else value
+
+    return Form(turned, lambda inner: {"anyOf": [{"const": ON}, {"type": "boolean"}, *inner["anyOf"]]})
 
 
 @dataclass(frozen=True)

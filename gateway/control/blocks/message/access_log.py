@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import orjson
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo, WithJsonSchema
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import PlainValidator, ValidationInfo, WithJsonSchema
 
 from gateway.access_log import AccessNames, AccessSettings
 from gateway.control.blocks.block import Asked, Block, Blocks, Making, RouteFacts, Row
@@ -17,7 +15,7 @@ from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import choice, invalid, text_value
+from gateway.control.words.values import OrOff, choice, invalid, switched, text_value
 from gateway.proxy.access_log.line import ECS, FLAT, OTEL, key, line_template, refused_template
 
 SECRET_FIELDS: Final = frozenset(
@@ -113,26 +111,7 @@ ROUTE_LOG_OFF: Final = RouteLog(enabled=False)
 """What `off` stands for."""
 
 
-class OnOrOff:
-    """Annotation: `true` stands for an empty block, `false` and `off` for none."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def validate(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
-            if value is False or value == values.OFF:
-                return ROUTE_LOG_OFF
-            if value is True or value == "on":
-                return inner({})
-            if isinstance(value, str):
-                raise invalid("expected `true`, `off` or a block such as `{sample: 10%}`")
-            return inner(value)
-
-        return core_schema.no_info_wrap_validator_function(validate, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "boolean"}, {"const": values.OFF}, handler(schema)]}
-
-
-RouteLogSetting: TypeAlias = Annotated[RouteLog | None, OnOrOff()]
+RouteLogSetting: TypeAlias = Annotated[RouteLog | None, OrOff(ROUTE_LOG_OFF), switched("{sample: 10%}")]
 
 
 FORMATS: Final[dict[str, AccessNames]] = {"flat": FLAT, "otel": OTEL, "ecs": ECS}

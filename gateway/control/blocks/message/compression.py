@@ -13,7 +13,7 @@ from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import setting
 from gateway.control.words.request import Request
 from gateway.control.words.units import format_size
-from gateway.control.words.values import OneOrMany, OrOff, Switched, choice, invalid, text_value
+from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, invalid, switched, text_value
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate
 from gateway.proxy.bodies.coders import DEFAULT_LEVELS, LEVELS, LIBRARIES, coder
 from gateway.snapshot import Compression as CompressionSnapshot
@@ -49,11 +49,11 @@ AcceptEncoding: TypeAlias = Annotated[str, *choice("forward", "identity")]
 class Compression(Policy):
     """How responses are compressed. Nothing is, unless a route or `defaults` has this block or `on`."""
 
-    codings: Annotated[tuple[Annotated[str, *choice(*CODINGS)], ...], OneOrMany()] = setting(
+    codings: Annotated[tuple[Annotated[str, *choice(*CODINGS)], ...], ONE_OR_MANY] = setting(
         CODINGS, "What is offered, the preferred one first. Default `[zstd, br, gzip]`.", min_length=1, max_length=len(CODINGS)
     )
     min_size: values.Size = setting("1KiB", "A smaller body is left as it is. Default `1KiB`.")
-    types: Annotated[tuple[MediaType, ...], OneOrMany()] = setting(
+    types: Annotated[tuple[MediaType, ...], ONE_OR_MANY] = setting(
         TYPES,
         "Media types that are compressed: `application/json`, `text/*`, `*+json`, `*/*`. Default: text and the like.",
         min_length=1,
@@ -81,7 +81,7 @@ class Compression(Policy):
 COMPRESSION_OFF: Final = Compression.make_off()
 """What `off` stands for: this very object."""
 
-CompressionValue: TypeAlias = Annotated[Compression | None, OrOff(COMPRESSION_OFF), Switched()]
+CompressionValue: TypeAlias = Annotated[Compression | None, OrOff(COMPRESSION_OFF), switched("{min_size: 1KiB}")]
 
 
 def _compile(found: Resolved[Compression], facts: RouteFacts, making: Making) -> dict[str, Any]:

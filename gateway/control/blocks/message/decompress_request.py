@@ -10,7 +10,7 @@ from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import setting
 from gateway.control.words.units import format_size
-from gateway.control.words.values import OrOff, Switched
+from gateway.control.words.values import OrOff, switched
 from gateway.policies.decompress_request import DecompressRequestSettings
 
 
@@ -26,7 +26,7 @@ class DecompressRequest(Policy):
 DECOMPRESSION_OFF: Final = DecompressRequest.make_off()
 """What `off` stands for: this very object."""
 
-DecompressRequestValue: TypeAlias = Annotated[DecompressRequest | None, OrOff(DECOMPRESSION_OFF), Switched()]
+DecompressRequestValue: TypeAlias = Annotated[DecompressRequest | None, OrOff(DECOMPRESSION_OFF), switched("{max_size: 10MiB}")]
 
 
 def _compile(found: Resolved[DecompressRequest], facts: RouteFacts, making: Making) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, values
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OneOrMany, OrOff, choice
+from gateway.control.words.values import ONE_OR_MANY, OrOff, choice
 from gateway.headers import Networks
 from gateway.policies.overload import OverloadSettings
 from gateway.snapshot import ForwardedFields, Limits, Listener, Names, ServerSettings
@@ -100,7 +100,7 @@ class RequestId(Model):
 class Server(Model):
     """The side that clients see."""
 
-    listen: Annotated[tuple[Listen, ...], OneOrMany()] = setting(
+    listen: Annotated[tuple[Listen, ...], ONE_OR_MANY] = setting(
         ({"address": ":8080"},), "Where to listen.", min_length=1, max_length=64
     )
     name: values.ServerName | None = setting(

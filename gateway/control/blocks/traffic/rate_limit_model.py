@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
 
 from gateway.control.words import addresses, units, values
 from gateway.control.words.keys import KeyParts
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OrOff, choice, invalid, text_value
+from gateway.control.words.values import Form, OrOff, choice, invalid, text_value
 from gateway.policies.rate_limit import LARGEST_LIMIT
 
 QUOTA_PATTERN: Final = r"^[0-9]+(/[0-9a-z]+)?$"
@@ -81,19 +80,13 @@ QuotaValue: TypeAlias = Annotated[
 Period: TypeAlias = Annotated[float, *text_value("a period such as `1m`", _parse_period)]
 
 
-class OneOrSeveral:
-    """Annotation: a single block or text stands for a list of one."""
+def _one_or_several(listed: JsonSchemaValue) -> JsonSchemaValue:
+    item = next(option["items"] for option in listed.get("anyOf", [listed]) if "items" in option)
+    return {"anyOf": [item, listed]}
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def listed(value: Any) -> Any:
-            return (value,) if isinstance(value, (str, dict)) else value
 
-        return core_schema.no_info_before_validator_function(listed, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        listed = handler(schema)
-        item = next(option["items"] for option in listed.get("anyOf", [listed]) if "items" in option)
-        return {"anyOf": [item, listed]}
+ONE_OR_SEVERAL: Final = Form(lambda value: (value,) if isinstance(value, (str, dict)) else value, _one_or_several)
+"""A single block or text stands for a list of one."""
 
 
 # -- rate_limit --------------------------------------------------------------------------------------------------------
@@ -188,5 +181,5 @@ class RateLimit(Model):
 
 
 RateLimits: TypeAlias = Annotated[
-    Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)] | None, OneOrSeveral(), OrOff(())
+    Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)] | None, ONE_OR_SEVERAL, OrOff(())
 ]

@@ -15,7 +15,7 @@ from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import setting
 from gateway.control.words.units import format_duration, format_size
-from gateway.control.words.values import OneOrMany, did_you_mean, duration_within, invalid, text_value
+from gateway.control.words.values import ONE_OR_MANY, did_you_mean, duration_within, invalid, text_value
 from gateway.policies.retry import IDEMPOTENT, Cause, RetrySettings
 from gateway.snapshot import Retry as RetrySnapshot
 
@@ -67,7 +67,7 @@ class Retry(Policy):
     short_form = ("max_retries", {"type": "integer", "minimum": 0, "maximum": MOST_RETRIES})
 
     max_retries: int = setting(1, "Attempts beyond the first. Default 1.", ge=0, le=MOST_RETRIES)
-    on: Annotated[tuple[Condition, ...], OneOrMany()] = setting(
+    on: Annotated[tuple[Condition, ...], ONE_OR_MANY] = setting(
         ("connect", "reset", "timeout", "502", "503", "504"),
         "Causes: `connect` (no connection), `reset` (closed without a whole response head), `timeout` (`timeout.attempt`), "
         "`invalid` (no valid HTTP), `5xx`, or a status such as `503`. Default `[connect, reset, timeout, 502, 503, 504]`.",
