@@ -60,9 +60,6 @@ def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream,
         yield from block.check(one.blocks[block.name], one.facts, positions)
 
 
-# -- rules between blocks ----------------------------------------------------------------------------------------------
-
-
 def _between(facts: RouteFacts, blocks: Blocks, positions: Positions) -> Iterator[Problem]:
     """What two blocks of a route ask of each other."""
     if facts.upstream is not None and blocks["retry"].value is not RETRY_OFF:
@@ -138,9 +135,6 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
         known = list(config.upstreams)
         hint = did_you_mean(name, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
         yield positions.problem(loc, "there is no upstream of this name", hint)
-
-
-# -- routes ------------------------------------------------------------------------------------------------------------
 
 
 def _names(config: Config, positions: Positions) -> Iterator[Problem]:

@@ -86,9 +86,6 @@ class Defaults(Policies):
     """What every route inherits, field by field."""
 
 
-# -- upstreams -------------------------------------------------------------------------------------------------------
-
-
 class Upstream(Model):
     """A named group of endpoints that serve the same thing."""
 
@@ -128,9 +125,6 @@ class Upstream(Model):
         {}, "Look up names again. Short form: `dns: 30s`; `off`: a name is one endpoint, looked up for each connection."
     )
     retry_budget: RetryBudget = setting({}, "What retries may cost. Short form: `retry_budget: 20%`.")
-
-
-# -- routes ----------------------------------------------------------------------------------------------------------
 
 
 class Match(Model):
@@ -173,9 +167,6 @@ class Route(Policies):
         False, "Take this prefix off the path; `true`: what stands in `match.path` before the first parameter or `**`."
     )
     rewrite_prefix: RewritePrefix | None = setting(None, "Replace a prefix of the path: `{from: /a, to: /b}`.")
-
-
-# -- the file --------------------------------------------------------------------------------------------------------
 
 
 class Config(Model):

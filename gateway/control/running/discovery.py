@@ -127,8 +127,6 @@ class Discovery:
             upstream.group.probed(name, f"DNS: {why}", monotonic(), up=False)
         return bool(why)
 
-    # -- what an answer changes ---------------------------------------------------------------------------------------
-
     def _endpoints_of(self, name: Endpoint) -> list[Endpoint]:
         """Those at the addresses of the name; the placeholder is none of them."""
         group = self._upstreams[name].group

@@ -112,9 +112,6 @@ def _place(loaded: Loaded, loc: Loc) -> str:
     return str(loaded.positions.at(loc))
 
 
-# -- why and why not -------------------------------------------------------------------------------------------------
-
-
 def mismatches(match: Match, request: Request) -> list[str]:
     """Every condition of a route that the request does not meet, in words."""
     reasons = []
@@ -170,9 +167,6 @@ _ADVANTAGES: Final = (
 def _advantage(better: Match, worse: Match) -> str:
     pairs = zip(rank(better, 0), rank(worse, 1), _ADVANTAGES, strict=True)
     return next(word for mine, other, word in pairs if mine != other)
-
-
-# -- what holds ------------------------------------------------------------------------------------------------------
 
 
 def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...], request: Request) -> list[str]:

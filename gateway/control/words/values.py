@@ -112,6 +112,13 @@ def _header_size(text: str) -> int:
     return size
 
 
+def _share(text: str) -> float:
+    share = units.parse_percent(text)
+    if share <= 0:
+        raise units.UnitError("must be more than `0%`")
+    return share
+
+
 def duration_within(least: str, most: str, example: str = "5s") -> tuple[PlainValidator, WithJsonSchema]:
     """A duration between these two."""
     parse = functools.partial(units.parse_duration_within, least=least, most=most)
@@ -132,6 +139,8 @@ BodySize: TypeAlias = Annotated[
     int, *text_value("a size such as `10MiB`, or `off`", _size_or_off, pattern=rf"^off$|{units.SIZE_PATTERN}")
 ]
 """Bytes; `NO_LIMIT` for `off`."""
+Share: TypeAlias = Annotated[float, *text_value("a percentage such as `50%`", _share, pattern=units.PERCENT_PATTERN)]
+"""More than 0, at most 1."""
 Size: TypeAlias = Annotated[int, *text_value("a size such as `1KiB`", units.parse_size, pattern=units.SIZE_PATTERN)]
 """Bytes."""
 

@@ -10,7 +10,7 @@ from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
 from gateway.control.reading.nodes import Positions
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
-from gateway.control.words.model import setting
+from gateway.control.words.model import made_of, setting
 from gateway.control.words.request import Request
 from gateway.control.words.units import format_size
 from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, invalid, switched, text_value
@@ -92,9 +92,10 @@ def _compile(found: Resolved[Compression], facts: RouteFacts, making: Making) ->
     offered = [made for name in written.codings if (made := coder(name, getattr(written.levels, name))) is not None]
     if not offered:
         return {"compression": None}
-    settings = CompressionSettings(
+    settings = made_of(
+        written,
+        CompressionSettings,
         codings=tuple(one.name for one in offered),
-        min_size=written.min_size,
         types=Types(written.types),
         breach=Breach(written.breach),
         opt_out=written.opt_out.lower().encode("ascii"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from gateway.control.blocks.block import Block, Making, RouteFacts, line
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
-from gateway.control.words.model import setting
+from gateway.control.words.model import made_of, setting
 from gateway.control.words.units import format_size
 from gateway.control.words.values import OrOff, switched
 from gateway.policies.decompress_request import DecompressRequestSettings
@@ -32,7 +32,7 @@ DecompressRequestValue: TypeAlias = Annotated[DecompressRequest | None, OrOff(DE
 def _compile(found: Resolved[DecompressRequest], facts: RouteFacts, making: Making) -> dict[str, Any]:
     if found.value is DECOMPRESSION_OFF or facts.upstream is None:
         return {"decompress_request": None}
-    return {"decompress_request": DecompressRequestSettings(found.value.max_size, found.value.max_ratio)}
+    return {"decompress_request": made_of(found.value, DecompressRequestSettings)}
 
 
 def _in_words(written: DecompressRequest) -> str:

@@ -145,9 +145,6 @@ def _check(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, positions:
                 yield positions.problem(loc, message, hint)
 
 
-# -- what else is asked of it ------------------------------------------------------------------------------------------
-
-
 def _fields_read(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts) -> Iterator[bytes]:
     for limit in found.value:
         if limit.cost.header is not None:

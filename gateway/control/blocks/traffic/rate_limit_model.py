@@ -88,9 +88,6 @@ def _one_or_several(listed: JsonSchemaValue) -> JsonSchemaValue:
 ONE_OR_SEVERAL: Final = Form(lambda value: (value,) if isinstance(value, (str, dict)) else value, _one_or_several)
 """A single block or text stands for a list of one."""
 
-
-# -- rate_limit --------------------------------------------------------------------------------------------------------
-
 _QUOTA_SCHEMA: Final[JsonSchemaValue] = {"type": ["integer", "string"], "pattern": QUOTA_PATTERN}
 
 
