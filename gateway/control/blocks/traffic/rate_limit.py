@@ -8,11 +8,12 @@ from typing import Final
 from gateway.control.blocks.block import Asked, Block, RouteFacts, Row
 from gateway.control.blocks.server.redis import Redis
 from gateway.control.blocks.traffic.rate_limit_compile import (
-    candidate_settings,
+    candidate_of,
     compile_limits,
     in_words,
     key_value,
     most_cost,
+    override_settings,
     settings_of,
 )
 from gateway.control.blocks.traffic.rate_limit_model import RateLimit
@@ -51,11 +52,13 @@ def _limit(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem
         yield positions.problem((*loc, "per"), "the period stands in `limit` already", key=True)
         return
     yield from _numbers(loc, settings_of(limit), limit.burst, positions)
+    yield from _drains(loc, settings_of(limit), positions)
     if limit.candidate is not None:
         if limit.candidate.limit.per is not None and limit.candidate.per is not None:
             yield positions.problem((*loc, "candidate", "per"), "the period stands in `limit` already", key=True)
-        settings = candidate_settings(limit, limit.candidate)
+        settings = settings_of(candidate_of(limit, limit.candidate))
         yield from _numbers((*loc, "candidate"), settings, limit.candidate.burst, positions)
+        yield from _drains((*loc, "candidate"), settings, positions)
     if limit.mode == "off":
         return
     yield from _cost(loc, limit, positions)
@@ -72,6 +75,9 @@ def _numbers(loc: Loc, settings: LimitSettings, burst: int | None, positions: Po
             f"a `sliding_log` keeps the time of every request: its limit is at most {LARGEST_LOG}",
             "`sliding_window` has no such bound",
         )
+
+
+def _drains(loc: Loc, settings: LimitSettings, positions: Positions) -> Iterator[Problem]:
     if settings.algorithm is Algorithm.TOKEN_BUCKET and settings.capacity * settings.per / settings.limit > 7 * 86_400:
         yield positions.problem((*loc, "limit"), "a full bucket would take more than a week to drain")
 
@@ -91,10 +97,9 @@ def _cost(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]
         yield positions.problem(place, f"`default` ({cost.default}) must lie between `min` ({cost.min}) and `max` ({cost.max})")
     capacities = [(settings_of(limit).capacity, "the limit")]
     for key, override in limit.overrides.items():
-        settings = LimitSettings(override.limit, 1.0, Algorithm(limit.algorithm), override.burst or 0)
-        capacities.append((settings.capacity, f"the override of `{key}`"))
+        capacities.append((override_settings(limit, override).capacity, f"the override of `{key}`"))
     if limit.candidate is not None:
-        capacities.append((candidate_settings(limit, limit.candidate).capacity, "the candidate"))
+        capacities.append((settings_of(candidate_of(limit, limit.candidate)).capacity, "the candidate"))
     least, whose = min(capacities)
     if most_cost(limit) > least:
         yield positions.problem(place, f"a request of cost {most_cost(limit)} is never admitted: {whose} lets {least} through")
@@ -112,11 +117,7 @@ def _keys(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]
             key_value(limit, written)
         except ValueError as error:
             yield positions.problem(place, str(error), key=True)
-        settings = LimitSettings(override.limit, 1.0, Algorithm(limit.algorithm), override.burst or 0)
-        if override.burst is not None and settings.algorithm is not Algorithm.TOKEN_BUCKET:
-            yield positions.problem((*place, "burst"), f"`burst` has no effect with `{limit.algorithm}`", key=True)
-        if settings.algorithm is Algorithm.SLIDING_LOG and override.limit > LARGEST_LOG:
-            yield positions.problem(place, f"the limit of a `sliding_log` is at most {LARGEST_LOG}")
+        yield from _numbers(place, override_settings(limit, override), override.burst, positions)
         if written in limit.exempt.keys:
             yield positions.problem(place, "this key is exempt: the override has no effect", key=True)
     for index, written in enumerate(limit.exempt.keys):
@@ -175,7 +176,9 @@ def _rows(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, asked: Aske
             text = f"{cost}, {limit.cost.min} to {limit.cost.max}" if cost else str(limit.cost.default)
             rows.append((f"{name}.cost", text, ""))
         if limit.candidate is not None:
-            rows.append((f"{name}.candidate", f"{in_words(candidate_settings(limit, limit.candidate))}, only counted", ""))
+            rows.append(
+                (f"{name}.candidate", f"{in_words(settings_of(candidate_of(limit, limit.candidate)))}, only counted", "")
+            )
     return [*rows, _who_counts(asked)]
 
 
