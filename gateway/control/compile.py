@@ -18,7 +18,6 @@ from gateway.control.blocks.traffic.max_in_flight import make_gates
 from gateway.control.blocks.upstream.fallback import fallbacks_first
 from gateway.control.compile_upstream import MakePool, compile_upstream, connection_settings
 from gateway.control.load import Loaded
-from gateway.control.matches import route_matches
 from gateway.control.resolved import ResolvedConfig, ResolvedRoute
 from gateway.endpoints import Endpoint
 from gateway.metrics import UNMATCHED, GatewayMetrics
@@ -48,7 +47,7 @@ def compile_config(
         facts = resolved.upstreams[name]
         upstreams[name] = compile_upstream(written, facts, connections[name], making, make_pool, known.get(name), instead)
     routes = tuple(_route(route, upstreams, making) for route in resolved.routes)
-    matches = route_matches(config)
+    matches = [route.match.compiled() for route in config.routes]
     return Snapshot(
         server=server,
         names=field_names(config.server),

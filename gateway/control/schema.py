@@ -5,6 +5,7 @@ The models of blocks are with the blocks. A field of a route that is not written
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from gateway.control.blocks.action.redirect import Redirect
@@ -35,7 +36,8 @@ from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
 from gateway.control.blocks.upstream.retry_budget import RetryBudget
 from gateway.control.words import addresses, values
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import ONE_OR_MANY, OrOff, number_of
+from gateway.control.words.values import ONE_OR_MANY, Condition, OrOff, number_of
+from gateway.router import Match as RouterMatch
 
 # -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
 
@@ -147,6 +149,21 @@ class Match(Model):
         ge=-1000,
         le=1000,
     )
+
+    def compiled(self) -> RouterMatch:
+        """The conditions of the router."""
+        return RouterMatch(
+            host=self.host or "",
+            path=self.path,
+            methods=frozenset(method.encode("ascii") for method in self.methods),
+            headers=_conditions({name.lower(): condition for name, condition in self.headers.items()}),
+            query=_conditions(self.query),
+            priority=self.priority,
+        )
+
+
+def _conditions(conditions: dict[str, Condition]) -> tuple[tuple[bytes, re.Pattern[bytes] | None], ...]:
+    return tuple((name.encode("utf-8"), condition.pattern) for name, condition in conditions.items())
 
 
 class Route(Policies):

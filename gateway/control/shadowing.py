@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from gateway.control.matches import route_matches
 from gateway.control.schema import Config
 from gateway.router import REST, Match, rank, split_path
 
@@ -17,7 +16,7 @@ _MAX_COMPARED: Final = 200_000
 
 def hidden_routes(config: Config) -> Iterator[tuple[int, int]]:
     """Pairs (hidden, hiding) of route numbers, one per hidden route."""
-    matches = route_matches(config)
+    matches = [route.match.compiled() for route in config.routes]
     ranks = [rank(match, index) for index, match in enumerate(matches)]
     compared = 0
     groups = _groups(matches)

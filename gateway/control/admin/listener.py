@@ -106,6 +106,19 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
             return web.Response(text="ready\n")
         return web.Response(status=503, text="draining\n" if state.draining else "starting\n")
 
+    async def counted() -> Collected:
+        await state.refresh()
+        return state.metrics
+
+    async def livez(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def config(request: web.Request) -> web.Response:
+        return json_answer(state.effective_config)
+
+    async def live(request: web.Request) -> web.Response:
+        return json_answer(await state.live(request.path[1:]))
+
     groups = list(more)
     pages = {**PAGES, **{path: text for group in groups for path, text in group.pages.items()}}
 
@@ -113,12 +126,12 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
         return web.Response(text="".join(f"{path:<12} {text}\n" for path, text in pages.items()))
 
     app.router.add_get("/", index)
-    app.router.add_get("/livez", _livez)
+    app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics_page(state))
-    app.router.add_get("/config", _shows(lambda: state.effective_config))
-    app.router.add_get("/routes", _shows_live(state, "routes"))
-    app.router.add_get("/upstreams", _shows_live(state, "upstreams"))
+    app.router.add_get("/metrics", metrics_page(counted))
+    app.router.add_get("/config", config)
+    app.router.add_get("/routes", live)
+    app.router.add_get("/upstreams", live)
     for group in groups:
         group.add_to(app)
     return app
@@ -180,21 +193,3 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     response.headers.pop("Server", None)
-
-
-async def _livez(request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
-
-
-def _shows(value: Callable[[], object]) -> _Handler:
-    async def show(request: web.Request) -> web.Response:
-        return json_answer(value())
-
-    return show
-
-
-def _shows_live(state: AdminState, name: str) -> _Handler:
-    async def show(request: web.Request) -> web.Response:
-        return json_answer(await state.live(name))
-
-    return show

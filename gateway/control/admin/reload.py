@@ -39,12 +39,4 @@ class ReloadPages:
 
 
 def _answer(outcome: Outcome, status: int = 200) -> web.Response:
-    body = {
-        "ok": outcome.ok,
-        "dry_run": outcome.dry_run,
-        "hash": outcome.hash,
-        "changes": [asdict(change) for change in outcome.changes],
-        "problems": [asdict(problem) for problem in outcome.problems],
-        "text": outcome.text,
-    }
-    return json_answer(body, status)
+    return json_answer(asdict(outcome) | {"text": outcome.text}, status)

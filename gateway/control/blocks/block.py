@@ -10,7 +10,6 @@ from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words.addresses import EndpointUrl
 from gateway.control.words.inherit import Resolved
-from gateway.control.words.request import Request
 from gateway.errors import Failure
 from gateway.gates import Gate
 from gateway.metrics import GatewayMetrics
@@ -70,6 +69,17 @@ class Making:
         """The limit on what is in flight at the server, a route or an upstream, if there is one."""
         made = self.gates.get((scope, name))
         return None if made is None else made.gate
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to explain, with its path normalised and its field names in lower case."""
+
+    method: bytes
+    host: bytes
+    path: bytes
+    query: dict[bytes, bytes]
+    headers: dict[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)

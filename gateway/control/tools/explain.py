@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from gateway.control.blocks.block import Asked
+from gateway.control.blocks.block import Asked, Request
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.blocks.upstream.fallback import places
 from gateway.control.load import Loaded
-from gateway.control.matches import route_matches
 from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Route
-from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
 from gateway.router import AmbiguousPathError, Found, Match, MethodNotAllowed, Router, Unmatched, normalise_path, rank
 
@@ -65,7 +63,7 @@ def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) 
     """The whole explanation as text. Raises RequestError when the request is none or is refused before routing."""
     request = parse_request(loaded, method, url, headers)
     config = loaded.config
-    matches = route_matches(config)
+    matches = [route.match.compiled() for route in config.routes]
     router: Router[int] = Router((match, index) for index, match in enumerate(matches))
     found = _found(router, request)
     order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
@@ -198,7 +196,7 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
 
 def route_table(loaded: Loaded) -> str:
     """All routes, best rank first: name, match, action, place."""
-    matches = route_matches(loaded.config)
+    matches = [route.match.compiled() for route in loaded.config.routes]
     order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
     rows = [("NAME", "METHODS", "HOST", "PATH", "ACTION", "AT")]
     for index in order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -40,6 +40,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if not close:
         return ""
     return f"did you mean `{next(name for name in listed if name.lower() == close[0])}`?"
+
+
+def repeated(words: Iterable[Any]) -> Iterator[tuple[int, int]]:
+    """The places of all that has stood before, each with the place where it stood first."""
+    first: dict[Any, int] = {}
+    for at, word in enumerate(words):
+        if first.setdefault(word, at) != at:
+            yield at, first[word]
 
 
 def text_value(what: str, parse: Callable[[str], Any], **schema: Any) -> tuple[PlainValidator, WithJsonSchema]:

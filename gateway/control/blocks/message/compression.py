@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, TypeAlias
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, Making, Request, RouteFacts, Row
 from gateway.control.reading.nodes import Positions
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import made_of, setting
-from gateway.control.words.request import Request
 from gateway.control.words.units import format_size
 from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, invalid, switched, text_value
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate

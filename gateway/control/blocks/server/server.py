@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import SecretStr
 
 from gateway.control.blocks.server.overload import Overload, shown_lag
-from gateway.control.blocks.tls import ListenTls, check_tls, listen_fingerprint, server_context
+from gateway.control.blocks.tls import ListenTls, check_tls, fingerprint, server_context
 from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, check_limit
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
@@ -179,7 +179,7 @@ def _listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
         listen.address.host,
         listen.address.port,
         listen.address.path,
-        tls_fingerprint=listen_fingerprint(listen.tls) if listen.tls is not None else "",
+        tls_fingerprint=fingerprint(listen.tls) if listen.tls is not None else "",
     )
     if plain in known or listen.tls is None:
         return known.get(plain, plain)

@@ -21,7 +21,7 @@ from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words.inherit import BUILT_IN, Resolved
 from gateway.control.words.keys import Part, fields_of_key
-from gateway.control.words.values import did_you_mean
+from gateway.control.words.values import did_you_mean, repeated
 from gateway.errors import Failure
 from gateway.policies.rate_limit import LARGEST_LOG, Algorithm, LimitSettings
 from gateway.snapshot import Route
@@ -31,16 +31,13 @@ _LONGEST: Final = 40
 
 
 def _check_written(limits: tuple[RateLimit, ...], scope: Loc, positions: Positions) -> Iterator[Problem]:
-    first: dict[str, int] = {}
+    for index, first in repeated(limit.name for limit in limits):
+        if limits[index].name == "default" and not positions.find((*scope, index, "name"))[2]:
+            yield positions.problem((*scope, index), "one of several limits needs a `name`")
+        else:
+            yield positions.problem((*scope, index, "name"), f"another limit of the same name is number {first + 1}")
     for index, limit in enumerate(limits):
-        loc: Loc = (*scope, index)
-        if limit.name in first:
-            if limit.name == "default" and not positions.find((*loc, "name"))[2]:
-                yield positions.problem(loc, "one of several limits needs a `name`")
-            else:
-                yield positions.problem((*loc, "name"), f"another limit of the same name is number {first[limit.name] + 1}")
-        first.setdefault(limit.name, index)
-        yield from _limit(loc, limit, positions)
+        yield from _limit((*scope, index), limit, positions)
 
 
 def _limit(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
@@ -106,11 +103,8 @@ def _cost(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]
 
 
 def _keys(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
-    for index, part in enumerate(limit.key):
-        if str(part) in seen:
-            yield positions.problem((*loc, "key", index), f"`{part}` stands twice in the key")
-        seen.setdefault(str(part), index)
+    for index, _ in repeated(limit.key):
+        yield positions.problem((*loc, "key", index), f"`{limit.key[index]}` stands twice in the key")
     for written, override in limit.overrides.items():
         place: Loc = (*loc, "overrides", written)
         try:

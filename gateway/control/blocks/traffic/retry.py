@@ -15,7 +15,7 @@ from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import made_of, setting
 from gateway.control.words.units import format_duration, format_size
-from gateway.control.words.values import ONE_OR_MANY, did_you_mean, duration_within, invalid, text_value
+from gateway.control.words.values import ONE_OR_MANY, did_you_mean, duration_within, invalid, repeated, text_value
 from gateway.policies.retry import IDEMPOTENT, Cause, RetrySettings
 from gateway.snapshot import Retry as RetrySnapshot
 
@@ -101,12 +101,9 @@ def _check(found: Resolved[Retry], facts: RouteFacts, positions: Positions) -> I
         message = f"`base` ({format_duration(base.value)}) is longer than `max` ({format_duration(most.value)})"
         both = base.origin is not None and most.origin is not None
         yield positions.problem(origin, message, "" if both else f"`{written}` is written here; the other one is a default")
-    seen: set[str] = set()
     on = found["on"]
-    for number, word in enumerate(on.value):
-        if word in seen and on.origin is not None:
-            yield positions.problem((*on.origin, number), f"`{word}` stands twice")
-        seen.add(word)
+    for index, _ in repeated(on.value):
+        yield positions.problem((*(on.origin or ()), index), f"`{on.value[index]}` stands twice")
 
 
 def _made(written: Retry) -> RetrySnapshot | None:
