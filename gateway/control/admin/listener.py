@@ -20,7 +20,6 @@ from gateway.control.admin.breakers import BreakerPages
 from gateway.control.admin.limits import LimitCounts, LimitPages
 from gateway.control.admin.metrics_page import Collected, metrics_page
 from gateway.control.admin.reload import ReloadPages
-from gateway.control.admin.token import AdminToken
 from gateway.control.running.reload import Reloader
 from gateway.control.words.addresses import Address
 from gateway.headers import normalise_host, parse_address
@@ -153,7 +152,10 @@ def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), more: Iterab
 
 def all_pages(gateway: Gateway) -> tuple[Pages, ...]:
     """The groups of pages that every gateway has beside `PAGES`."""
-    token = AdminToken(lambda: gateway.token)
+
+    def token() -> str | None:
+        return gateway.token
+
     return LimitPages(gateway.counts, token), BreakerPages(gateway, token), ReloadPages(gateway.reloader, token)
 
 

@@ -280,11 +280,9 @@ Location: TypeAlias = Annotated[str, *text_value("a URL or a path", _parse_locat
 
 
 def _parse_strip(value: Any) -> str | bool:
-    return value if isinstance(value, bool) else _parse_prefix(value) if isinstance(value, str) else _not_prefix()
-
-
-def _not_prefix() -> str:
-    raise invalid("expected `true` or a prefix such as `/api`")
+    if not isinstance(value, (bool, str)):
+        raise invalid("expected `true` or a prefix such as `/api`")
+    return _parse_prefix(value) if isinstance(value, str) else value
 
 
 StripPrefix: TypeAlias = Annotated[

@@ -18,18 +18,10 @@ from gateway.control.words.units import format_duration
 from gateway.control.words.values import OrOff, choice, invalid, switched, text_value
 from gateway.proxy.access_log.line import ECS, FLAT, OTEL, key, line_template, refused_template
 
-SECRET_FIELDS: Final = frozenset(
-    (
-        "authorization",
-        "cookie",
-        "proxy-authorization",
-        "set-cookie",
-        "x-api-key",
-        "x-auth-token",
-        "x-csrf-token",
-        "x-amz-security-token",
-    )
-)
+SECRET_FIELDS: Final = (
+    "authorization", "cookie", "proxy-authorization", "set-cookie", "x-amz-security-token", "x-api-key", "x-auth-token",
+    "x-csrf-token",
+)  # fmt: skip
 """Header fields that are credentials."""
 
 REDACTED: Final = (
@@ -45,19 +37,17 @@ def _resolve_file(value: Any, info: ValidationInfo) -> str:
     return value if value == "-" else str(Path((info.context or {}).get("base", Path()), value))
 
 
-def _parse_logged(value: Any) -> str:
-    if not isinstance(value, str):
-        raise invalid("expected a header name")
-    name = values.parse_field_name(value).lower()
+def _parse_logged(text: str) -> str:
+    name = values.parse_field_name(text).lower()
     if name in SECRET_FIELDS:
         raise invalid("this header holds credentials and is never logged")
     return name
 
 
-def _parse_parameter(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 128:
+def _parse_parameter(text: str) -> str:
+    if not 1 <= len(text) <= 128:
         raise invalid("expected the name of a query parameter")
-    return value.lower()
+    return text.lower()
 
 
 def _parse_sample(text: str) -> float:
@@ -68,8 +58,8 @@ def _parse_sample(text: str) -> float:
 
 
 LogFile: TypeAlias = Annotated[str, PlainValidator(_resolve_file), WithJsonSchema({"type": "string", "minLength": 1})]
-LoggedField: TypeAlias = Annotated[str, PlainValidator(_parse_logged), WithJsonSchema({"type": "string", "minLength": 1})]
-Parameter: TypeAlias = Annotated[str, PlainValidator(_parse_parameter), WithJsonSchema({"type": "string", "minLength": 1})]
+LoggedField: TypeAlias = Annotated[str, *text_value("a header name", _parse_logged, minLength=1)]
+Parameter: TypeAlias = Annotated[str, *text_value("the name of a query parameter", _parse_parameter, minLength=1)]
 Sample: TypeAlias = Annotated[float, *text_value("a percentage such as `10%`", _parse_sample, pattern=units.PERCENT_PATTERN)]
 
 

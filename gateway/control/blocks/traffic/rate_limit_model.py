@@ -19,17 +19,9 @@ QUOTA_PATTERN: Final = r"^[0-9]+(/[0-9a-z]+)?$"
 
 _QUOTA: Final = re.compile(r"([0-9]{1,12}) ?(?:/ ?([0-9a-z]+))?")
 _PERIODS: Final = {
-    "s": 1.0,
-    "sec": 1.0,
-    "second": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "minute": 60.0,
-    "h": 3600.0,
-    "hour": 3600.0,
-    "d": 86_400.0,
-    "day": 86_400.0,
-}
+    "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0,
+    "d": 86_400.0, "day": 86_400.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +42,17 @@ def _parse_quota(text: str) -> Quota:
     limit, period = int(match[1]), match[2]
     if not 1 <= limit <= LARGEST_LIMIT:
         raise invalid(f"a limit is between 1 and {LARGEST_LIMIT}", "to refuse everything, use `respond`" if not limit else "")
-    if period is None:
-        return Quota(limit, None)
-    per = _PERIODS.get(period)
-    if per is None:
-        try:
-            per = units.parse_duration(period)
-        except units.UnitError:
-            hint = values.did_you_mean(period, _PERIODS)
-            raise invalid("the period is `s`, `min`, `h`, `day` or a duration such as `15m`", hint) from None
-    if per < _SHORTEST:
-        raise invalid("a period is at least `100ms`")
-    return Quota(limit, per)
-
-
-_SHORTEST: Final = 0.1
+    try:
+        return Quota(limit, None if period is None else _parse_period(period))
+    except units.UnitError:
+        hint = values.did_you_mean(period, _PERIODS)
+        raise invalid("the period is `s`, `min`, `h`, `day` or a duration such as `15m`", hint) from None
 
 
 def _parse_period(text: str) -> float:
     per = _PERIODS.get(text) or units.parse_duration(text)
-    if per < _SHORTEST:
-        raise units.UnitError("a period is at least `100ms`")
+    if per < 0.1:
+        raise invalid("a period is at least `100ms`")
     return per
 
 
