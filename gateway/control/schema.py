@@ -79,8 +79,7 @@ class Policies(Model):
         None, "How responses are compressed. `on`: as the defaults say; `off` (default): not, whatever `defaults` says."
     )
     decompress_request: DecompressRequestValue = setting(
-        None,
-        "Decode request bodies that come with `Content-Encoding`. `on`: in the default bounds; `off` (default): pass on.",
+        None, "Decode request bodies that come with `Content-Encoding`. `on`: in the default bounds; `off` (default): pass on."
     )
 
 
@@ -191,8 +190,7 @@ class Config(Model):
 
     version: Annotated[Literal[1], *number_of(1)] = required("Version of the file format: 1.")
     include: Annotated[tuple[str, ...], ONE_OR_MANY] = setting(
-        (),
-        "Further files, folders or patterns such as `routes.d/*.yaml`, read in the order of their names.",
+        (), "Further files, folders or patterns such as `routes.d/*.yaml`, read in the order of their names."
     )
     server: Server = setting({}, "The side that clients see.")
     admin: Admin = setting({}, "The admin listener.")

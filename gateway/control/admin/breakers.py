@@ -21,7 +21,7 @@ LASTS: Final = "1h"
 LONGEST_TEXT: Final = 200
 
 PAGES: Final = {
-    "/breakers": "circuit breakers: state, counts, when they probe, overrides; POST to /breakers/open, close, release",
+    "/breakers": "circuit breakers: state, counts, when they probe, overrides; POST to /breakers/open, close, release"
 }
 
 _log = logging.getLogger("gateway")

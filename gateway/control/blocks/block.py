@@ -119,7 +119,7 @@ class Block(Generic[F]):
     """The word of the YAML."""
     built_in: Any = None
     """What holds where nobody wrote it, of a block that routes inherit."""
-    below: Loc = ()
+    below: tuple[str, ...] = ()
     """Where else its fields may be written: what holds there where neither route nor `defaults` says."""
     forwards: bool = False
     """It has no effect in a route without an upstream."""

@@ -183,11 +183,5 @@ def _outcome(compression: Compression, offered: list[str], request: Request) -> 
 
 
 BLOCK: Final = Block[RouteFacts](
-    "compression",
-    COMPRESSION_OFF,
-    forwards=True,
-    compile=_compile,
-    rows=_rows,
-    fields_read=_fields_read,
-    notes=_notes,
+    "compression", COMPRESSION_OFF, forwards=True, compile=_compile, rows=_rows, fields_read=_fields_read, notes=_notes
 )

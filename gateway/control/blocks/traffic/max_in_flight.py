@@ -140,9 +140,7 @@ def settings_of(written: MaxInFlight, ranks: Iterable[int]) -> tuple[MaxInFlight
 
 
 def make_gates(
-    limits: Mapping[Key, tuple[MaxInFlight, frozenset[int]]],
-    metrics: GatewayMetrics,
-    previous: Iterable[GateSettings],
+    limits: Mapping[Key, tuple[MaxInFlight, frozenset[int]]], metrics: GatewayMetrics, previous: Iterable[GateSettings]
 ) -> dict[Key, GateSettings]:
     """The gates of a configuration: those there were, as long as they are named the same."""
     known = {(one.gate.metrics.scope, one.gate.metrics.name): one.gate for one in previous}

@@ -95,10 +95,7 @@ class Ejection(Model):
         ("502-504",), "Statuses that count as failures. 500 is not among them: it is mostly about the request."
     )
     errors: int = setting(
-        50,
-        "Failures and answers of 500 and more (but 501 and 505) in a row that eject too; `0`: none do.",
-        ge=0,
-        le=10_000,
+        50, "Failures and answers of 500 and more (but 501 and 505) in a row that eject too; `0`: none do.", ge=0, le=10_000
     )
     base: values.Duration = setting("30s", "How long the first ejection lasts; the n-th in a row n times as long.")
     max: values.Duration = setting("5m", "How long an ejection lasts at most.")
