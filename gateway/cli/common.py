@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO, TypeAlias
 
 if TYPE_CHECKING:
     from gateway.control.load import Loaded
@@ -19,10 +19,8 @@ UNREACHABLE: Final = 3
 DEFAULT_CONFIG: Final = "config/gateway.yaml"
 
 
-class Add(Protocol):
-    """Registers a command: its name, what runs it, and what the help says."""
-
-    def __call__(self, name: str, command: Callable[[argparse.Namespace], int], text: str, /) -> argparse.ArgumentParser: ...
+Add: TypeAlias = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+"""Registers a command: its name, what runs it, and what the help says."""
 
 
 def add_config(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

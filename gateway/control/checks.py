@@ -19,7 +19,7 @@ from gateway.control.shadowing import hidden_routes
 from gateway.control.words.addresses import Address
 from gateway.control.words.model import Model
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import did_you_mean, one_of
+from gateway.control.words.values import did_you_mean, one_of, repeated
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
 
@@ -60,9 +60,6 @@ def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream,
         yield from block.check(one.blocks[block.name], one.facts, positions)
 
 
-# -- rules between blocks ----------------------------------------------------------------------------------------------
-
-
 def _between(facts: RouteFacts, blocks: Blocks, positions: Positions) -> Iterator[Problem]:
     """What two blocks of a route ask of each other."""
     if facts.upstream is not None and blocks["retry"].value is not RETRY_OFF:
@@ -89,29 +86,26 @@ def _idempotency_key(blocks: Blocks, positions: Positions) -> Iterator[Problem]:
 
 
 def _addresses(config: Config, positions: Positions) -> Iterator[Problem]:
-    seen: dict[Address, str] = {}
     places: list[tuple[Loc, Address]] = [
         (("server", "listen", index, "address"), listen.address) for index, listen in enumerate(config.server.listen)
     ]
     if config.admin.listen is not None:
         places.append((("admin", "listen"), config.admin.listen))
-    for loc, address in places:
-        if address in seen and (address.port or address.path):
-            yield positions.problem(loc, f"`{address}` is already listened on, by {seen[address]}")
-        seen.setdefault(address, ".".join(str(step) for step in loc[:2]))
+    for index, first in repeated(address for _, address in places):
+        loc, address = places[index]
+        if address.port or address.path:
+            by = ".".join(str(step) for step in places[first][0][:2])
+            yield positions.problem(loc, f"`{address}` is already listened on, by {by}")
 
 
 def _cookies(config: Config, positions: Positions) -> Iterator[Problem]:
     """A browser keeps one cookie per name and path: two upstreams would take turns in overwriting it."""
-    first: dict[tuple[str, str], str] = {}
-    for name, upstream in config.upstreams.items():
-        if upstream.sticky is None:
-            continue
-        cookie = (upstream.sticky.cookie, upstream.sticky.path)
-        if cookie in first:
-            message = f"the upstream `{first[cookie]}` sets the same cookie: each would overwrite that of the other"
-            yield positions.problem(("upstreams", name, "sticky", "cookie"), message, "give it another name, or another `path`")
-        first.setdefault(cookie, name)
+    cookies = {name: (one.sticky.cookie, one.sticky.path) for name, one in config.upstreams.items() if one.sticky is not None}
+    names = list(cookies)
+    for index, first in repeated(cookies.values()):
+        message = f"the upstream `{names[first]}` sets the same cookie: each would overwrite that of the other"
+        place = ("upstreams", names[index], "sticky", "cookie")
+        yield positions.problem(place, message, "give it another name, or another `path`")
 
 
 def _fallbacks(config: Config, positions: Positions) -> Iterator[Problem]:
@@ -140,16 +134,10 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
         yield positions.problem(loc, "there is no upstream of this name", hint)
 
 
-# -- routes ------------------------------------------------------------------------------------------------------------
-
-
 def _names(config: Config, positions: Positions) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, route in enumerate(config.routes):
-        if route.name in first:
-            place = positions.at(("routes", first[route.name], "name"))
-            yield positions.problem(("routes", index, "name"), f"another route has the same name, at {place}")
-        first.setdefault(route.name, index)
+    for index, first in repeated(route.name for route in config.routes):
+        place = positions.at(("routes", first, "name"))
+        yield positions.problem(("routes", index, "name"), f"another route has the same name, at {place}")
 
 
 def _route(index: int, route: Route, config: Config, positions: Positions) -> Iterator[Problem]:

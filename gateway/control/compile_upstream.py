@@ -66,7 +66,11 @@ def compile_upstream(
     for entry in written.endpoints:
         watched = written.dns is not None and is_name(entry.url)
         kept, placeholder = known.get(entry.url.url, ([], None))
-        if not kept or (placeholder is not None) is not watched or not _as_written(kept[0], entry):
+        if (
+            not kept
+            or (placeholder is not None) is not watched
+            or (kept[0].weight, kept[0].backup) != (entry.weight, entry.backup)
+        ):
             made = _endpoint(entry)
             made.pool = make_pool(made, settings, metrics)
             kept, placeholder = [made], made if watched else None
@@ -96,10 +100,6 @@ def _by_url(previous: Upstream) -> dict[str, tuple[list[Endpoint], Endpoint | No
     for endpoint in previous.group.endpoints:
         known.setdefault(endpoint.url, ([], names.get(endpoint.url)))[0].append(endpoint)
     return known
-
-
-def _as_written(endpoint: Endpoint, written: EndpointConfig) -> bool:
-    return endpoint.weight == written.weight and endpoint.backup == written.backup
 
 
 def _endpoint(written: EndpointConfig) -> Endpoint:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any, Final
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Config
@@ -59,32 +62,23 @@ def rendered_schema() -> str:
 
 
 def known_fields(loc: Loc) -> list[str]:
-    """The fields of the block at `loc`, by walking the schema. Empty when the block's keys are free names."""
-    schema = json_schema()
-    places = [schema]
+    """The fields of the block at `loc`. Empty when the block's keys are free names."""
+    kinds: list[Any] = [Config]
     for step in loc:
-        places = [inner for place in places for inner in _inner(_choices(place, schema), step)]
-    return [name for place in places for choice in _choices(place, schema) for name in choice.get("properties", ())]
+        kinds = [choice for kind in kinds for inner in _inner(kind, step) for choice in _choices(inner)]
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [field.alias or name for model in models for name, field in model.model_fields.items()]
 
 
-def _choices(place: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [place]
-    if "$ref" in place:
-        found += _choices(schema["$defs"][place["$ref"].rpartition("/")[2]], schema)
-    for keyword in ("anyOf", "allOf"):
-        for option in place.get(keyword, ()):
-            found += _choices(option, schema)
-    return found
+def _choices(kind: Any) -> list[Any]:
+    if get_origin(kind) is Annotated:
+        return _choices(get_args(kind)[0])
+    return [inner for one in get_args(kind) for inner in _choices(one)] if get_origin(kind) in (Union, UnionType) else [kind]
 
 
-def _inner(choices: list[dict[str, Any]], step: str | int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for choice in choices:
-        if isinstance(step, int):
-            found += [choice["items"]] if isinstance(choice.get("items"), dict) else []
-        elif step in choice.get("properties", ()):
-            found.append(choice["properties"][step])
-        else:
-            found += choice.get("patternProperties", {}).values()
-            found += [choice["additionalProperties"]] if isinstance(choice.get("additionalProperties"), dict) else []
-    return found
+def _inner(kind: Any, step: str | int) -> list[Any]:
+    """What can stand under the field, the key or the number."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [field.annotation for name, field in kind.model_fields.items() if (field.alias or name) == step]
+    container = {dict: str, tuple: int}.get(get_origin(kind))
+    return [get_args(kind)[-1 if container is str else 0]] if container is not None and isinstance(step, container) else []

@@ -56,9 +56,6 @@ def _reasons(route: Route) -> Iterator[Failure]:
         yield from foresees(route)
 
 
-# -- certificates ------------------------------------------------------------------------------------------------------
-
-
 def _expiries(config: Config) -> Iterator[tuple[str, float]]:
     """Of each file that we show to somebody: path, and when the first certificate in it expires."""
     shown = [listen.tls.certificate for listen in config.server.listen if listen.tls is not None]

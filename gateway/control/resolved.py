@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Final
 
 from gateway.control.blocks.block import Block, Blocks, RouteFacts, UpstreamFacts
@@ -75,10 +76,7 @@ class _Defaults:
         for block in ROUTE_BLOCKS:
             scopes = _scopes(config.defaults, ("defaults",), block) if block.name in Defaults.model_fields else []
             if block.below:
-                below: Any = config
-                for step in block.below:
-                    below = getattr(below, str(step))
-                scopes.append((block.below, below))
+                scopes.append((block.below, reduce(getattr, block.below, config)))
             self.written[block.name] = scopes
             self.blocks[block.name] = resolve(scopes, block.built_in)
 

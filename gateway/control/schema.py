@@ -35,7 +35,7 @@ from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
 from gateway.control.blocks.upstream.retry_budget import RetryBudget
 from gateway.control.words import addresses, values
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OneOrMany, OrOff, choice, number_of
+from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, number_of
 
 # -- policies, in `defaults` and in routes ---------------------------------------------------------------------------
 
@@ -81,16 +81,12 @@ class Policies(Model):
         None, "How responses are compressed. `on`: as the defaults say; `off` (default): not, whatever `defaults` says."
     )
     decompress_request: DecompressRequestValue = setting(
-        None,
-        "Decode request bodies that come with `Content-Encoding`. `on`: in the default bounds; `off` (default): pass on.",
+        None, "Decode request bodies that come with `Content-Encoding`. `on`: in the default bounds; `off` (default): pass on."
     )
 
 
 class Defaults(Policies):
     """What every route inherits, field by field."""
-
-
-# -- upstreams -------------------------------------------------------------------------------------------------------
 
 
 class Upstream(Model):
@@ -134,16 +130,13 @@ class Upstream(Model):
     retry_budget: RetryBudget = setting({}, "What retries may cost. Short form: `retry_budget: 20%`.")
 
 
-# -- routes ----------------------------------------------------------------------------------------------------------
-
-
 class Match(Model):
     """Which requests a route takes. All conditions must hold."""
 
-    host: Annotated[tuple[values.MatchHost, ...] | None, OneOrMany()] = setting(
+    host: Annotated[tuple[values.MatchHost, ...] | None, ONE_OR_MANY] = setting(
         None, "`api.example.com`, or `*.example.com` for all its subdomains; one or several. Default: any host.", max_length=256
     )
-    path: Annotated[tuple[values.MatchPath, ...], OneOrMany()] = setting(
+    path: Annotated[tuple[values.MatchPath, ...], ONE_OR_MANY] = setting(
         "/**",
         "`/a/b` is exact, `{id}` stands for one segment, `**` at the end for any number of further segments; one or several.",
         min_length=1,
@@ -152,7 +145,7 @@ class Match(Model):
     scheme: Annotated[str, *choice("http", "https")] | None = setting(
         None, "`http` or `https`, as the client's own connection has it: a trusted proxy's `X-Forwarded-Proto` counts."
     )
-    listen: Annotated[tuple[addresses.ListenAddress, ...], OneOrMany()] = setting(
+    listen: Annotated[tuple[addresses.ListenAddress, ...], ONE_OR_MANY] = setting(
         (), "Addresses of `server.listen`, as they are written there. Default: all."
     )
     methods: tuple[values.Method, ...] = setting((), "Any of these; `GET` brings `HEAD`. Default: all.")
@@ -188,16 +181,12 @@ class Route(Policies):
     rewrite_prefix: RewritePrefix | None = setting(None, "Replace a prefix of the path: `{from: /a, to: /b}`.")
 
 
-# -- the file --------------------------------------------------------------------------------------------------------
-
-
 class Config(Model):
     """A gateway configuration."""
 
     version: Annotated[Literal[1], *number_of(1)] = required("Version of the file format: 1.")
-    include: Annotated[tuple[str, ...], OneOrMany()] = setting(
-        (),
-        "Further files, folders or patterns such as `routes.d/*.yaml`, read in the order of their names.",
+    include: Annotated[tuple[str, ...], ONE_OR_MANY] = setting(
+        (), "Further files, folders or patterns such as `routes.d/*.yaml`, read in the order of their names."
     )
     server: Server = setting({}, "The side that clients see.")
     admin: Admin = setting({}, "The admin listener.")

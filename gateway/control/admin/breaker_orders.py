@@ -11,7 +11,7 @@ from time import monotonic, time
 from typing import Any, Final, Protocol, TypeAlias
 
 from gateway.policies import NEVER
-from gateway.policies.circuit_breaker import Breaker, BreakerState, Forced
+from gateway.policies.circuit_breaker import BreakerState, Forced
 from gateway.proxy.plane import DataPlane
 from gateway.proxy.upstream.circuit_breaker import EndpointBreaker
 
@@ -19,10 +19,7 @@ Order: TypeAlias = dict[str, Any]
 Shown: TypeAlias = list[dict[str, Any]]
 
 _WORST_FIRST: Final = [
-    BreakerState.OPEN.value,
-    BreakerState.HALF_OPEN.value,
-    BreakerState.RAMPING.value,
-    BreakerState.CLOSED.value,
+    state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.RAMPING, BreakerState.CLOSED)
 ]
 
 
@@ -137,10 +134,3 @@ def _as_one(of_workers: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "probes_at": min((one["probes_at"] for one in every if one["probes_at"]), default=None),
         "workers": states if len(set(states.values())) > 1 else None,
     }
-
-
-def breaker_word(breaker: Breaker | None) -> str | None:
-    """For `/upstreams`: the state in a word or two."""
-    if breaker is None:
-        return None
-    return breaker.state.value + (" (forced)" if breaker.forced is not None else "")

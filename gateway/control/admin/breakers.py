@@ -6,14 +6,14 @@ An override changes something, so it is a POST with a token, and leaves a line i
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic
 from typing import Final
 
 from aiohttp import web
 
-from gateway.control.admin.answers import json_answer
+from gateway.control.admin.answers import Token, check_token, json_answer
 from gateway.control.admin.breaker_orders import Obeys, Order, Shown, UnknownError
-from gateway.control.admin.token import AdminToken
 from gateway.control.words.units import UnitError, format_duration, parse_duration
 
 LASTS: Final = "1h"
@@ -21,7 +21,7 @@ LASTS: Final = "1h"
 LONGEST_TEXT: Final = 200
 
 PAGES: Final = {
-    "/breakers": "circuit breakers: state, counts, when they probe, overrides; POST to /breakers/open, close, release",
+    "/breakers": "circuit breakers: state, counts, when they probe, overrides; POST to /breakers/open, close, release"
 }
 
 _log = logging.getLogger("gateway")
@@ -32,28 +32,22 @@ class BreakerPages:
 
     pages: Final = PAGES
 
-    def __init__(self, gateway: Obeys, token: AdminToken) -> None:
+    def __init__(self, gateway: Obeys, token: Token) -> None:
         self._gateway = gateway
         self._token = token
 
     def add_to(self, app: web.Application) -> None:
         """Register the pages."""
         app.router.add_get("/breakers", self._list)
-        app.router.add_post("/breakers/open", self._open)
-        app.router.add_post("/breakers/close", self._close)
+        app.router.add_post("/breakers/open", partial(self._force, do="open"))
+        app.router.add_post("/breakers/close", partial(self._force, do="close"))
         app.router.add_post("/breakers/release", self._release)
 
     async def _list(self, request: web.Request) -> web.Response:
         return json_answer({"breakers": await self._gateway.order_breakers(_order(request, "list"))})
 
-    async def _open(self, request: web.Request) -> web.Response:
-        return await self._force(request, "open")
-
-    async def _close(self, request: web.Request) -> web.Response:
-        return await self._force(request, "close")
-
     async def _force(self, request: web.Request, do: str) -> web.Response:
-        self._token.check(request)
+        check_token(request, self._token())
         reason = _text(request, "reason")
         if not reason:
             raise web.HTTPBadRequest(text="A `reason` is missing.\n")
@@ -78,7 +72,7 @@ class BreakerPages:
         return json_answer({"breakers": shown})
 
     async def _release(self, request: web.Request) -> web.Response:
-        self._token.check(request)
+        check_token(request, self._token())
         by = _who(request)
         held = [one for one in await self._gateway.order_breakers(_order(request, "list")) if one["forced"] is not None]
         shown = await self._ordered(_order(request, "release") | {"by": by})

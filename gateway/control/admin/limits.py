@@ -10,8 +10,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from gateway.control.admin.answers import json_answer
-from gateway.control.admin.token import AdminToken
+from gateway.control.admin.answers import Token, check_token, json_answer
 from gateway.control.blocks.traffic.rate_limit_compile import in_words, part_value
 from gateway.control.words.keys import Part
 from gateway.policies.rate_limit import seconds_up
@@ -60,7 +59,7 @@ class LimitPages:
 
     pages: Final = PAGES
 
-    def __init__(self, counts: LimitCounts, token: AdminToken) -> None:
+    def __init__(self, counts: LimitCounts, token: Token) -> None:
         self._counts = counts
         self._token = token
 
@@ -103,7 +102,7 @@ class LimitPages:
         return json_answer(await self._ask(limit, digest, 0))
 
     async def _reset(self, request: web.Request) -> web.Response:
-        self._token.check(request)
+        check_token(request, self._token())
         limit, digest = self._named(request)
         counts = self._counts
         counts.forget_key(limit.id, digest)

@@ -20,7 +20,6 @@ from gateway.control.admin.breakers import BreakerPages
 from gateway.control.admin.limits import LimitCounts, LimitPages
 from gateway.control.admin.metrics_page import Collected, metrics_page
 from gateway.control.admin.reload import ReloadPages
-from gateway.control.admin.token import AdminToken
 from gateway.control.blocks.server.server import Admin
 from gateway.control.running.reload import Reloader
 from gateway.headers import normalise_host, parse_address
@@ -106,6 +105,19 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
             return web.Response(text="ready\n")
         return web.Response(status=503, text="draining\n" if state.draining else "starting\n")
 
+    async def counted() -> Collected:
+        await state.refresh()
+        return state.metrics
+
+    async def livez(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def config(request: web.Request) -> web.Response:
+        return json_answer(state.effective_config)
+
+    async def live(request: web.Request) -> web.Response:
+        return json_answer(await state.live(request.path[1:]))
+
     groups = list(more)
     pages = {**PAGES, **{path: text for group in groups for path, text in group.pages.items()}}
 
@@ -113,12 +125,12 @@ def make_admin_app(state: AdminState, hosts: Iterable[str] = (), more: Iterable[
         return web.Response(text="".join(f"{path:<12} {text}\n" for path, text in pages.items()))
 
     app.router.add_get("/", index)
-    app.router.add_get("/livez", _livez)
+    app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics_page(state))
-    app.router.add_get("/config", _shows(lambda: state.effective_config))
-    app.router.add_get("/routes", _shows_live(state, "routes"))
-    app.router.add_get("/upstreams", _shows_live(state, "upstreams"))
+    app.router.add_get("/metrics", metrics_page(counted))
+    app.router.add_get("/config", config)
+    app.router.add_get("/routes", live)
+    app.router.add_get("/upstreams", live)
     for group in groups:
         group.add_to(app)
     return app
@@ -140,7 +152,10 @@ def make_admin_runner(state: AdminState, hosts: Iterable[str] = (), more: Iterab
 
 def all_pages(gateway: Gateway) -> tuple[Pages, ...]:
     """The groups of pages that every gateway has beside `PAGES`."""
-    token = AdminToken(lambda: gateway.token)
+
+    def token() -> str | None:
+        return gateway.token
+
     return LimitPages(gateway.counts, token), BreakerPages(gateway, token), ReloadPages(gateway.reloader, token)
 
 
@@ -178,21 +193,3 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     response.headers.pop("Server", None)
-
-
-async def _livez(request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
-
-
-def _shows(value: Callable[[], object]) -> _Handler:
-    async def show(request: web.Request) -> web.Response:
-        return json_answer(value())
-
-    return show
-
-
-def _shows_live(state: AdminState, name: str) -> _Handler:
-    async def show(request: web.Request) -> web.Response:
-        return json_answer(await state.live(name))
-
-    return show

@@ -33,18 +33,7 @@ class Collected(Protocol):
         """The collector protocol of prometheus_client."""
 
 
-class Counting(Protocol):
-    """Who has it."""
-
-    @property
-    def metrics(self) -> Collected:
-        """What is counted."""
-
-    async def refresh(self) -> None:
-        """Called before `metrics` are read."""
-
-
-def metrics_page(state: Counting) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def metrics_page(counted: Callable[[], Awaitable[Collected]]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The handler: the gateway's metrics, those of the process and of the interpreter."""
     process = CollectorRegistry()
     ProcessCollector(registry=process)
@@ -52,7 +41,7 @@ def metrics_page(state: Counting) -> Callable[[web.Request], Awaitable[web.Strea
     GCCollector(registry=process)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        await state.refresh()
+        gateway = await counted()
         _, content_type = choose_encoder(request.headers.get("Accept", ""))
         openmetrics = content_type.startswith("application/openmetrics-text")
         response = web.StreamResponse(headers={"Content-Type": content_type})
@@ -60,7 +49,7 @@ def metrics_page(state: Counting) -> Callable[[web.Request], Awaitable[web.Strea
         if request.method == "HEAD":
             return response
         piece = bytearray()
-        slices = exposition(chain(state.metrics.collect(), process.collect()), openmetrics=openmetrics)
+        slices = exposition(chain(gateway.collect(), process.collect()), openmetrics=openmetrics)
         for number, text in enumerate(slices, 1):
             piece += text.encode("utf-8")
             if len(piece) >= PIECE:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
-from gateway.control.admin.breaker_orders import breaker_word
 from gateway.endpoints import Endpoint, EndpointGroup
 from gateway.policies.max_in_flight import RANKS
 from gateway.snapshot import Route, Snapshot
@@ -48,6 +47,7 @@ def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
 
 def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str, object]:
     """`state_for` in seconds; `weight_now` is what it gets of its weight at the moment."""
+    breaker = endpoint.breaker
     return {
         "url": endpoint.url,
         "address": endpoint.address if endpoint.label != endpoint.url else None,
@@ -59,7 +59,7 @@ def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str,
         "backup": endpoint.backup,
         "weight_now": round(endpoint.weight * endpoint.share, 2) if endpoint in group.available else 0,
         "failures_in_a_row": endpoint.errors,
-        "circuit_breaker": breaker_word(endpoint.breaker),
+        "circuit_breaker": breaker and breaker.state.value + (" (forced)" if breaker.forced is not None else ""),
         "in_flight": endpoint.in_flight,
         "connections": endpoint.pool.counts(),
     }

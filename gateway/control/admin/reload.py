@@ -7,8 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.control.admin.answers import json_answer
-from gateway.control.admin.token import AdminToken
+from gateway.control.admin.answers import Token, check_token, json_answer
 from gateway.control.running.reload import Outcome, Reloader
 
 PAGES: Final = {"/reload": "how the last reload went; POST reloads, with ?dry_run=1 it only says what would change"}
@@ -19,7 +18,7 @@ class ReloadPages:
 
     pages: Final = PAGES
 
-    def __init__(self, reloader: Reloader, token: AdminToken) -> None:
+    def __init__(self, reloader: Reloader, token: Token) -> None:
         self._reloader = reloader
         self._token = token
 
@@ -32,19 +31,11 @@ class ReloadPages:
         return _answer(self._reloader.last)
 
     async def _reload(self, request: web.Request) -> web.Response:
-        self._token.check(request)
+        check_token(request, self._token())
         dry_run = request.query.get("dry_run", "") not in ("", "0", "false")
         outcome = await self._reloader.reload("admin listener", dry_run=dry_run)
         return _answer(outcome, status=200 if outcome.ok else 422)
 
 
 def _answer(outcome: Outcome, status: int = 200) -> web.Response:
-    body = {
-        "ok": outcome.ok,
-        "dry_run": outcome.dry_run,
-        "hash": outcome.hash,
-        "changes": [asdict(change) for change in outcome.changes],
-        "problems": [asdict(problem) for problem in outcome.problems],
-        "text": outcome.text,
-    }
-    return json_answer(body, status)
+    return json_answer(asdict(outcome) | {"text": outcome.text}, status)

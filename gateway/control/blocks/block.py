@@ -10,7 +10,6 @@ from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words.addresses import EndpointUrl
 from gateway.control.words.inherit import Resolved
-from gateway.control.words.request import Request
 from gateway.errors import Failure
 from gateway.gates import Gate
 from gateway.metrics import GatewayMetrics
@@ -73,6 +72,17 @@ class Making:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A request to explain, with its path normalised and its field names in lower case."""
+
+    method: bytes
+    host: bytes
+    path: bytes
+    query: dict[bytes, bytes]
+    headers: dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What explaining needs of the request and of the rest of the file."""
 
@@ -109,7 +119,7 @@ class Block(Generic[F]):
     """The word of the YAML."""
     built_in: Any = None
     """What holds where nobody wrote it, of a block that routes inherit."""
-    below: Loc = ()
+    below: tuple[str, ...] = ()
     """Where else its fields may be written: what holds there where neither route nor `defaults` says."""
     forwards: bool = False
     """It has no effect in a route without an upstream."""

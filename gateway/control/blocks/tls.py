@@ -125,22 +125,15 @@ def _holds(path: Path, what: bytes) -> bool:
     return what in path.read_bytes()
 
 
-def fingerprint(tls: UpstreamTls) -> str:
+def fingerprint(tls: ListenTls | UpstreamTls) -> str:
     """A digest over the settings and the content of every file they name, so that a renewed certificate is a change."""
-    return _digest(tls, (tls.verify, tls.server_name), (tls.ca, tls.certificate, tls.key, tls.key_password_file))
-
-
-def listen_fingerprint(tls: ListenTls) -> str:
-    """What stands for the context of a listener in comparisons."""
-    return _digest(tls, (tls.min_version,), (tls.certificate, tls.key, tls.key_password_file))
-
-
-def _digest(tls: ListenTls | UpstreamTls, settings: tuple[object, ...], files: tuple[Path | None, ...]) -> str:
     digest = hashlib.sha256()
-    secret = tls.key_password.get_secret_value() if tls.key_password is not None else ""
-    digest.update(repr((*settings, secret)).encode())
-    for path in files:
-        digest.update(b"\0" if path is None else hashlib.sha256(path.read_bytes()).digest())
+    for name in type(tls).model_fields:
+        value = getattr(tls, name)
+        if isinstance(value, Path):
+            digest.update(hashlib.sha256(value.read_bytes()).digest())
+        else:
+            digest.update(repr(value.get_secret_value() if isinstance(value, SecretStr) else value).encode())
     return digest.hexdigest()
 
 

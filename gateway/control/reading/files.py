@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final, TypeAlias
-
-_BLOCK: Final = 1 << 20
+from typing import TypeAlias
 
 Digests: TypeAlias = dict[Path, bytes | None]
 """File ▸ SHA-256 of its content; None when it cannot be read."""
@@ -43,20 +42,14 @@ def matching(path: Path) -> list[Path] | None:
     """The files that an `include` stands for; None when it names a file or folder that is not there."""
     if glob.has_magic(str(path)):
         # Not Path.glob: it takes no absolute patterns and cannot fail quietly on unreadable folders.
-        return [path for path in map(Path, glob.glob(str(path))) if _is_file(path)]  # noqa: PTH207
+        # Nor Path.is_file: it fails below a folder that may not be searched, and for an endless chain of links.
+        return [Path(name) for name in glob.glob(str(path)) if os.path.isfile(name)]  # noqa: PTH113, PTH207
     try:
         if path.is_dir():
             return [file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")]
         return [path] if path.is_file() else None
     except OSError:
         return None
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # below a folder that may not be searched; an endless chain of links
-        return False
 
 
 def digest(content: bytes) -> bytes:
@@ -66,16 +59,13 @@ def digest(content: bytes) -> bytes:
 
 def digest_of(path: Path) -> bytes | None:
     """What stands for the content of a file; None when there is no file that can be read."""
-    found = hashlib.sha256()
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return None
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
+            return hashlib.file_digest(file, "sha256").digest()
     except (OSError, ValueError):
         return None
-    return found.digest()
 
 
 def digests_of(paths: Iterable[Path]) -> Digests:

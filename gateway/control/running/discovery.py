@@ -12,13 +12,13 @@ import logging
 from collections.abc import Callable, Sequence
 from random import random
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final
 
 from gateway.control.blocks.upstream.health import endpoint_at
+from gateway.control.compile_upstream import MakePool
 from gateway.endpoints import Endpoint, introduce
-from gateway.metrics import UpstreamMetrics
-from gateway.ports import Pool, Resolver
-from gateway.snapshot import Snapshot, Upstream, UpstreamSettings
+from gateway.ports import Resolver
+from gateway.snapshot import Snapshot, Upstream
 
 LOOKUP: Final = 5.0
 """Seconds for one lookup."""
@@ -30,8 +30,6 @@ JITTER: Final = 0.1
 MOST_ADDRESSES: Final = 256
 """Of one name; the others are left out."""
 CONNECTS_AT_ONCE: Final = 64
-
-MakePool: TypeAlias = Callable[[Endpoint, UpstreamSettings, UpstreamMetrics], Pool]
 
 _log = logging.getLogger("gateway")
 
@@ -126,8 +124,6 @@ class Discovery:
         if why and name in upstream.group.endpoints and name.up:
             upstream.group.probed(name, f"DNS: {why}", monotonic(), up=False)
         return bool(why)
-
-    # -- what an answer changes ---------------------------------------------------------------------------------------
 
     def _endpoints_of(self, name: Endpoint) -> list[Endpoint]:
         """Those at the addresses of the name; the placeholder is none of them."""

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 from gateway.control.load import Loaded, load
 from gateway.control.reading.files import Look, Settling, Sources, Stamps, digests_of, stamps_of
-from gateway.control.reading.nodes import Loc
 from gateway.control.reading.problems import ConfigError, Problem, render_text
 from gateway.control.running.off_loop import off_loop
 from gateway.control.tools.diff import MOST, Change, diff, render
@@ -28,7 +27,7 @@ SETTLE: Final = 0.25
 """Seconds after which files that have changed must still be the same."""
 READ_ANYWAY: Final = 10
 """Every so many looks the content is read even if no stamp has changed: not every file system keeps time well."""
-FIXED: Final[tuple[Loc, ...]] = (("server", "workers"), ("admin", "listen"))
+FIXED: Final[tuple[tuple[str, ...], ...]] = (("server", "workers"), ("admin", "listen"))
 """What cannot change while the gateway runs."""
 
 _log = logging.getLogger("gateway")
@@ -183,12 +182,5 @@ def refusals(running: Loaded, loaded: Loaded) -> list[Problem]:
             loc, f"`{'.'.join(map(str, loc))}` cannot change while the gateway runs", "restart it, or take the change back"
         )
         for loc in FIXED
-        if _at(running, loc) != _at(loaded, loc)
+        if functools.reduce(getattr, loc, running.config) != functools.reduce(getattr, loc, loaded.config)
     ]
-
-
-def _at(loaded: Loaded, loc: Loc) -> object:
-    value: object = loaded.config
-    for step in loc:
-        value = getattr(value, str(step))
-    return value

@@ -40,7 +40,7 @@ from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.worker_link import WorkerLink
 from gateway.proxy.upstream.pool import EndpointPool
 from gateway.server_settings import Listener
-from gateway.snapshot import EMPTY, RedisSettings, Snapshot, UpstreamSettings
+from gateway.snapshot import EMPTY, Snapshot, UpstreamSettings
 
 LOOKUPS: Final = 2.0
 """Seconds that the start waits for the names of endpoints at most."""
@@ -158,20 +158,18 @@ class Runtime:
             os.close(fd)
 
     async def _prepare_store(self, prepared: Prepared) -> None:
-        settings = prepared.snapshot.redis or (worker_store.SETTINGS if self.member is not None else None)
+        member = self.member
+        settings = prepared.snapshot.redis or (worker_store.SETTINGS if member is not None else None)
         if settings is None:
             return
         if self._limit_store is not None and self._limit_store.settings == settings:
             prepared.store = self._limit_store
             return
-        prepared.store = self._make_store(settings)
-        await prepared.store.start()
-
-    def _make_store(self, settings: RedisSettings) -> LimitBatcher:
-        member = self.member
         if settings is worker_store.SETTINGS and member is not None:
-            return LimitBatcher(settings, StoreMetrics(), lambda _: WorkerLink(member.connect), source=Answers.LOCAL)
-        return LimitBatcher(settings, StoreMetrics())
+            prepared.store = LimitBatcher(settings, StoreMetrics(), lambda _: WorkerLink(member.connect), source=Answers.LOCAL)
+        else:
+            prepared.store = LimitBatcher(settings, StoreMetrics())
+        await prepared.store.start()
 
     def _bind(self, one: Listener) -> Door:
         if self.member is None:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from gateway.control.blocks.block import Asked
+from gateway.control.blocks.block import Asked, Request
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.blocks.upstream.fallback import places
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Route
-from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
 from gateway.router import (
     LISTENER,
@@ -127,9 +126,6 @@ def _place(loaded: Loaded, loc: Loc) -> str:
     return str(loaded.positions.at(loc))
 
 
-# -- why and why not -------------------------------------------------------------------------------------------------
-
-
 def mismatches(match: Match, request: Request) -> list[str]:
     """Every condition of a route that the request does not meet, in words."""
     reasons = []
@@ -196,9 +192,6 @@ _ADVANTAGES: Final = (
 def _advantage(better: Match, worse: Match) -> str:
     pairs = zip(rank(better, 0), rank(worse, 1), _ADVANTAGES, strict=True)
     return next(word for mine, other, word in pairs if mine != other)
-
-
-# -- what holds ------------------------------------------------------------------------------------------------------
 
 
 def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...], request: Request) -> list[str]:

@@ -8,13 +8,7 @@ from typing import Final
 
 from gateway.metrics.everything import GatewayMetrics
 from gateway.metrics.families import Family, HistogramFamily
-from gateway.metrics.instruments import (
-    BATCH_BUCKETS,
-    OVERHEAD_BUCKETS,
-    PROBE_BUCKETS,
-    REQUEST_BUCKETS,
-    WAIT_BUCKETS,
-)
+from gateway.metrics.instruments import BATCH_BUCKETS, OVERHEAD_BUCKETS, PROBE_BUCKETS, REQUEST_BUCKETS, WAIT_BUCKETS
 from gateway.metrics.rate_limit import DECIDERS, DECISIONS, StoreMetrics
 from gateway.metrics.reloads import ReloadMetrics
 from gateway.metrics.routes import KNOWN_METHODS

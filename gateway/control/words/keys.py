@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
 from gateway.control.words import values
-from gateway.control.words.values import OneOrMany, invalid, text_value
+from gateway.control.words.values import ONE_OR_MANY, invalid, text_value
 from gateway.request_key import KeyPart
 
 KEY_PATTERN: Final = r"^(client_ip|host|method|route|(header|query|cookie|path|constant):.+)$"
@@ -50,7 +50,7 @@ def _parse_part(text: str) -> Part:
 PartValue: TypeAlias = Annotated[
     Part, *text_value("a key such as `client_ip` or `header:X-Tenant`", _parse_part, pattern=KEY_PATTERN)
 ]
-KeyParts: TypeAlias = Annotated[tuple[PartValue, ...], OneOrMany()]
+KeyParts: TypeAlias = Annotated[tuple[PartValue, ...], ONE_OR_MANY]
 
 
 def fields_of_key(key: Iterable[Part]) -> Iterator[bytes]:

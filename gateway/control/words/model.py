@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, SecretStr, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gateway.control.reading.expand import read_secret
+
+T = TypeVar("T")
 
 HIDDEN: Final = "***"
 """What is shown in place of a secret."""
@@ -23,6 +26,12 @@ def setting(default: object, description: str, **more: Any) -> Any:
 def required(description: str, **more: Any) -> Any:
     """A field that must be written."""
     return Field(description=description, **more)
+
+
+def made_of(block: object, kind: type[T], **others: Any) -> T:
+    """Settings of a kind, a dataclass: the others as they are given, all other fields as they are called in the block."""
+    same = [one.name for one in fields(kind) if one.name not in others]  # type: ignore[arg-type]
+    return kind(**{name: getattr(block, name) for name in same}, **others)
 
 
 class Model(BaseModel):

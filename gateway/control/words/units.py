@@ -20,15 +20,7 @@ _DURATION: Final = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]
 _SIZE: Final = re.compile(r"([0-9]+)([A-Za-z]*)")
 _PERCENT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-_FACTORS: Final = {
-    "B": 1,
-    "KB": 1000,
-    "MB": 1000**2,
-    "GB": 1000**3,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-}
+_FACTORS: Final = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DURATION_WORDS: Final = (
     (re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:sec|secs|second|seconds|S)"), "{}s"),
     (re.compile(r"([0-9]+) ?(?:min|mins|minute|minutes|M)"), "{}m"),

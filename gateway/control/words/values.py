@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -40,6 +40,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if not close:
         return ""
     return f"did you mean `{next(name for name in listed if name.lower() == close[0])}`?"
+
+
+def repeated(words: Iterable[Any]) -> Iterator[tuple[int, int]]:
+    """The places of all that has stood before, each with the place where it stood first."""
+    first: dict[Any, int] = {}
+    for at, word in enumerate(words):
+        if first.setdefault(word, at) != at:
+            yield at, first[word]
 
 
 def text_value(what: str, parse: Callable[[str], Any], **schema: Any) -> tuple[PlainValidator, WithJsonSchema]:
@@ -112,6 +120,13 @@ def _header_size(text: str) -> int:
     return size
 
 
+def _share(text: str) -> float:
+    share = units.parse_percent(text)
+    if share <= 0:
+        raise units.UnitError("must be more than `0%`")
+    return share
+
+
 def duration_within(least: str, most: str, example: str = "5s") -> tuple[PlainValidator, WithJsonSchema]:
     """A duration between these two."""
     parse = functools.partial(units.parse_duration_within, least=least, most=most)
@@ -132,6 +147,8 @@ BodySize: TypeAlias = Annotated[
     int, *text_value("a size such as `10MiB`, or `off`", _size_or_off, pattern=rf"^off$|{units.SIZE_PATTERN}")
 ]
 """Bytes; `NO_LIMIT` for `off`."""
+Share: TypeAlias = Annotated[float, *text_value("a percentage such as `50%`", _share, pattern=units.PERCENT_PATTERN)]
+"""More than 0, at most 1."""
 Size: TypeAlias = Annotated[int, *text_value("a size such as `1KiB`", units.parse_size, pattern=units.SIZE_PATTERN)]
 """Bytes."""
 
@@ -263,11 +280,9 @@ Location: TypeAlias = Annotated[str, *text_value("a URL or a path", _parse_locat
 
 
 def _parse_strip(value: Any) -> str | bool:
-    return value if isinstance(value, bool) else _parse_prefix(value) if isinstance(value, str) else _not_prefix()
-
-
-def _not_prefix() -> str:
-    raise invalid("expected `true` or a prefix such as `/api`")
+    if not isinstance(value, (bool, str)):
+        raise invalid("expected `true` or a prefix such as `/api`")
+    return _parse_prefix(value) if isinstance(value, str) else value
 
 
 StripPrefix: TypeAlias = Annotated[
@@ -326,30 +341,35 @@ ValueCondition: TypeAlias = Annotated[
 ]
 
 
-class OneOrMany:
-    """Annotation: a single text stands for a list of one."""
+@dataclass(frozen=True)
+class Form:
+    """Annotation: another way to write a value. `turned` makes the usual one of it, `shown` adds it to the schema of that."""
+
+    turned: Callable[[Any], Any]
+    shown: Callable[[JsonSchemaValue], JsonSchemaValue]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def listed(value: Any) -> Any:
-            return (value,) if isinstance(value, str) else value
-
-        return core_schema.no_info_before_validator_function(listed, handler(source))
+        return core_schema.no_info_before_validator_function(self.turned, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
+        return self.shown(handler(schema))
 
 
-class Switched:
-    """Annotation: `on` stands for the block with nothing written in it."""
+ONE_OR_MANY: Final = Form(
+    lambda value: (value,) if isinstance(value, str) else value, lambda inner: {"anyOf": [{"type": "string"}, inner]}
+)
+"""A single text stands for a list of one."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def opened(value: Any) -> Any:
-            return {} if value == ON or value is True else OFF if value is False else value
 
-        return core_schema.no_info_before_validator_function(opened, handler(source))
+def switched(example: str) -> Form:
+    """`on` and `true` stand for the block with nothing written in it, `false` for `off`: outside of `OrOff`."""
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"const": ON}, {"type": "boolean"}, *handler(schema).get("anyOf", [])]}
+    def turned(value: Any) -> Any:
+        if isinstance(value, str) and value not in (ON, OFF):
+            raise invalid(f"expected `true`, `off` or a block such as `{example}`")
+        return {} if value == ON or value is True else OFF if value is False else value
+
+    return Form(turned, lambda inner: {"anyOf": [{"const": ON}, {"type": "boolean"}, *inner["anyOf"]]})
 
 
 @dataclass(frozen=True)

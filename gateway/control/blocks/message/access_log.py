@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import orjson
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, ValidationInfo, WithJsonSchema
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import PlainValidator, ValidationInfo, WithJsonSchema
 
 from gateway.access_log import AccessNames, AccessSettings
 from gateway.control.blocks.block import Asked, Block, Blocks, Making, RouteFacts, Row
@@ -18,21 +16,13 @@ from gateway.control.words.file_rights import FileRights
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import choice, invalid, text_value
+from gateway.control.words.values import OrOff, choice, invalid, switched, text_value
 from gateway.proxy.access_log.line import ECS, FLAT, OTEL, key, line_template, refused_template
 
-SECRET_FIELDS: Final = frozenset(
-    (
-        "authorization",
-        "cookie",
-        "proxy-authorization",
-        "set-cookie",
-        "x-api-key",
-        "x-auth-token",
-        "x-csrf-token",
-        "x-amz-security-token",
-    )
-)
+SECRET_FIELDS: Final = (
+    "authorization", "cookie", "proxy-authorization", "set-cookie", "x-amz-security-token", "x-api-key", "x-auth-token",
+    "x-csrf-token",
+)  # fmt: skip
 """Header fields that are credentials."""
 
 REDACTED: Final = (
@@ -48,19 +38,17 @@ def _resolve_file(value: Any, info: ValidationInfo) -> str:
     return value if value == "-" else str(Path((info.context or {}).get("base", Path()), value))
 
 
-def _parse_logged(value: Any) -> str:
-    if not isinstance(value, str):
-        raise invalid("expected a header name")
-    name = values.parse_field_name(value).lower()
+def _parse_logged(text: str) -> str:
+    name = values.parse_field_name(text).lower()
     if name in SECRET_FIELDS:
         raise invalid("this header holds credentials and is never logged")
     return name
 
 
-def _parse_parameter(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 128:
+def _parse_parameter(text: str) -> str:
+    if not 1 <= len(text) <= 128:
         raise invalid("expected the name of a query parameter")
-    return value.lower()
+    return text.lower()
 
 
 def _parse_sample(text: str) -> float:
@@ -71,8 +59,8 @@ def _parse_sample(text: str) -> float:
 
 
 LogFile: TypeAlias = Annotated[str, PlainValidator(_resolve_file), WithJsonSchema({"type": "string", "minLength": 1})]
-LoggedField: TypeAlias = Annotated[str, PlainValidator(_parse_logged), WithJsonSchema({"type": "string", "minLength": 1})]
-Parameter: TypeAlias = Annotated[str, PlainValidator(_parse_parameter), WithJsonSchema({"type": "string", "minLength": 1})]
+LoggedField: TypeAlias = Annotated[str, *text_value("a header name", _parse_logged, minLength=1)]
+Parameter: TypeAlias = Annotated[str, *text_value("the name of a query parameter", _parse_parameter, minLength=1)]
 Sample: TypeAlias = Annotated[float, *text_value("a percentage such as `10%`", _parse_sample, pattern=units.PERCENT_PATTERN)]
 
 
@@ -114,26 +102,7 @@ ROUTE_LOG_OFF: Final = RouteLog(enabled=False)
 """What `off` stands for."""
 
 
-class OnOrOff:
-    """Annotation: `true` stands for an empty block, `false` and `off` for none."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def validate(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
-            if value is False or value == values.OFF:
-                return ROUTE_LOG_OFF
-            if value is True or value == "on":
-                return inner({})
-            if isinstance(value, str):
-                raise invalid("expected `true`, `off` or a block such as `{sample: 10%}`")
-            return inner(value)
-
-        return core_schema.no_info_wrap_validator_function(validate, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "boolean"}, {"const": values.OFF}, handler(schema)]}
-
-
-RouteLogSetting: TypeAlias = Annotated[RouteLog | None, OnOrOff()]
+RouteLogSetting: TypeAlias = Annotated[RouteLog | None, OrOff(ROUTE_LOG_OFF), switched("{sample: 10%}")]
 
 
 FORMATS: Final[dict[str, AccessNames]] = {"flat": FLAT, "otel": OTEL, "ecs": ECS}

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, TypeAlias
 
-from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, Making, Request, RouteFacts, Row
 from gateway.control.reading.nodes import Positions
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
-from gateway.control.words.model import setting
-from gateway.control.words.request import Request
+from gateway.control.words.model import made_of, setting
 from gateway.control.words.units import format_size
-from gateway.control.words.values import OneOrMany, OrOff, Switched, choice, invalid, text_value
+from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, invalid, switched, text_value
 from gateway.policies.compression import CODINGS, TYPES, Breach, CompressionSettings, Types, negotiate
 from gateway.proxy.bodies.coders import DEFAULT_LEVELS, LEVELS, LIBRARIES, coder
 from gateway.snapshot import Compression as CompressionSnapshot
@@ -49,11 +48,11 @@ AcceptEncoding: TypeAlias = Annotated[str, *choice("forward", "identity")]
 class Compression(Policy):
     """How responses are compressed. Nothing is, unless a route or `defaults` has this block or `on`."""
 
-    codings: Annotated[tuple[Annotated[str, *choice(*CODINGS)], ...], OneOrMany()] = setting(
+    codings: Annotated[tuple[Annotated[str, *choice(*CODINGS)], ...], ONE_OR_MANY] = setting(
         CODINGS, "What is offered, the preferred one first. Default `[zstd, br, gzip]`.", min_length=1, max_length=len(CODINGS)
     )
     min_size: values.Size = setting("1KiB", "A smaller body is left as it is. Default `1KiB`.")
-    types: Annotated[tuple[MediaType, ...], OneOrMany()] = setting(
+    types: Annotated[tuple[MediaType, ...], ONE_OR_MANY] = setting(
         TYPES,
         "Media types that are compressed: `application/json`, `text/*`, `*+json`, `*/*`. Default: text and the like.",
         min_length=1,
@@ -81,7 +80,7 @@ class Compression(Policy):
 COMPRESSION_OFF: Final = Compression.make_off()
 """What `off` stands for: this very object."""
 
-CompressionValue: TypeAlias = Annotated[Compression | None, OrOff(COMPRESSION_OFF), Switched()]
+CompressionValue: TypeAlias = Annotated[Compression | None, OrOff(COMPRESSION_OFF), switched("{min_size: 1KiB}")]
 
 
 def _compile(found: Resolved[Compression], facts: RouteFacts, making: Making) -> dict[str, Any]:
@@ -92,9 +91,10 @@ def _compile(found: Resolved[Compression], facts: RouteFacts, making: Making) ->
     offered = [made for name in written.codings if (made := coder(name, getattr(written.levels, name))) is not None]
     if not offered:
         return {"compression": None}
-    settings = CompressionSettings(
+    settings = made_of(
+        written,
+        CompressionSettings,
         codings=tuple(one.name for one in offered),
-        min_size=written.min_size,
         types=Types(written.types),
         breach=Breach(written.breach),
         opt_out=written.opt_out.lower().encode("ascii"),
@@ -183,11 +183,5 @@ def _outcome(compression: Compression, offered: list[str], request: Request) -> 
 
 
 BLOCK: Final = Block[RouteFacts](
-    "compression",
-    COMPRESSION_OFF,
-    forwards=True,
-    compile=_compile,
-    rows=_rows,
-    fields_read=_fields_read,
-    notes=_notes,
+    "compression", COMPRESSION_OFF, forwards=True, compile=_compile, rows=_rows, fields_read=_fields_read, notes=_notes
 )

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, TypeAlias
 from gateway.control.blocks.block import Block, Making, RouteFacts, line
 from gateway.control.words import values
 from gateway.control.words.inherit import Policy, Resolved
-from gateway.control.words.model import setting
+from gateway.control.words.model import made_of, setting
 from gateway.control.words.units import format_size
-from gateway.control.words.values import OrOff, Switched
+from gateway.control.words.values import OrOff, switched
 from gateway.policies.decompress_request import DecompressRequestSettings
 
 
@@ -26,13 +26,13 @@ class DecompressRequest(Policy):
 DECOMPRESSION_OFF: Final = DecompressRequest.make_off()
 """What `off` stands for: this very object."""
 
-DecompressRequestValue: TypeAlias = Annotated[DecompressRequest | None, OrOff(DECOMPRESSION_OFF), Switched()]
+DecompressRequestValue: TypeAlias = Annotated[DecompressRequest | None, OrOff(DECOMPRESSION_OFF), switched("{max_size: 10MiB}")]
 
 
 def _compile(found: Resolved[DecompressRequest], facts: RouteFacts, making: Making) -> dict[str, Any]:
     if found.value is DECOMPRESSION_OFF or facts.upstream is None:
         return {"decompress_request": None}
-    return {"decompress_request": DecompressRequestSettings(found.value.max_size, found.value.max_ratio)}
+    return {"decompress_request": made_of(found.value, DecompressRequestSettings)}
 
 
 def _in_words(written: DecompressRequest) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from gateway.control.blocks.tls import ListenTls, check_tls, listen_fingerprint, server_context
+from gateway.control.blocks.tls import ListenTls, check_tls, fingerprint, server_context
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses
@@ -77,7 +77,7 @@ def listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
         listen.address.port,
         listen.address.path,
         rights=listen.rights(),
-        tls_fingerprint=listen_fingerprint(listen.tls) if listen.tls is not None else "",
+        tls_fingerprint=fingerprint(listen.tls) if listen.tls is not None else "",
     )
     if plain in known or listen.tls is None:
         return known.get(plain, plain)

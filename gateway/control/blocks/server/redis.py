@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
-from gateway.control.words.model import Model, setting
+from gateway.control.words.model import Model, made_of, setting
 from gateway.control.words.values import invalid, text_value
 from gateway.snapshot import RedisSettings
 
@@ -124,14 +124,10 @@ def redis_settings(redis: Redis) -> RedisSettings | None:
     url = redis.url
     if not url.scheme:
         return None
-    return RedisSettings(
-        scheme=url.scheme,
-        nodes=url.nodes,
-        path=url.path,
-        tls=url.tls,
+    return made_of(
+        url,
+        RedisSettings,
         ca=str(redis.ca) if redis.ca is not None else "",
-        database=url.database,
-        service=url.service,
         username=redis.username or url.username,
         password=redis.secret("password") or url.password,
         timeout=redis.timeout,

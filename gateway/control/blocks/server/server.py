@@ -16,8 +16,8 @@ from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, values
 from gateway.control.words.file_rights import FileRights
-from gateway.control.words.model import Model, setting
-from gateway.control.words.values import OneOrMany, OrOff, choice
+from gateway.control.words.model import Model, made_of, setting
+from gateway.control.words.values import ONE_OR_MANY, OrOff, choice
 from gateway.headers import Networks
 from gateway.policies.overload import OverloadSettings
 from gateway.server_settings import ForwardedFields, Limits, Listener, Names, ServerSettings
@@ -91,7 +91,7 @@ class RequestId(Model):
 class Server(Model):
     """The side that clients see."""
 
-    listen: Annotated[tuple[Listen, ...], OneOrMany()] = setting(
+    listen: Annotated[tuple[Listen, ...], ONE_OR_MANY] = setting(
         ({"address": ":8080"},), "Where to listen.", min_length=1, max_length=64
     )
     name: values.ServerName | None = setting(
@@ -166,33 +166,15 @@ def process_name() -> str:
 
 def server_settings(server: Server, previous: tuple[Listener, ...]) -> ServerSettings:
     """What it becomes. A listener that is the same as before keeps its TLS context. Raises `tls.TlsError` and OSError."""
-    limits, timeouts = server.limits, server.timeouts
     known = {listener: listener for listener in previous}
     return ServerSettings(
         listeners=tuple(listener(listen, known) for listen in server.listen),
         name=server.name or process_name(),
         trusted_proxies=Networks(server.trusted_proxies),
-        limits=Limits(
-            headers=limits.headers,
-            header_count=limits.header_count,
-            target=limits.target,
-            response_headers=limits.response_headers,
-            connections=limits.connections,
-            requests_per_connection=limits.requests_per_connection,
-            tunnels=limits.tunnels,
-            upload_rate=max(0, limits.upload_rate),
-            rate_limit_keys=limits.rate_limit_keys,
-        ),
-        timeouts=ServerTimeoutsSnapshot(
-            header=timeouts.header,
-            body_idle=timeouts.body_idle,
-            write_stall=timeouts.write_stall,
-            keep_alive=timeouts.keep_alive,
-            drain=timeouts.drain,
-            drain_delay=timeouts.drain_delay,
-        ),
+        limits=made_of(server.limits, Limits, upload_rate=max(0, server.limits.upload_rate)),
+        timeouts=made_of(server.timeouts, ServerTimeoutsSnapshot),
         forwarded=ForwardedFields(server.forwarded),
-        overload=OverloadSettings(server.overload.default, server.overload.sheddable),
+        overload=made_of(server.overload, OverloadSettings),
         encoded_slash=server.paths.encoded_slash == "match",
         double_slash=server.paths.double_slash == "match",
     )

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
-
-from pydantic.json_schema import JsonSchemaValue
+from typing import Annotated, Any, Final, TypeAlias
 
 from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row, UpstreamFacts
 from gateway.control.blocks.server.overload import shown_lag
@@ -17,7 +15,7 @@ from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
 from gateway.control.words.inherit import BUILT_IN, Resolved
-from gateway.control.words.model import Model, required, setting
+from gateway.control.words.model import Model, made_of, required, setting
 from gateway.control.words.units import format_duration
 from gateway.control.words.values import OrOff, invalid, text_value
 from gateway.errors import Failure
@@ -77,31 +75,26 @@ class Adaptive(Model):
     )
 
 
-OFF_SCHEMA: Final[JsonSchemaValue] = {"type": "integer"}
-
-
 class MaxInFlight(Model):
     """How many requests may be in flight at once, per worker, and how many wait."""
 
-    short_form: ClassVar = ("limit", OFF_SCHEMA)
+    short_form = ("limit", {"type": "integer"})
 
     limit: int = required("Requests in flight.", ge=1, le=1_000_000)
     queue: Annotated[Queue | None, OrOff(None)] = setting({}, "The queue; `off`: none. Short form: `queue: 50`.")
     shares: Shares = setting({}, "How much of the limit a priority may fill.")
 
 
-class UpstreamMaxInFlight(Model):
+class UpstreamMaxInFlight(MaxInFlight):
     """How many requests may be at the upstream at once, per worker, and how many wait."""
 
-    short_form: ClassVar = ("limit", OFF_SCHEMA)
-
-    limit: int | None = setting(None, "Requests in flight. With `adaptive`: those to begin with.", ge=1, le=1_000_000)
+    limit: int | None = setting(  # type: ignore[assignment]
+        None, "Requests in flight. With `adaptive`: those to begin with.", ge=1, le=1_000_000
+    )
     adaptive: Annotated[Adaptive | None, OrOff(None)] = setting(None, "Find the limit by how the upstream answers.")
-    queue: Annotated[Queue | None, OrOff(None)] = setting({}, "The queue; `off`: none. Short form: `queue: 50`.")
-    shares: Shares = setting({}, "How much of the limit a priority may fill.")
 
 
-def check_limit(limit: MaxInFlight | UpstreamMaxInFlight | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
+def check_limit(limit: MaxInFlight | None, loc: Loc, positions: Positions) -> Iterator[Problem]:
     """What is wrong with a limit although each of its fields is right."""
     if limit is None:
         return
@@ -125,9 +118,7 @@ def check_limit(limit: MaxInFlight | UpstreamMaxInFlight | None, loc: Loc, posit
         yield positions.problem((*loc, "adaptive", "backoff"), "with more than `99%` the limit would hardly fall")
 
 
-def settings_of(
-    written: MaxInFlight | UpstreamMaxInFlight, ranks: Iterable[int]
-) -> tuple[MaxInFlightSettings, AdaptiveSettings | None]:
+def settings_of(written: MaxInFlight, ranks: Iterable[int]) -> tuple[MaxInFlightSettings, AdaptiveSettings | None]:
     """The settings; a share is kept only for ranks that there are."""
     highest = min(ranks, default=0)
     shares = tuple(
@@ -136,9 +127,8 @@ def settings_of(
     adaptive = None
     limit = written.limit
     if isinstance(written, UpstreamMaxInFlight) and written.adaptive is not None:
-        chosen = written.adaptive
-        adaptive = AdaptiveSettings(chosen.min, chosen.max, chosen.latency, chosen.backoff, chosen.tolerance)
-        limit = limit or chosen.min
+        adaptive = made_of(written.adaptive, AdaptiveSettings)
+        limit = limit or written.adaptive.min
     assert limit is not None
     queue = written.queue
     return MaxInFlightSettings(
@@ -150,9 +140,7 @@ def settings_of(
 
 
 def make_gates(
-    limits: Mapping[Key, tuple[MaxInFlight | UpstreamMaxInFlight, frozenset[int]]],
-    metrics: GatewayMetrics,
-    previous: Iterable[GateSettings],
+    limits: Mapping[Key, tuple[MaxInFlight, frozenset[int]]], metrics: GatewayMetrics, previous: Iterable[GateSettings]
 ) -> dict[Key, GateSettings]:
     """The gates of a configuration: those there were, as long as they are named the same."""
     known = {(one.gate.metrics.scope, one.gate.metrics.name): one.gate for one in previous}
@@ -191,7 +179,7 @@ def _rows(found: Resolved[MaxInFlight | None], facts: RouteFacts, asked: Asked) 
     return [*rows, ("shed when", shown, str(asked.positions.written(("server", "overload", priority)) or BUILT_IN))]
 
 
-def _in_words(written: MaxInFlight | UpstreamMaxInFlight, ranks: frozenset[int], priority: str) -> str:
+def _in_words(written: MaxInFlight, ranks: frozenset[int], priority: str) -> str:
     settings, adaptive = settings_of(written, ranks)
     room = settings.rooms(settings.limit)[RANKS.index(priority)]
     text = f"{settings.limit} per worker"

@@ -8,11 +8,12 @@ from typing import Final
 from gateway.control.blocks.block import Asked, Block, RouteFacts, Row
 from gateway.control.blocks.server.redis import Redis
 from gateway.control.blocks.traffic.rate_limit_compile import (
-    candidate_settings,
+    candidate_of,
     compile_limits,
     in_words,
     key_value,
     most_cost,
+    override_settings,
     settings_of,
 )
 from gateway.control.blocks.traffic.rate_limit_model import RateLimit
@@ -20,7 +21,7 @@ from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words.inherit import BUILT_IN, Resolved
 from gateway.control.words.keys import Part, fields_of_key
-from gateway.control.words.values import did_you_mean
+from gateway.control.words.values import did_you_mean, repeated
 from gateway.errors import Failure
 from gateway.policies.rate_limit import LARGEST_LOG, Algorithm, LimitSettings
 from gateway.snapshot import Route
@@ -30,16 +31,13 @@ _LONGEST: Final = 40
 
 
 def _check_written(limits: tuple[RateLimit, ...], scope: Loc, positions: Positions) -> Iterator[Problem]:
-    first: dict[str, int] = {}
+    for index, first in repeated(limit.name for limit in limits):
+        if limits[index].name == "default" and not positions.find((*scope, index, "name"))[2]:
+            yield positions.problem((*scope, index), "one of several limits needs a `name`")
+        else:
+            yield positions.problem((*scope, index, "name"), f"another limit of the same name is number {first + 1}")
     for index, limit in enumerate(limits):
-        loc: Loc = (*scope, index)
-        if limit.name in first:
-            if limit.name == "default" and not positions.find((*loc, "name"))[2]:
-                yield positions.problem(loc, "one of several limits needs a `name`")
-            else:
-                yield positions.problem((*loc, "name"), f"another limit of the same name is number {first[limit.name] + 1}")
-        first.setdefault(limit.name, index)
-        yield from _limit(loc, limit, positions)
+        yield from _limit((*scope, index), limit, positions)
 
 
 def _limit(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
@@ -51,11 +49,13 @@ def _limit(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem
         yield positions.problem((*loc, "per"), "the period stands in `limit` already", key=True)
         return
     yield from _numbers(loc, settings_of(limit), limit.burst, positions)
+    yield from _drains(loc, settings_of(limit), positions)
     if limit.candidate is not None:
         if limit.candidate.limit.per is not None and limit.candidate.per is not None:
             yield positions.problem((*loc, "candidate", "per"), "the period stands in `limit` already", key=True)
-        settings = candidate_settings(limit, limit.candidate)
+        settings = settings_of(candidate_of(limit, limit.candidate))
         yield from _numbers((*loc, "candidate"), settings, limit.candidate.burst, positions)
+        yield from _drains((*loc, "candidate"), settings, positions)
     if limit.mode == "off":
         return
     yield from _cost(loc, limit, positions)
@@ -72,6 +72,9 @@ def _numbers(loc: Loc, settings: LimitSettings, burst: int | None, positions: Po
             f"a `sliding_log` keeps the time of every request: its limit is at most {LARGEST_LOG}",
             "`sliding_window` has no such bound",
         )
+
+
+def _drains(loc: Loc, settings: LimitSettings, positions: Positions) -> Iterator[Problem]:
     if settings.algorithm is Algorithm.TOKEN_BUCKET and settings.capacity * settings.per / settings.limit > 7 * 86_400:
         yield positions.problem((*loc, "limit"), "a full bucket would take more than a week to drain")
 
@@ -91,32 +94,24 @@ def _cost(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]
         yield positions.problem(place, f"`default` ({cost.default}) must lie between `min` ({cost.min}) and `max` ({cost.max})")
     capacities = [(settings_of(limit).capacity, "the limit")]
     for key, override in limit.overrides.items():
-        settings = LimitSettings(override.limit, 1.0, Algorithm(limit.algorithm), override.burst or 0)
-        capacities.append((settings.capacity, f"the override of `{key}`"))
+        capacities.append((override_settings(limit, override).capacity, f"the override of `{key}`"))
     if limit.candidate is not None:
-        capacities.append((candidate_settings(limit, limit.candidate).capacity, "the candidate"))
+        capacities.append((settings_of(candidate_of(limit, limit.candidate)).capacity, "the candidate"))
     least, whose = min(capacities)
     if most_cost(limit) > least:
         yield positions.problem(place, f"a request of cost {most_cost(limit)} is never admitted: {whose} lets {least} through")
 
 
 def _keys(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
-    for index, part in enumerate(limit.key):
-        if str(part) in seen:
-            yield positions.problem((*loc, "key", index), f"`{part}` stands twice in the key")
-        seen.setdefault(str(part), index)
+    for index, _ in repeated(limit.key):
+        yield positions.problem((*loc, "key", index), f"`{limit.key[index]}` stands twice in the key")
     for written, override in limit.overrides.items():
         place: Loc = (*loc, "overrides", written)
         try:
             key_value(limit, written)
         except ValueError as error:
             yield positions.problem(place, str(error), key=True)
-        settings = LimitSettings(override.limit, 1.0, Algorithm(limit.algorithm), override.burst or 0)
-        if override.burst is not None and settings.algorithm is not Algorithm.TOKEN_BUCKET:
-            yield positions.problem((*place, "burst"), f"`burst` has no effect with `{limit.algorithm}`", key=True)
-        if settings.algorithm is Algorithm.SLIDING_LOG and override.limit > LARGEST_LOG:
-            yield positions.problem(place, f"the limit of a `sliding_log` is at most {LARGEST_LOG}")
+        yield from _numbers(place, override_settings(limit, override), override.burst, positions)
         if written in limit.exempt.keys:
             yield positions.problem(place, "this key is exempt: the override has no effect", key=True)
     for index, written in enumerate(limit.exempt.keys):
@@ -143,9 +138,6 @@ def _check(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, positions:
                 if inherited:
                     hint = f"the limit `{limit.name}` of `defaults` counts by it; with `missing: skip` it would not apply here"
                 yield positions.problem(loc, message, hint)
-
-
-# -- what else is asked of it ------------------------------------------------------------------------------------------
 
 
 def _fields_read(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts) -> Iterator[bytes]:
@@ -178,7 +170,9 @@ def _rows(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, asked: Aske
             text = f"{cost}, {limit.cost.min} to {limit.cost.max}" if cost else str(limit.cost.default)
             rows.append((f"{name}.cost", text, ""))
         if limit.candidate is not None:
-            rows.append((f"{name}.candidate", f"{in_words(candidate_settings(limit, limit.candidate))}, only counted", ""))
+            rows.append(
+                (f"{name}.candidate", f"{in_words(settings_of(candidate_of(limit, limit.candidate)))}, only counted", "")
+            )
     return [*rows, _who_counts(asked)]
 
 

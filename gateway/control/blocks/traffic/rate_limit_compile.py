@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import blake2b
 from ipaddress import ip_network
 from typing import Any
 
 from gateway.control.blocks.block import Making, RouteFacts
 from gateway.control.blocks.server.redis import Redis
-from gateway.control.blocks.traffic.rate_limit_model import Candidate, RateLimit
+from gateway.control.blocks.traffic.rate_limit_model import Candidate, Override, RateLimit
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.keys import Part, compiled_key
 from gateway.control.words.units import format_duration
 from gateway.headers import Networks
-from gateway.metrics import GatewayMetrics
-from gateway.metrics.rate_limit import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES
+from gateway.metrics.rate_limit import CANDIDATE_OUTCOMES, OUTCOMES, SHADOW_OUTCOMES, LimitMetrics
 from gateway.policies.rate_limit import (
     Algorithm,
     CostSettings,
@@ -38,12 +37,18 @@ def settings_of(limit: RateLimit) -> LimitSettings:
     return LimitSettings(limit.limit.limit, limit.limit.per or limit.per or 0.0, Algorithm(limit.algorithm), limit.burst or 0)
 
 
-def candidate_settings(limit: RateLimit, candidate: Candidate) -> LimitSettings:
-    """The numbers of a candidate; what it does not say is as in the limit around it."""
+def override_settings(limit: RateLimit, override: Override) -> LimitSettings:
+    """The numbers of an override; the rest is as in the limit around it."""
+    return replace(settings_of(limit), limit=override.limit, burst=override.burst or 0)
+
+
+def candidate_of(limit: RateLimit, candidate: Candidate) -> RateLimit:
+    """A candidate as a limit of its own; what it does not say is as in the limit around it."""
     live = settings_of(limit)
-    algorithm = Algorithm(candidate.algorithm or limit.algorithm)
-    burst = (candidate.burst or live.burst) if algorithm is Algorithm.TOKEN_BUCKET else 0
-    return LimitSettings(candidate.limit.limit, candidate.limit.per or candidate.per or live.per, algorithm, burst)
+    algorithm = candidate.algorithm or limit.algorithm
+    burst = (candidate.burst or live.burst or None) if algorithm == Algorithm.TOKEN_BUCKET.value else None
+    numbers = {"limit": candidate.limit, "per": candidate.per or live.per, "burst": burst, "algorithm": algorithm}
+    return limit.model_copy(update={**numbers, "name": f"{limit.name}.candidate", "mode": "shadow", "overrides": {}})
 
 
 def most_cost(limit: RateLimit) -> int:
@@ -89,62 +94,48 @@ def compile_limits(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, ma
     # The gateways that cannot see each other while the store is in trouble.
     share = making.workers * (redis.expected_instances if redis.url.scheme else 1)
     scope = facts.name if found.origin is not None and found.origin[: len(facts.loc)] == facts.loc else ""
-    limits = tuple(
-        one
-        for limit in found.value
-        if limit.mode != "off"
-        for one in _compiled(limit, facts.name, scope, share, making.metrics)
-    )
-    return {"rate_limit": limits or None, "limit_template": _template(limits)}
+    limits: list[Limit] = []
+    for limit in found.value:
+        if limit.mode == "off":
+            continue
+        enforce = limit.mode == "enforce"
+        counted = making.metrics.limit(facts.name, limit.name, OUTCOMES if enforce else SHADOW_OUTCOMES)
+        limits.append(_limit(limit, scope, share, counted, candidate=False))
+        if limit.candidate is not None:
+            tried = candidate_of(limit, limit.candidate)
+            counted = making.metrics.limit(facts.name, tried.name, CANDIDATE_OUTCOMES)
+            limits.append(_limit(tried, scope, share, counted, candidate=True))
+    return {"rate_limit": tuple(limits) or None, "limit_template": _template(limits)}
 
 
-def _template(limits: tuple[Limit, ...]) -> bytes | None:
+def _template(limits: list[Limit]) -> bytes | None:
     if not limits or not all(limit.plain and limit.enforce and limit.headers is Headers.DRAFT for limit in limits):
         return None
     policies = b", ".join(limit.tier.policy for limit in limits)
     return b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (policies, b", ".join(limit.item + b";r=%d;t=%d" for limit in limits))
 
 
-def _compiled(limit: RateLimit, route: str, scope: str, share: int, metrics: GatewayMetrics) -> Iterator[Limit]:
-    yield _limit(limit, limit.name, settings_of(limit), route, scope, share, metrics, candidate=False)
-    if limit.candidate is not None:
-        settings = candidate_settings(limit, limit.candidate)
-        yield _limit(limit, f"{limit.name}.candidate", settings, route, scope, share, metrics, candidate=True)
-
-
-def _limit(
-    limit: RateLimit,
-    name: str,
-    settings: LimitSettings,
-    route: str,
-    scope: str,
-    share: int,
-    metrics: GatewayMetrics,
-    *,
-    candidate: bool,
-) -> Limit:
-    enforce = limit.mode == "enforce" and not candidate
+def _limit(limit: RateLimit, scope: str, share: int, counted: LimitMetrics, *, candidate: bool) -> Limit:
+    settings, cost = settings_of(limit), limit.cost
     digest = KeyDigest([str(part) for part in limit.key])
-    overrides = {}
-    if not candidate:
-        for written, override in limit.overrides.items():
-            special = LimitSettings(override.limit, settings.per, settings.algorithm, override.burst or 0)
-            overrides[digest.many(key_value(limit, written))] = _tier(limit, name, special, share, enforce=enforce)
+    overrides = {
+        digest.many(key_value(limit, written)): _tier(limit, override_settings(limit, override), share)
+        for written, override in limit.overrides.items()
+    }
     field = None
-    if limit.cost.header is not None:
-        field = (KeyPart.HEADER, limit.cost.header.lower().encode("ascii"))
-    elif limit.cost.query is not None:
-        field = (KeyPart.QUERY, limit.cost.query.encode("utf-8"))
+    if cost.header is not None:
+        field = (KeyPart.HEADER, cost.header.lower().encode("ascii"))
+    elif cost.query is not None:
+        field = (KeyPart.QUERY, cost.query.encode("utf-8"))
     exempt_keys = frozenset(digest.many(key_value(limit, written)) for written in limit.exempt.keys)
     plain = not (overrides or field or exempt_keys or limit.exempt.cidrs)
-    cost = limit.cost
-    outcomes = CANDIDATE_OUTCOMES if candidate else OUTCOMES if enforce else SHADOW_OUTCOMES
+    enforce = limit.mode == "enforce"
     return Limit(
-        name=name,
-        id=limit_id(scope, name, settings),
+        name=limit.name,
+        id=limit_id(scope, limit.name, settings),
         enforce=enforce,
         candidate=candidate,
-        tier=_tier(limit, name, settings, share, enforce=enforce),
+        tier=_tier(limit, settings, share),
         overrides=overrides,
         key=compiled_key(limit.key),
         digest=digest,
@@ -157,19 +148,19 @@ def _limit(
         steady=plain and all(KeyPart(part.kind) in _STEADY for part in limit.key),
         on_store_error=OnStoreError(limit.on_store_error),
         headers=Headers(limit.headers) if enforce else Headers.NONE,
-        item=b'"%b"' % name.encode("ascii"),
-        reached=f"the limit `{name}` ({in_words(settings)}) is reached",
-        metrics=metrics.limit(route, name, outcomes),
+        item=b'"%b"' % limit.name.encode("ascii"),
+        reached=f"the limit `{limit.name}` ({in_words(settings)}) is reached",
+        metrics=counted,
     )
 
 
-def _tier(limit: RateLimit, name: str, settings: LimitSettings, share: int, *, enforce: bool) -> LimitTier:
+def _tier(limit: RateLimit, settings: LimitSettings, share: int) -> LimitTier:
     local = settings.share(share, most_cost(limit)) if share > 1 else settings
     return LimitTier(
         settings=settings,
         rule=rule_of(local),
-        packed=settings.packed(enforce=enforce),
-        policy=policy_item(name, settings),
+        packed=settings.packed(enforce=limit.mode == "enforce"),
+        policy=policy_item(limit.name, settings),
         near=-(-settings.capacity // 5),
     )
 

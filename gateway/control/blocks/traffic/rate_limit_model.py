@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
 
 from gateway.control.words import addresses, units, values
 from gateway.control.words.keys import KeyParts
 from gateway.control.words.model import Model, required, setting
-from gateway.control.words.values import OrOff, choice, invalid, text_value
+from gateway.control.words.values import Form, OrOff, choice, invalid, text_value
 from gateway.policies.rate_limit import LARGEST_LIMIT
 
 QUOTA_PATTERN: Final = r"^[0-9]+(/[0-9a-z]+)?$"
 
 _QUOTA: Final = re.compile(r"([0-9]{1,12}) ?(?:/ ?([0-9a-z]+))?")
 _PERIODS: Final = {
-    "s": 1.0,
-    "sec": 1.0,
-    "second": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "minute": 60.0,
-    "h": 3600.0,
-    "hour": 3600.0,
-    "d": 86_400.0,
-    "day": 86_400.0,
-}
+    "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0,
+    "d": 86_400.0, "day": 86_400.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +42,17 @@ def _parse_quota(text: str) -> Quota:
     limit, period = int(match[1]), match[2]
     if not 1 <= limit <= LARGEST_LIMIT:
         raise invalid(f"a limit is between 1 and {LARGEST_LIMIT}", "to refuse everything, use `respond`" if not limit else "")
-    if period is None:
-        return Quota(limit, None)
-    per = _PERIODS.get(period)
-    if per is None:
-        try:
-            per = units.parse_duration(period)
-        except units.UnitError:
-            hint = values.did_you_mean(period, _PERIODS)
-            raise invalid("the period is `s`, `min`, `h`, `day` or a duration such as `15m`", hint) from None
-    if per < _SHORTEST:
-        raise invalid("a period is at least `100ms`")
-    return Quota(limit, per)
-
-
-_SHORTEST: Final = 0.1
+    try:
+        return Quota(limit, None if period is None else _parse_period(period))
+    except units.UnitError:
+        hint = values.did_you_mean(period, _PERIODS)
+        raise invalid("the period is `s`, `min`, `h`, `day` or a duration such as `15m`", hint) from None
 
 
 def _parse_period(text: str) -> float:
     per = _PERIODS.get(text) or units.parse_duration(text)
-    if per < _SHORTEST:
-        raise units.UnitError("a period is at least `100ms`")
+    if per < 0.1:
+        raise invalid("a period is at least `100ms`")
     return per
 
 
@@ -81,22 +62,13 @@ QuotaValue: TypeAlias = Annotated[
 Period: TypeAlias = Annotated[float, *text_value("a period such as `1m`", _parse_period)]
 
 
-class OneOrSeveral:
-    """Annotation: a single block or text stands for a list of one."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def listed(value: Any) -> Any:
-            return (value,) if isinstance(value, (str, dict)) else value
-
-        return core_schema.no_info_before_validator_function(listed, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        listed = handler(schema)
-        item = next(option["items"] for option in listed.get("anyOf", [listed]) if "items" in option)
-        return {"anyOf": [item, listed]}
+def _one_or_several(listed: JsonSchemaValue) -> JsonSchemaValue:
+    item = next(option["items"] for option in listed.get("anyOf", [listed]) if "items" in option)
+    return {"anyOf": [item, listed]}
 
 
-# -- rate_limit --------------------------------------------------------------------------------------------------------
+ONE_OR_SEVERAL: Final = Form(lambda value: (value,) if isinstance(value, (str, dict)) else value, _one_or_several)
+"""A single block or text stands for a list of one."""
 
 _QUOTA_SCHEMA: Final[JsonSchemaValue] = {"type": ["integer", "string"], "pattern": QUOTA_PATTERN}
 
@@ -188,5 +160,5 @@ class RateLimit(Model):
 
 
 RateLimits: TypeAlias = Annotated[
-    Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)] | None, OneOrSeveral(), OrOff(())
+    Annotated[tuple[RateLimit, ...], Field(min_length=1, max_length=16)] | None, ONE_OR_SEVERAL, OrOff(())
 ]

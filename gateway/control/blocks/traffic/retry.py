@@ -13,9 +13,9 @@ from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
-from gateway.control.words.model import setting
+from gateway.control.words.model import made_of, setting
 from gateway.control.words.units import format_duration, format_size
-from gateway.control.words.values import OneOrMany, did_you_mean, duration_within, invalid, text_value
+from gateway.control.words.values import ONE_OR_MANY, did_you_mean, duration_within, invalid, repeated, text_value
 from gateway.policies.retry import IDEMPOTENT, Cause, RetrySettings
 from gateway.snapshot import Retry as RetrySnapshot
 
@@ -67,7 +67,7 @@ class Retry(Policy):
     short_form = ("max_retries", {"type": "integer", "minimum": 0, "maximum": MOST_RETRIES})
 
     max_retries: int = setting(1, "Attempts beyond the first. Default 1.", ge=0, le=MOST_RETRIES)
-    on: Annotated[tuple[Condition, ...], OneOrMany()] = setting(
+    on: Annotated[tuple[Condition, ...], ONE_OR_MANY] = setting(
         ("connect", "reset", "timeout", "502", "503", "504"),
         "Causes: `connect` (no connection), `reset` (closed without a whole response head), `timeout` (`timeout.attempt`), "
         "`invalid` (no valid HTTP), `5xx`, or a status such as `503`. Default `[connect, reset, timeout, 502, 503, 504]`.",
@@ -101,12 +101,9 @@ def _check(found: Resolved[Retry], facts: RouteFacts, positions: Positions) -> I
         message = f"`base` ({format_duration(base.value)}) is longer than `max` ({format_duration(most.value)})"
         both = base.origin is not None and most.origin is not None
         yield positions.problem(origin, message, "" if both else f"`{written}` is written here; the other one is a default")
-    seen: set[str] = set()
     on = found["on"]
-    for number, word in enumerate(on.value):
-        if word in seen and on.origin is not None:
-            yield positions.problem((*on.origin, number), f"`{word}` stands twice")
-        seen.add(word)
+    for index, _ in repeated(on.value):
+        yield positions.problem((*(on.origin or ()), index), f"`{on.value[index]}` stands twice")
 
 
 def _made(written: Retry) -> RetrySnapshot | None:
@@ -115,12 +112,11 @@ def _made(written: Retry) -> RetrySnapshot | None:
     statuses = {int(word) for word in written.on if word.isdigit()}
     if ALL_5XX in written.on:
         statuses.update(range(500, 600))
-    settings = RetrySettings(
-        max_retries=written.max_retries,
+    settings = made_of(
+        written,
+        RetrySettings,
         causes=frozenset(_CAUSES[word] for word in written.on if word in _CAUSES),
         statuses=frozenset(statuses),
-        idempotency_key=written.idempotency_key,
-        replay=written.replay,
     )
     wait = wait_random_exponential(multiplier=written.backoff.base, max=written.backoff.max)
     return RetrySnapshot(settings, wait)

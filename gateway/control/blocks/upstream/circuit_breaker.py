@@ -10,11 +10,11 @@ from pydantic import Field
 from gateway.control.blocks.block import Asked, Block, Row, UpstreamFacts, slot
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
-from gateway.control.words import units, values
+from gateway.control.words import values
 from gateway.control.words.inherit import BUILT_IN, Resolved
-from gateway.control.words.model import Model, setting
+from gateway.control.words.model import Model, made_of, setting
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import choice, duration_within, text_value
+from gateway.control.words.values import choice, duration_within
 from gateway.errors import Failure
 from gateway.policies import NEVER
 from gateway.policies.circuit_breaker import STATUSES, BreakerSettings
@@ -23,14 +23,6 @@ from gateway.snapshot import Route
 MODES: Final = ("enforce", "shadow", "off")
 
 
-def _rate(text: str) -> float:
-    share = units.parse_percent(text)
-    if share <= 0:
-        raise units.UnitError("must be more than `0%`")
-    return share
-
-
-Rate: TypeAlias = Annotated[float, *text_value("a percentage such as `50%`", _rate, pattern=units.PERCENT_PATTERN)]
 Window: TypeAlias = Annotated[float, *duration_within("1s", "1h", "10s")]
 OpenTime: TypeAlias = Annotated[float, *duration_within("100ms", "24h")]
 
@@ -43,11 +35,11 @@ class CircuitBreaker(Model):
     mode: Annotated[str, *choice(*MODES)] = setting(
         "enforce", "`enforce`; `shadow`: everything is counted and shown, but nothing is refused; `off`. Short form: `off`."
     )
-    failure_rate: Rate = setting("50%", "Open when so many of the calls in the window failed.")
+    failure_rate: values.Share = setting("50%", "Open when so many of the calls in the window failed.")
     slow_call: values.Duration | None = setting(
         None, "A call is slow when its response head took this long. Default: slow calls are not counted."
     )
-    slow_rate: Rate = setting("50%", "Open when so many of the calls in the window were slow, with `slow_call`.")
+    slow_rate: values.Share = setting("50%", "Open when so many of the calls in the window were slow, with `slow_call`.")
     window: Window = setting("10s", "How far back calls count, `1s` to `1h`.")
     min_requests: int = setting(20, "With fewer calls in the window it stays closed.", ge=1, le=1_000_000)
     open_for: OpenTime = setting(
@@ -67,16 +59,10 @@ def breaker_settings(written: CircuitBreaker) -> BreakerSettings | None:
     """What it becomes; None: off."""
     if written.mode == "off":
         return None
-    return BreakerSettings(
-        failure_rate=written.failure_rate,
+    return made_of(
+        written,
+        BreakerSettings,
         slow_call=NEVER if written.slow_call is None else written.slow_call,
-        slow_rate=written.slow_rate,
-        window=written.window,
-        min_requests=written.min_requests,
-        open_for=written.open_for,
-        max_open_for=written.max_open_for,
-        probes=written.probes,
-        ramp=written.ramp,
         # The usual ones are one object, so that settings of many upstreams compare at once.
         statuses=STATUSES if frozenset(written.statuses) == STATUSES else frozenset(written.statuses),
         enforce=written.mode == "enforce",

@@ -11,6 +11,7 @@ from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.model import Model, required, setting
+from gateway.control.words.values import repeated
 
 
 class Endpoint(Model):
@@ -24,13 +25,9 @@ class Endpoint(Model):
 
 
 def _check(endpoints: tuple[Endpoint, ...], loc: Loc, positions: Positions) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, endpoint in enumerate(endpoints):
-        url = endpoint.url.url
-        if url in first:
-            message = f"this endpoint is already listed as number {first[url] + 1}"
-            yield positions.problem((*loc, index, "url"), message, "give it a `weight` instead")
-        first.setdefault(url, index)
+    for index, first in repeated(endpoint.url.url for endpoint in endpoints):
+        message = f"this endpoint is already listed as number {first + 1}"
+        yield positions.problem((*loc, index, "url"), message, "give it a `weight` instead")
     if all(endpoint.backup for endpoint in endpoints):
         yield positions.problem(loc, "all endpoints are backups: at least one must not be")
 

@@ -14,9 +14,9 @@ from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses, units, values
 from gateway.control.words.addresses import EndpointUrl
 from gateway.control.words.inherit import Resolved
-from gateway.control.words.model import Model, setting
+from gateway.control.words.model import Model, made_of, setting
 from gateway.control.words.units import format_duration
-from gateway.control.words.values import choice, duration_within, invalid, text_value
+from gateway.control.words.values import OrOff, choice, duration_within, invalid, text_value
 from gateway.endpoints import Endpoint
 from gateway.headers import HOP_BY_HOP, parse_address
 from gateway.policies.ejection import EjectionSettings
@@ -47,19 +47,6 @@ def _parse_path(text: str) -> str:
     return text
 
 
-def _parse_share(text: str) -> float:
-    share = units.parse_percent(text)
-    if not 0 < share <= 1:
-        raise units.UnitError("must be more than `0%` and at most `100%`")
-    return share
-
-
-def _parse_panic(text: str) -> float:
-    return 0.0 if text == values.OFF else _parse_share(text)
-
-
-_SHARE_PATTERN: Final = r"^[0-9.]+%$"
-
 StatusRange: TypeAlias = Annotated[
     tuple[int, int],
     PlainValidator(_parse_statuses),
@@ -74,8 +61,7 @@ StatusRange: TypeAlias = Annotated[
 ]
 StatusRanges: TypeAlias = Annotated[tuple[StatusRange, ...], Field(min_length=1, max_length=32)]
 ProbePath: TypeAlias = Annotated[str, *text_value("a path such as `/healthz`", _parse_path, pattern="^/")]
-Share: TypeAlias = Annotated[float, *text_value("a share such as `50%`", _parse_share, pattern=_SHARE_PATTERN)]
-Panic: TypeAlias = Annotated[float, *text_value("a share such as `50%`, or `off`", _parse_panic, pattern=r"^off$|^[0-9.]+%$")]
+Panic: TypeAlias = Annotated[values.Share, OrOff(0.0)]
 Interval: TypeAlias = Annotated[float, *duration_within("100ms", "1h")]
 """Seconds, 0.1 to 3600."""
 
@@ -109,14 +95,11 @@ class Ejection(Model):
         ("502-504",), "Statuses that count as failures. 500 is not among them: it is mostly about the request."
     )
     errors: int = setting(
-        50,
-        "Failures and answers of 500 and more (but 501 and 505) in a row that eject too; `0`: none do.",
-        ge=0,
-        le=10_000,
+        50, "Failures and answers of 500 and more (but 501 and 505) in a row that eject too; `0`: none do.", ge=0, le=10_000
     )
     base: values.Duration = setting("30s", "How long the first ejection lasts; the n-th in a row n times as long.")
     max: values.Duration = setting("5m", "How long an ejection lasts at most.")
-    max_ejected: Share = setting(
+    max_ejected: values.Share = setting(
         "50%", "Share of the endpoints that may be ejected: rounded down, at least one, never the last."
     )
 
@@ -129,9 +112,6 @@ class Dns(Model):
     interval: Interval = setting(
         "30s", "How often names are looked up again. The system's resolver does not say how long an answer holds."
     )
-
-
-# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def _check_health(health: Health, loc: Loc, positions: Positions) -> Iterator[Problem]:
@@ -156,23 +136,19 @@ def _check_dns(found: Resolved[Dns | None], facts: UpstreamFacts, positions: Pos
         yield positions.problem(found.origin, "`dns` has no effect: no endpoint has a name as its host", key=True)
 
 
-# -- what they become -------------------------------------------------------------------------------------------------
-
-
 def probe_settings(health: Health | None, host: str) -> ProbeSettings | None:
     """How the endpoints are asked; None: not at all."""
     if health is None:
         return None
     fixed = "" if host in ("preserve", "endpoint") else host
-    return ProbeSettings(
+    return made_of(
+        health,
+        ProbeSettings,
         tcp=health.type == "tcp",
         target=health.path,
         host=health.host or fixed,
         fields=tuple(health.headers.items()),
-        interval=health.interval,
-        timeout=health.timeout,
         thresholds=Thresholds(health.fall, health.rise),
-        statuses=health.statuses,
         body=(health.body or "").encode("utf-8"),
     )
 
@@ -181,13 +157,11 @@ def ejection_settings(ejection: Ejection | None) -> EjectionSettings | None:
     """When endpoints are ejected; None: never."""
     if ejection is None:
         return None
-    return EjectionSettings(
-        failures=ejection.failures,
+    return made_of(
+        ejection,
+        EjectionSettings,
         statuses=frozenset(status for low, high in ejection.statuses for status in range(low, high + 1)),
-        errors=ejection.errors,
-        base=ejection.base,
         longest=max(ejection.base, ejection.max),
-        max_ejected=ejection.max_ejected,
     )
 
 
@@ -213,9 +187,6 @@ def endpoint_at(name: Endpoint, address: str) -> Endpoint:
 
 def _compile_health(found: Resolved[Health | None], facts: UpstreamFacts, making: Making) -> dict[str, Any]:
     return {"probe": probe_settings(found.value, facts.host)}
-
-
-# -- in words ---------------------------------------------------------------------------------------------------------
 
 
 def _probes_in_words(health: Health | None) -> str:

@@ -83,9 +83,6 @@ class Sticky(Model):
     secret_key_file: values.FilePath | None = setting(None, "File that holds it.")
 
 
-# -- checks -----------------------------------------------------------------------------------------------------------
-
-
 def _check_algorithm(balancing: LoadBalancing, loc: Loc, positions: Positions) -> Iterator[Problem]:
     algorithm = balancing.algorithm
     if algorithm == "consistent_hash" and balancing.key is None:
@@ -123,9 +120,6 @@ def _check_parameters(found: Resolved[LoadBalancing], facts: UpstreamFacts, posi
             loc: Loc = (*facts.loc, "load_balancing", "key", index)
             message = f"`{part}`: no route to `{facts.name}` has a path parameter of this name"
             yield positions.problem(loc, message, did_you_mean(part.name, known))
-
-
-# -- what they become -------------------------------------------------------------------------------------------------
 
 
 def balancing_settings(balancing: LoadBalancing) -> BalancingSettings:
@@ -167,9 +161,6 @@ def _fields_read(found: Resolved[LoadBalancing], facts: UpstreamFacts) -> Iterat
 
 def _fields_read_sticky(found: Resolved[Sticky | None], facts: UpstreamFacts) -> tuple[bytes, ...]:
     return () if found.value is None else (b"cookie",)
-
-
-# -- in words ---------------------------------------------------------------------------------------------------------
 
 
 def balancing_in_words(balancing: LoadBalancing) -> str:
