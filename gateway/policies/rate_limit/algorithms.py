@@ -108,11 +108,12 @@ class SlidingWindow:
         return _window_is_over(state, self.per, now)
 
     def converted(self, state: array[int], now: int) -> list[int]:
-        """The counters of what an `ExactWindow` has counted: the limit has become larger."""
-        index = now // self.per
-        start = index * self.per
-        begin = bisect_left(state, start)
-        return [index, begin - bisect_left(state, start - self.per), len(state) - begin]
+        """The counters of what an `ExactWindow` has counted, at their weight of now: the limit has become larger."""
+        per = self.per
+        index = now // per
+        begin = bisect_left(state, index * per)
+        last = begin - bisect_right(state, now - per)
+        return [index, ceil(last * per / ((index + 1) * per - now)), len(state) - begin]
 
 
 class SlidingLog:

@@ -6,7 +6,9 @@
 -- ARGV[2]  anything: nothing is charged
 -- returns  24 bytes per check: units left, microseconds until one more, microseconds until a denied cost fits (0: admitted)
 --
--- The checks of a request are charged all or none. Times and counts are whole numbers in doubles, as in the rules.
+-- The checks of a request are charged all or none. Times and counts are whole numbers in doubles, as in the rules. A state from
+-- the future, where the clock stepped back, and one of a limit of another size are written anew even when nothing is charged:
+-- what is made of them at one moment has to hold for the next.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local blob, look, at, number = ARGV[1], ARGV[2], 1, 0
@@ -25,7 +27,7 @@ local function save(key, ttl)
 end
 
 -- How many times are left, their string, and where in it the first of these begins.
-local function load_exact(value, capacity, per)
+local function load_exact(key, value, capacity, per)
   if #value == 24 then -- the limit was larger, and had two counters: their times are taken as evenly spread
     local index, last, this = unpack('<ddd', value)
     local start, times = now - now % per, {}
@@ -34,6 +36,7 @@ local function load_exact(value, capacity, per)
     for n = math.max(0, last - capacity) + 1, last do times[#times + 1] = pack('<d', start - per + floor(per * n / last)) end
     for n = math.max(0, this - capacity) + 1, this do times[#times + 1] = pack('<d', start + floor(into * n / this)) end
     value = table.concat(times):sub(-8 * capacity) .. END
+    dirty[key] = ceil(per / 1000) + 1
   elseif #value % 8 ~= 1 then
     value = END
   end
@@ -42,6 +45,7 @@ local function load_exact(value, capacity, per)
     local times = {}
     for n = 1, count do times[n] = pack('<d', math.min(unpack('<d', value, 8 * n - 7), now)) end
     value = table.concat(times) .. END
+    dirty[key] = ceil(per / 1000) + 1
   end
   while count > 0 and unpack('<d', value, first) <= now - per do
     count, first = count - 1, first + 8
@@ -49,7 +53,7 @@ local function load_exact(value, capacity, per)
   return {count, value, first, EXACT}
 end
 
-local function load(key, kind, capacity, per)
+local function load(key, kind, capacity, limit, per)
   local state = states[key]
   if state then
     if state[4] == kind then return state end
@@ -81,20 +85,24 @@ local function load(key, kind, capacity, per)
       local old, last, this = unpack('<ddd', value)
       if old == index - 1 then state[2] = this
       elseif old >= index then state[2], state[3] = last, this end
-    elseif value and #value % 8 == 1 then -- the limit was smaller, and kept times
+      if old > index then dirty[key] = ceil(per / 500) + 1 end
+    elseif value and #value % 8 == 1 then -- the limit was smaller, and kept times: those of the last window weigh what they are
       for place = 1, #value - 1, 8 do
-        local before = index * per - unpack('<d', value, place)
-        if before <= 0 then state[3] = state[3] + 1
-        elseif before <= per then state[2] = state[2] + 1 end
+        local time = unpack('<d', value, place)
+        if time >= index * per then state[3] = state[3] + 1
+        elseif time > now - per then state[2] = state[2] + 1 end
       end
+      state[2] = ceil(state[2] * per / (per - now % per))
+      dirty[key] = ceil(per / 500) + 1
     end
   elseif kind == EXACT then
-    state = load_exact(value or END, capacity, per)
+    state = load_exact(key, value or END, capacity, per)
   else
     state = {0, now, 0, BUCKET}
     if value and #value == 16 then
       local level, since = unpack('<dd', value)
       state[1], state[2] = level, math.min(since, now)
+      if since > now then dirty[key] = ceil(level * per / limit / 1000) + 1 end
     end
   end
   states[key] = state
@@ -169,7 +177,7 @@ while at <= #blob do
       redis.call('DEL', key)
       states[key], dirty[key], cost = nil, nil, 0
     end
-    local state = load(key, kind, capacity, per)
+    local state = load(key, kind, capacity, limit, per)
     local free = room(state, kind, capacity, limit, per)
     if cost > free and enforced then denied = true end
     checks[i] = {key, state, kind, capacity, limit, per, cost, free}
