@@ -371,6 +371,14 @@ def test_the_share_of_one_gateway(settings: LimitSettings, of: int, least: int, 
     assert (share.limit, share.capacity) == (limit, capacity)
 
 
+def test_the_share_of_one_gateway_is_exact_when_it_is_small() -> None:
+    """What holds while the store is down is chosen by the size of the share, not of the limit."""
+    settings = LimitSettings(4 * LARGEST_EXACT, 60.0)
+
+    assert type(rule_of(settings)) is SlidingWindow
+    assert type(rule_of(settings.share(4, 1))) is ExactWindow
+
+
 # -- keys, costs, fields -----------------------------------------------------------------------------------------------
 
 
