@@ -208,12 +208,12 @@ def test_no_window_takes_more_than_the_documented_bound(limited: Limited, steps:
     assert most_in_a_window(admitted, round(settings.per * MICROSECONDS)) <= bound
 
 
-# -- small limits ------------------------------------------------------------------------------------------------------
+# -- what clients get ------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, LARGEST_EXACT), st.integers(0, MICROSECONDS), st.lists(st.integers(5_000, 50_000), min_size=1))
-def test_who_always_asks_gets_the_limit_and_never_more(limit: int, begin: int, pauses: list[int]) -> None:
-    """However unevenly a greedy client asks: over 20 windows at least 90 % of a small limit, in any one at most 100 %."""
+@given(st.integers(1, 3 * LARGEST_EXACT), st.integers(0, MICROSECONDS), st.lists(st.integers(5_000, 50_000), min_size=1))
+def test_who_always_asks_gets_the_limit(limit: int, begin: int, pauses: list[int]) -> None:
+    """However unevenly it asks: over 20 windows at least 90 % of the limit, and of a small one at most 100 % in any window."""
     rule = rule_of(LimitSettings(limit, 1.0))
     state = rule.fresh(begin)
     now = begin
@@ -226,7 +226,7 @@ def test_who_always_asks_gets_the_limit_and_never_more(limit: int, begin: int, p
             break
 
     assert len(admitted) >= 0.9 * 20 * limit
-    assert most_in_a_window(admitted, MICROSECONDS) <= limit
+    assert most_in_a_window(admitted, MICROSECONDS) <= limit * (1 if limit <= LARGEST_EXACT else 2)
 
 
 @given(st.integers(1, LARGEST_EXACT), st.integers(0, MICROSECONDS), st.lists(st.integers(0, MICROSECONDS), max_size=300))
@@ -244,11 +244,11 @@ def test_who_keeps_a_small_limit_is_never_refused(limit: int, begin: int, pauses
 
 @given(st.integers(1, 2000), st.integers(0, MICROSECONDS))
 def test_who_sends_evenly_below_the_rate_is_never_refused(limit: int, begin: int) -> None:
-    """One request per 1.1 s under `1/s`, and the same of every limit, small or large, wherever its windows begin."""
+    """One request per 1.01 s under `1/s`, and the same of every limit, small or large, wherever its windows begin."""
     rule = rule_of(LimitSettings(limit, 1.0))
     state = rule.fresh(begin)
     for number in range(min(3 * limit, 1000) + 20):
-        assert ask(rule, state, 1, begin + 1_100_000 * number // limit)
+        assert ask(rule, state, 1, begin + 1_010_000 * number // limit)
 
 
 # -- when the size of a limit changes ----------------------------------------------------------------------------------
