@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import uuid4
 
 import pytest
@@ -50,6 +50,23 @@ class Limit:
     id: bytes
     enforce: bool = True
 
+
+class Kind(NamedTuple):
+    """An algorithm, and what limits and costs are multiplied by: a sliding window is exact, or two counters, by its size."""
+
+    algorithm: Algorithm
+    unit: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.algorithm.value}-{self.unit}"
+
+    def limit(self, units: int, per: float) -> LimitSettings:
+        """A limit of so many units."""
+        return LimitSettings(units * self.unit, per, self.algorithm)
+
+
+KINDS = (*map(Kind, Algorithm), Kind(Algorithm.SLIDING_WINDOW, 1000))
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 _run = uuid4().hex[:8]
 _names = iter(range(10**9))
@@ -151,59 +168,82 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
 # -- every store -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_the_limit_is_reached_and_not_passed(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_the_limit_is_reached_and_not_passed(store: LimitStore, kind: Kind) -> None:
     """Exactly the limit is admitted, `left` counts down, and a denial says when."""
-    one = check(LimitSettings(5, 60.0, algorithm))
-    verdicts = [(await ask(store, again(one)))[0] for _ in range(8)]
+    one = check(kind.limit(5, 60.0))
+    verdicts = [(await ask(store, again(one, kind.unit)))[0] for _ in range(8)]
 
-    assert [left for left, _, _ in verdicts] == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert [left // kind.unit for left, _, _ in verdicts] == [4, 3, 2, 1, 0, 0, 0, 0]
     assert [wait == 0 for _, _, wait in verdicts] == [True] * 5 + [False] * 3
     assert all(0 < wait <= 120_000_000 for _, _, wait in verdicts[5:])
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_who_waits_as_told_is_admitted(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_who_waits_as_told_is_admitted(store: LimitStore, kind: Kind) -> None:
     """After the wait of a denial the same cost passes."""
-    one = check(LimitSettings(4, 1.0, algorithm))
-    await ask(store, again(one, 4))
-    verdict = (await ask(store, again(one, 2)))[0]
+    one = check(kind.limit(4, 1.0))
+    await ask(store, again(one, 4 * kind.unit))
+    verdict = (await ask(store, again(one, 2 * kind.unit)))[0]
     assert verdict[2] > 0
     await time_passes(verdict[2] / 1_000_000 + 0.002)
 
-    assert await admits(store, again(one, 2))
+    assert await admits(store, again(one, 2 * kind.unit))
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_all_or_none(store: LimitStore, algorithm: Algorithm) -> None:
+async def test_who_keeps_a_small_limit_is_never_refused(store: LimitStore) -> None:
+    """One request per 1.1 periods and a little, under a limit of one per period, wherever windows begin."""
+    one = check(LimitSettings(1, 0.1))
+    got = []
+    for _ in range(12):
+        got.append(await admits(store, again(one)))
+        await time_passes(0.11)
+
+    assert got == [True] * 12
+
+
+async def test_counts_go_on_when_the_size_of_a_limit_changes(store: LimitStore) -> None:
+    """A sliding window whose limit is set past the size up to which it is exact, and back, keeps what was counted."""
+    name = f"{_run}-{next(_names)}"
+    small, large = (check(LimitSettings(limit, 3600.0), name=name) for limit in (60, 600))
+    await ask(store, again(small, 50))
+
+    assert (await ask(store, again(large, 0)))[0][0] == 550
+    assert await admits(store, again(large, 5))
+    assert (await ask(store, again(small, 0)))[0][0] == 5
+    assert not await admits(store, again(small, 6))
+
+
+@every_kind
+async def test_all_or_none(store: LimitStore, kind: Kind) -> None:
     """When one limit denies, the others are not charged, whatever their keys."""
-    wide, narrow = check(LimitSettings(9, 60.0, algorithm), b"a"), check(LimitSettings(2, 60.0, algorithm), b"b")
-    got = [await admits(store, again(wide), again(narrow)) for _ in range(5)]
+    wide, narrow = check(kind.limit(9, 60.0), b"a"), check(kind.limit(2, 60.0), b"b")
+    got = [await admits(store, again(wide, kind.unit), again(narrow, kind.unit)) for _ in range(5)]
 
     assert got == [True, True, False, False, False]
-    assert (await ask(store, again(wide)))[0][0] == 6
+    assert (await ask(store, again(wide, kind.unit)))[0][0] // kind.unit == 6
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_a_shadow_limit_denies_nothing(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_a_shadow_limit_denies_nothing(store: LimitStore, kind: Kind) -> None:
     """It says what it would, and the enforced limits are charged regardless."""
-    live = check(LimitSettings(3, 60.0, algorithm))
-    shadow = check(LimitSettings(1, 60.0, algorithm), enforce=False)
-    verdicts = [await ask(store, again(live), again(shadow)) for _ in range(3)]
+    live = again(check(kind.limit(3, 60.0)), kind.unit)
+    shadow = again(check(kind.limit(1, 60.0), enforce=False), kind.unit)
+    verdicts = [await ask(store, live, shadow) for _ in range(3)]
 
     assert [one[0][2] for one in verdicts] == [0, 0, 0]
     assert [one[1][2] == 0 for one in verdicts] == [True, False, False]
-    assert not await admits(store, again(live), again(shadow))
+    assert not await admits(store, live, shadow)
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_denials_are_free(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_denials_are_free(store: LimitStore, kind: Kind) -> None:
     """Who keeps asking while denied waits no longer for it: every denial says the same end, and then there is room."""
-    one = check(LimitSettings(2, 1.0, algorithm))
-    await ask(store, again(one, 2))
+    one = check(kind.limit(2, 1.0))
+    await ask(store, again(one, 2 * kind.unit))
     waits = []
     async with asyncio.timeout(PATIENCE):
-        while wait := (await ask(store, again(one)))[0][2]:
+        while wait := (await ask(store, again(one, kind.unit)))[0][2]:
             waits.append(wait)
             # A store outside remembers a denial; each of these is to reach it.
             store.forget()
@@ -213,11 +253,11 @@ async def test_denials_are_free(store: LimitStore, algorithm: Algorithm) -> None
     assert all(later <= earlier for earlier, later in pairwise(waits))
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_costs(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_costs(store: LimitStore, kind: Kind) -> None:
     """A request that does not fit takes nothing, and a smaller one behind it still passes."""
-    one = check(LimitSettings(10, 60.0, algorithm))
-    got = [await admits(store, again(one, cost)) for cost in (7, 4, 3, 1)]
+    one = check(kind.limit(10, 60.0))
+    got = [await admits(store, again(one, cost * kind.unit)) for cost in (7, 4, 3, 1)]
 
     assert got == [True, False, True, False]
 
@@ -232,22 +272,22 @@ async def test_burst_of_a_bucket(store: LimitStore) -> None:
     assert 0 < wait <= 5_000_001
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_keys_are_counted_apart(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_keys_are_counted_apart(store: LimitStore, kind: Kind) -> None:
     """Another key has another count, in another slot or not."""
-    settings = LimitSettings(1, 60.0, algorithm)
+    name = f"apart-{kind}-{id(store)}"
     got = [
-        await admits(store, check(settings, b"key-%d" % number, name=f"apart-{algorithm}-{id(store)}")) for number in range(20)
+        await admits(store, again(check(kind.limit(1, 60.0), b"key-%d" % number, name=name), kind.unit)) for number in range(20)
     ]
 
     assert got == [True] * 20
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_many_at_once_are_admitted_exactly(store: LimitStore, algorithm: Algorithm) -> None:
+@every_kind
+async def test_many_at_once_are_admitted_exactly(store: LimitStore, kind: Kind) -> None:
     """A hundred requests at the same moment: the limit is admitted, not one more or less."""
-    one = check(LimitSettings(37, 60.0, algorithm))
-    got = await asyncio.gather(*(admits(store, again(one)) for _ in range(100)))
+    one = check(kind.limit(37, 60.0))
+    got = await asyncio.gather(*(admits(store, again(one, kind.unit)) for _ in range(100)))
 
     assert sum(got) == 37
 
@@ -255,17 +295,17 @@ async def test_many_at_once_are_admitted_exactly(store: LimitStore, algorithm: A
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_several_gateways_share_one_count(server: Server, algorithm: Algorithm) -> None:
+@every_kind
+async def test_several_gateways_share_one_count(server: Server, kind: Kind) -> None:
     """Four stores ask for one key at the same time: together they admit the limit."""
-    one = check(LimitSettings(50, 60.0, algorithm))
+    one = check(kind.limit(50, 60.0))
     async with (
         redis_store(server.port) as a,
         redis_store(server.port) as b,
         redis_store(server.port) as c,
         redis_store(server.port) as d,
     ):
-        got = await asyncio.gather(*(admits(each, again(one)) for _ in range(50) for each in (a, b, c, d)))
+        got = await asyncio.gather(*(admits(each, again(one, kind.unit)) for _ in range(50) for each in (a, b, c, d)))
 
     assert sum(got) == 50
 
@@ -371,9 +411,9 @@ async def test_the_queue_is_bounded(server: Server) -> None:
 
 async def test_a_clock_that_steps_back_keeps_the_counts(server: Server) -> None:
     """A state from the future, as after a failover to a server with another clock, still counts and blocks nobody for long."""
-    one = check(LimitSettings(5, 30.0))
+    one = check(LimitSettings(500, 30.0))
     async with redis_store(server.port) as store:
-        await ask(store, again(one, 4))
+        await ask(store, again(one, 499))
         with server.client() as client:
             (key,) = [key for key in client.scan_iter() if key.endswith(one.limit.id)]
             index, last, this = struct.unpack("<ddd", client.get(key))

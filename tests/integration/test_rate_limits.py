@@ -26,7 +26,7 @@ async def statuses(gateway: Gateway, count: int, *lines: str, target: str = "/")
 
 async def test_over_the_limit_is_429_with_a_true_retry_after(upstream: StartUpstream, gateway: StartGateway) -> None:
     """The problem names the limit; who waits as long as `Retry-After` says is admitted (RFC 9110 10.2.3, RFC 6585 4)."""
-    running = await limited(upstream, gateway, "{name: client, limit: 2, per: 1s, algorithm: sliding_log}")
+    running = await limited(upstream, gateway, "{name: client, limit: 2, per: 1s}")
     assert await statuses(running, 2) == [200, 200]
     refused = await running.get()
 
@@ -40,6 +40,17 @@ async def test_over_the_limit_is_429_with_a_true_retry_after(upstream: StartUpst
     assert wait == problem["retry_after"] == 1
     await time_passes(wait)
     assert (await running.get()).status == 200
+
+
+async def test_who_keeps_a_small_limit_is_never_refused(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """One request per 1.1 periods, under a limit of one per period, and none of them is 429."""
+    running = await limited(upstream, gateway, "1/100ms")
+    got = []
+    for _ in range(12):
+        got += await statuses(running, 1)
+        await time_passes(0.11)
+
+    assert got == [200] * 12
 
 
 async def test_a_refused_request_never_reaches_the_upstream(upstream: StartUpstream, gateway: StartGateway) -> None:

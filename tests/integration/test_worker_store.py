@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.metrics import StoreMetrics
-from gateway.policies.rate_limit import Algorithm, LimitSettings, Rule, rule_of, unpacked_settings
+from gateway.policies.rate_limit import LARGEST_LIMIT, Algorithm, LimitSettings, Rule, rule_of, unpacked_settings
 from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.rate_limit_store.worker_link import FORGET, SETTINGS, LimitServer, WorkerLink
-from tests.support import PATIENCE, eventually
+from tests.support import PATIENCE, eventually, time_passes
 
 
 class Limit:
@@ -81,14 +81,22 @@ async def ask(store: LimitBatcher, *checks: Check) -> LimitCall:
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
+@pytest.mark.parametrize("limit", [1, 100, 101, LARGEST_LIMIT])
 @pytest.mark.parametrize("enforce", [True, False])
-def test_settings_survive_the_way(algorithm: Algorithm, enforce: bool) -> None:
-    """What a worker packs is what the other process unpacks."""
-    settings = LimitSettings(100, 1.5, algorithm, 7 if algorithm is Algorithm.TOKEN_BUCKET else 0)
+def test_settings_survive_the_way(algorithm: Algorithm, limit: int, enforce: bool) -> None:
+    """What a worker packs is what the other process unpacks, and makes the same rule of."""
+    settings = LimitSettings(limit, 1.5, algorithm, 7 if algorithm is Algorithm.TOKEN_BUCKET else 0)
     unpacked, enforced = unpacked_settings(settings.packed(enforce=enforce))
 
-    assert (unpacked.limit, unpacked.per, unpacked.algorithm, unpacked.capacity) == (100, 1.5, algorithm, settings.capacity)
+    assert (unpacked.limit, unpacked.per, unpacked.algorithm, unpacked.capacity) == (limit, 1.5, algorithm, settings.capacity)
+    assert type(rule_of(unpacked)) is type(rule_of(settings))
     assert enforced is enforce
+
+
+def test_settings_of_no_algorithm_are_refused() -> None:
+    """Bytes that no worker packs are an error, not a limit."""
+    with pytest.raises(ValueError, match="no algorithm"):
+        unpacked_settings(b"\x07" + HOURLY.packed(enforce=True)[1:])
 
 
 async def test_several_workers_admit_what_one_would() -> None:
@@ -99,6 +107,18 @@ async def test_several_workers_admit_what_one_would() -> None:
 
     assert sum(not call.verdicts[0][2] for call in calls) == 10
     assert {call.source for call in calls} <= {Answers.LOCAL, Answers.CACHE}
+
+
+async def test_who_keeps_a_small_limit_is_never_refused() -> None:
+    """One request per 1.1 periods under a limit of one per period, from two workers in turn."""
+    limit = Limit(b"6" * 12, LimitSettings(1, 0.1))
+    refused = 0
+    async with serving(LocalStore(1000)) as connect, worker(connect) as a, worker(connect) as b:
+        for store in (a, b) * 6:
+            refused += bool((await ask(store, check(limit))).verdicts[0][2])
+            await time_passes(0.11)
+
+    assert refused == 0
 
 
 async def test_limits_are_charged_all_or_none() -> None:

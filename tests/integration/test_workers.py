@@ -81,9 +81,7 @@ async def test_their_counts_are_one(upstream: StartUpstream, fleet: StartFleet) 
 async def test_limits_hold_across_workers(upstream: StartUpstream, fleet: StartFleet) -> None:
     """Without Redis, all workers together admit what one would; a reset lets as many through again."""
     origin = await upstream(answers(OK))
-    gate = await fleet(
-        config(origin.url, route="rate_limit: {limit: 40, per: 1h, key: 'constant:all', algorithm: sliding_log}")
-    )
+    gate = await fleet(config(origin.url, route="rate_limit: {limit: 40, per: 1h, key: 'constant:all'}"))
 
     async def admitted() -> int:
         clients = [await gate.client() for _ in range(16)]
@@ -107,8 +105,9 @@ async def test_limits_in_redis_are_looked_at_and_reset_too(upstream: StartUpstre
     origin = await upstream(answers(OK))
     server = Server(tmp_path)
     try:
-        text = config(origin.url, route="rate_limit: {limit: 10, per: 1h, key: 'constant:all', algorithm: sliding_log}")
-        gate = await fleet(text + f'redis: {{url: "{server.url}"}}\n')
+        text = config(origin.url, route="rate_limit: {limit: 10, per: 1h, key: 'constant:all'}")
+        # A busy machine may take longer than 20 ms now and then; then a worker would count by itself.
+        gate = await fleet(text + f'redis: {{url: "{server.url}", timeout: 900ms}}\n')
         statuses = [(await gate.get()).status for _ in range(14)]
         key = "route=all&key="
         shown = await gate.page(f"/limits/key?{key}")

@@ -64,18 +64,26 @@ def test_a_shadow_limit_changes_nothing_for_the_others() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 6), st.sampled_from(Algorithm), st.integers(1, 3)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(
+            st.integers(1, 6),
+            st.sampled_from([(algorithm, 1) for algorithm in Algorithm] + [(Algorithm.SLIDING_WINDOW, 1000)]),
+            st.integers(1, 3),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
     st.lists(st.integers(0, 20_000_000), min_size=1, max_size=40),
 )
 def test_the_short_way_says_and_charges_what_the_long_way_does(
-    limits: list[tuple[int, Algorithm, int]], steps: list[int]
+    limits: list[tuple[int, tuple[Algorithm, int], int]], steps: list[int]
 ) -> None:
     """`admit` is `decide` for requests that all limits admit, and leaves the rest to it with nothing charged."""
     short, long = LocalStore(1000), LocalStore(1000)
     checks = []
-    for number, (limit, algorithm, cost) in enumerate(limits):
-        rule = rule_of(LimitSettings(limit, 60.0, algorithm, limit if algorithm is Algorithm.TOKEN_BUCKET else 0))
-        checks.append(Check(Limit(b"%d" % number), Tier(rule), b"k", cost))
+    for number, (limit, (algorithm, unit), cost) in enumerate(limits):
+        rule = rule_of(LimitSettings(limit * unit, 60.0, algorithm, limit if algorithm is Algorithm.TOKEN_BUCKET else 0))
+        checks.append(Check(Limit(b"%d" % number), Tier(rule), b"k", cost * unit))
     counters = short.counters(checks)
     now = NOW
     for step in steps:
@@ -164,6 +172,52 @@ def test_a_log_counts_for_its_size() -> None:
         store.decide([Check(Limit(b"log"), tier, b"%d" % number, 1)], NOW)
 
     assert len(store) == 10
+
+
+@pytest.mark.parametrize("before,after", [(60, 600), (600, 60)])
+def test_counts_go_on_when_the_size_of_a_limit_changes(before: int, after: int) -> None:
+    """A reload that takes a sliding window past the size up to which it is exact keeps what was counted, on every way to it."""
+    store = LocalStore(1000)
+    old, new = check("a", before, cost=50), check("a", after, cost=20)
+    counters = store.counters([new])
+    assert admitted(store, old) == [True]
+    now = monotonic_ns() // 1000
+    known = LocalStore(1000)
+    known.decide([old], now)
+
+    assert known.denies([check("a", after, cost=20)]) is (after == 60)
+    assert store.admit(counters, NOW) is None
+    assert store.decide([check("a", after, cost=0)], NOW)[0][0] == after - 50
+    assert admitted(store, new) == [after == 600]
+    assert len(store) == 1
+
+
+def test_what_was_found_before_the_size_changed_counts_no_longer() -> None:
+    """A connection that still lives by the old settings looks its key up again."""
+    store = LocalStore(1000)
+    old, new = check("a", 60), check("a", 600)
+    counters = store.counters([old])
+    store.decide([old], NOW)
+    assert store.admit(counters, NOW) is not None
+    store.decide([new], NOW)
+
+    assert store.admit(counters, NOW) is None
+    assert store.decide([new], NOW)[0][0] == 596
+
+
+@pytest.mark.parametrize("first,second", [(60, 600), (600, 60)])
+def test_keys_of_both_sizes_leave_when_they_say_nothing_any_more(first: int, second: int) -> None:
+    """A limit with an override keeps keys of both kinds: neither leaves early, neither stays."""
+    store = LocalStore(1000)
+    begin = monotonic_ns() // 1000
+    for number, limit in enumerate((first, second, first, second)):
+        store.decide([check("a", limit, b"%d" % number)], begin)
+    store.sweep()
+    assert len(store) == 4
+    store.decide([check("a", 5, b"later")], begin + 121_000_000)
+    store.decide([check("a", 5, b"later still")], begin + 121_000_000)
+
+    assert len(store) == 2
 
 
 def test_a_reset_key_begins_anew() -> None:

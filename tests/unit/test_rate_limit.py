@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Protocol
+from itertools import cycle
+from typing import Protocol, TypeAlias
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policies.rate_limit import (
+    LARGEST_EXACT,
+    LARGEST_LIMIT,
     MICROSECONDS,
     Algorithm,
     CostSettings,
+    ExactWindow,
     KeyDigest,
     LimitSettings,
     Rule,
+    SlidingWindow,
+    converted,
     legacy_lines,
     policy_item,
     rule_of,
@@ -26,7 +32,22 @@ from gateway.policies.rate_limit import (
 
 STEPS = st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(1, 3)), max_size=60)
 """Pauses in microseconds, and the cost of what follows."""
-LIMITS = st.builds(LimitSettings, st.integers(3, 20), st.sampled_from([0.1, 1.0, 7.0, 60.0]), st.sampled_from(Algorithm))
+UNITS = {
+    "exact_window": (Algorithm.SLIDING_WINDOW, 1),
+    "two_counters": (Algorithm.SLIDING_WINDOW, 1000),
+    "two_large_counters": (Algorithm.SLIDING_WINDOW, LARGEST_LIMIT // 20),
+    "sliding_log": (Algorithm.SLIDING_LOG, 1),
+    "token_bucket": (Algorithm.TOKEN_BUCKET, 1),
+}
+"""What a rule is made of: the algorithm, and what limits and costs are multiplied by, so that they have its size."""
+Limited: TypeAlias = tuple[LimitSettings, int]
+LIMITS = st.builds(
+    lambda kind, limit, per: (LimitSettings(limit * UNITS[kind][1], per, UNITS[kind][0]), UNITS[kind][1]),
+    st.sampled_from(sorted(UNITS)),
+    st.integers(3, 20),
+    st.sampled_from([0.1, 1.0, 7.0, 60.0]),
+)
+"""Settings and their unit."""
 
 
 class Exact(Protocol):
@@ -35,7 +56,7 @@ class Exact(Protocol):
     def admits(self, cost: int, now: int) -> bool: ...
 
 
-class ExactWindow:
+class ExactCounters:
     """Every admitted unit by window number; the last window counts by the share that still overlaps."""
 
     def __init__(self, settings: LimitSettings) -> None:
@@ -86,11 +107,13 @@ class ExactBucket:
         return True
 
 
-EXACT: dict[Algorithm, Callable[[LimitSettings], Exact]] = {
-    Algorithm.SLIDING_WINDOW: ExactWindow,
-    Algorithm.SLIDING_LOG: ExactLog,
-    Algorithm.TOKEN_BUCKET: ExactBucket,
-}
+def exact_of(settings: LimitSettings) -> Exact:
+    """The simulator of these settings."""
+    if settings.algorithm is Algorithm.TOKEN_BUCKET:
+        return ExactBucket(settings)
+    if settings.algorithm is Algorithm.SLIDING_WINDOW and settings.limit > LARGEST_EXACT:
+        return ExactCounters(settings)
+    return ExactLog(settings)
 
 
 def wait_for(rule: Rule, state: object, cost: int, now: int) -> int:
@@ -109,29 +132,37 @@ def ask(rule: Rule, state: object, cost: int, now: int) -> bool:
     return taken is not None
 
 
+def most_in_a_window(times: list[int], per: int) -> int:
+    """The most of these instants, in order, that lie in one window, wherever it begins."""
+    return max((bisect_left(times, start + per) - number for number, start in enumerate(times)), default=0)
+
+
 @given(LIMITS, STEPS)
-def test_verdicts_are_those_of_the_exact_simulator(settings: LimitSettings, steps: list[tuple[int, int]]) -> None:
+def test_verdicts_are_those_of_the_exact_simulator(limited: Limited, steps: list[tuple[int, int]]) -> None:
     """Floating point changes no verdict: where a simulator in fractions disagrees, it is within a microsecond of the border."""
-    rule, exact = rule_of(settings), EXACT[settings.algorithm](settings)
+    settings, unit = limited
+    rule, exact = rule_of(settings), exact_of(settings)
     now = 1_700_000_000 * MICROSECONDS
     state = rule.fresh(now)
     for pause, cost in steps:
         now += pause
-        admitted = ask(rule, state, cost, now)
-        if admitted != exact.admits(cost, now):
-            assert settings.algorithm is not Algorithm.SLIDING_LOG
-            assert rule.wait(state, cost, now) <= 2 or admitted
+        admitted = ask(rule, state, cost * unit, now)
+        if admitted != exact.admits(cost * unit, now):
+            assert not isinstance(exact, ExactLog)
+            assert rule.wait(state, cost * unit, now) <= 2 or admitted
             return
 
 
 @given(LIMITS, STEPS)
-def test_who_waits_as_told_is_admitted(settings: LimitSettings, steps: list[tuple[int, int]]) -> None:
+def test_who_waits_as_told_is_admitted(limited: Limited, steps: list[tuple[int, int]]) -> None:
     """After `wait` microseconds the cost fits, and one thousandth of the wait earlier it did not."""
+    settings, unit = limited
     rule = rule_of(settings)
     now = 1_700_000_000 * MICROSECONDS
     state = rule.fresh(now)
-    for pause, cost in steps:
+    for pause, factor in steps:
         now += pause
+        cost = factor * unit
         if ask(rule, state, cost, now):
             continue
         wait = rule.wait(state, cost, now)
@@ -144,83 +175,183 @@ def test_who_waits_as_told_is_admitted(settings: LimitSettings, steps: list[tupl
         assert ask(rule, state, cost, now)
 
 
+@given(st.integers(1, LARGEST_EXACT), STEPS)
+def test_the_wait_of_an_exact_window_is_the_very_microsecond(limit: int, steps: list[tuple[int, int]]) -> None:
+    """One microsecond before the wait is over, the cost does not fit: `Retry-After` is when the next request is admitted."""
+    rule = rule_of(LimitSettings(limit, 1.0))
+    state = rule.fresh(0)
+    now = 0
+    for pause, factor in steps:
+        now += pause
+        cost = min(factor, limit)
+        if not ask(rule, state, cost, now):
+            now += rule.wait(state, cost, now)
+            assert wait_for(rule, state, cost, now - 1) == 1
+            assert ask(rule, state, cost, now)
+
+
 @given(LIMITS, STEPS)
-def test_no_window_takes_more_than_the_documented_bound(settings: LimitSettings, steps: list[tuple[int, int]]) -> None:
-    """In any window of `per`: the log admits at most the limit, the window less than twice it, the bucket limit plus burst."""
+def test_no_window_takes_more_than_the_documented_bound(limited: Limited, steps: list[tuple[int, int]]) -> None:
+    """In any window of `per`: times admit at most the limit, two counters less than twice it, the bucket limit plus burst."""
+    settings, unit = limited
     rule = rule_of(settings)
-    bound = {
-        Algorithm.SLIDING_LOG: settings.limit,
-        Algorithm.SLIDING_WINDOW: 2 * settings.limit,
-        Algorithm.TOKEN_BUCKET: settings.limit + settings.capacity,
-    }[settings.algorithm]
+    bound = settings.limit // unit
+    if not isinstance(exact_of(settings), ExactLog):
+        bound *= 2
     now = 0
     state = rule.fresh(now)
     admitted: list[int] = []
     for pause, cost in steps:
         now += pause
-        if ask(rule, state, cost, now):
+        if ask(rule, state, cost * unit, now):
             admitted += [now] * cost
-    per = round(settings.per * MICROSECONDS)
-    assert all(sum(start <= time < start + per for time in admitted) <= bound for start in admitted)
+    assert most_in_a_window(admitted, round(settings.per * MICROSECONDS)) <= bound
+
+
+# -- what clients get ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3 * LARGEST_EXACT), st.integers(0, MICROSECONDS), st.lists(st.integers(5_000, 50_000), min_size=1))
+def test_who_always_asks_gets_the_limit(limit: int, begin: int, pauses: list[int]) -> None:
+    """However unevenly it asks: over 20 windows at least 90 % of the limit, and of a small one at most 100 % in any window."""
+    rule = rule_of(LimitSettings(limit, 1.0))
+    state = rule.fresh(begin)
+    now = begin
+    admitted: list[int] = []
+    for pause in cycle(pauses):
+        while ask(rule, state, 1, now):
+            admitted.append(now)
+        now += pause
+        if now >= begin + 20 * MICROSECONDS:
+            break
+
+    assert len(admitted) >= 0.9 * 20 * limit
+    assert most_in_a_window(admitted, MICROSECONDS) <= limit * (1 if limit <= LARGEST_EXACT else 2)
+
+
+@given(st.integers(1, LARGEST_EXACT), st.integers(0, MICROSECONDS), st.lists(st.integers(0, MICROSECONDS), max_size=300))
+def test_who_keeps_a_small_limit_is_never_refused(limit: int, begin: int, pauses: list[int]) -> None:
+    """However unevenly its requests come: where no window of the client's holds more than the limit, all are admitted."""
+    settings = LimitSettings(limit, 1.0)
+    rule, keeps = rule_of(settings), ExactLog(settings)
+    state = rule.fresh(begin)
+    now = begin
+    for pause in pauses:
+        now += pause
+        if keeps.admits(1, now):
+            assert ask(rule, state, 1, now)
+
+
+@given(st.integers(1, 2000), st.integers(0, MICROSECONDS))
+def test_who_sends_evenly_below_the_rate_is_never_refused(limit: int, begin: int) -> None:
+    """One request per 1.01 s under `1/s`, and the same of every limit, small or large, wherever its windows begin."""
+    rule = rule_of(LimitSettings(limit, 1.0))
+    state = rule.fresh(begin)
+    for number in range(min(3 * limit, 1000) + 20):
+        assert ask(rule, state, 1, begin + 1_010_000 * number // limit)
+
+
+# -- when the size of a limit changes ----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, LARGEST_EXACT), st.integers(0, MICROSECONDS), STEPS)
+def test_a_limit_that_grows_goes_on_with_its_counts(limit: int, begin: int, steps: list[tuple[int, int]]) -> None:
+    """Two counters that follow upon times leave as much of the new limit as the times do, and a unit less at most."""
+    small, large = rule_of(LimitSettings(limit, 1.0)), rule_of(LimitSettings(1000, 1.0))
+    assert (type(small), type(large)) == (ExactWindow, SlidingWindow)
+    state = small.fresh(begin)
+    now = begin
+    for pause, _ in steps:
+        now += pause // 4
+        small.take(state, 1, now)
+    used = limit - small.room(state, now)
+
+    assert used <= round(1000 - large.room(converted(large, state, now), now), 6) < used + 1
+
+
+@given(
+    st.integers(1, LARGEST_EXACT), st.integers(0, 10 * MICROSECONDS), st.integers(0, LARGEST_LIMIT),
+    st.integers(0, LARGEST_LIMIT), st.integers(-2 * MICROSECONDS, 3 * MICROSECONDS),
+)  # fmt: skip
+def test_a_limit_that_shrinks_goes_on_with_its_counts(limit: int, begin: int, last: int, this: int, passed: int) -> None:
+    """Times that follow upon two counters are in order, none of them ahead, and no more than the new limit can use."""
+    rule = rule_of(LimitSettings(limit, 1.0))
+    now = begin + passed + 2 * MICROSECONDS
+    index = (begin + 2 * MICROSECONDS) // MICROSECONDS
+    state = converted(rule, [index, last, this], now)
+
+    assert list(state) == sorted(state)
+    assert all(time <= now for time in state)
+    assert len(state) <= limit
+    if now // MICROSECONDS <= index:
+        assert rule.room(state, now) <= max(0, limit - this)
+    elif now // MICROSECONDS > index + 1:
+        assert rule.room(state, now) == limit
+
+
+# -- every algorithm ---------------------------------------------------------------------------------------------------
 
 
 @given(LIMITS, st.integers(0, 10**9), STEPS)
 def test_a_clock_that_steps_back_loses_no_count_and_blocks_nobody(
-    settings: LimitSettings, step: int, steps: list[tuple[int, int]]
+    limited: Limited, step: int, steps: list[tuple[int, int]]
 ) -> None:
     """What was taken still counts after the step, and two periods later the whole limit is free again."""
+    settings, unit = limited
     rule = rule_of(settings)
     now = 1_700_000_000 * MICROSECONDS
     state = rule.fresh(now)
-    while ask(rule, state, 1, now):
+    while ask(rule, state, unit, now):
         pass
     now -= step
     room = rule.room(state, now)
-    assert room < 1 or step == 0 or settings.algorithm is Algorithm.SLIDING_WINDOW
+    assert room < unit or step == 0 or isinstance(rule, SlidingWindow)
     assert room <= settings.capacity
     for pause, cost in steps:
         now += pause
-        ask(rule, state, cost, now)
+        ask(rule, state, cost * unit, now)
     now += 2 * round(settings.per * MICROSECONDS) * max(1, settings.capacity // settings.limit) + 2
     assert wait_for(rule, state, settings.capacity, now) == 0
 
 
-def test_a_sliding_window_keeps_its_counts_when_the_clock_steps_back_into_another_window() -> None:
+def test_two_counters_are_kept_when_the_clock_steps_back_into_another_window() -> None:
     """Both counters move with the clock; only their weight is taken anew."""
-    rule = rule_of(LimitSettings(10, 1.0))
+    rule = rule_of(LimitSettings(1000, 1.0))
     state = rule.fresh(5_900_000)
     for _ in range(10):
-        assert ask(rule, state, 1, 5_900_000)
+        assert ask(rule, state, 100, 5_900_000)
 
     assert rule.room(state, 2_900_000) == 0
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_denials_are_free(algorithm: Algorithm) -> None:
+@pytest.mark.parametrize("kind", UNITS)
+def test_denials_are_free(kind: str) -> None:
     """Asking a thousand times while denied moves the next admission not at all."""
-    rule = rule_of(LimitSettings(5, 10.0, algorithm))
+    algorithm, unit = UNITS[kind]
+    rule = rule_of(LimitSettings(5 * unit, 10.0, algorithm))
     state = rule.fresh(0)
-    while ask(rule, state, 1, 0):
+    while ask(rule, state, unit, 0):
         pass
-    wait = rule.wait(state, 1, 0)
+    wait = rule.wait(state, unit, 0)
     for now in range(0, wait - 2, max(1, wait // 1000)):
-        assert not ask(rule, state, 1, now)
+        assert not ask(rule, state, unit, now)
 
-    assert ask(rule, state, 1, wait)
+    assert ask(rule, state, unit, wait)
 
 
-@pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_a_state_is_over_only_when_it_says_nothing(algorithm: Algorithm) -> None:
+@pytest.mark.parametrize("kind", UNITS)
+def test_a_state_is_over_only_when_it_says_nothing(kind: str) -> None:
     """What is dropped as over would have given the same verdicts as a fresh state."""
-    rule = rule_of(LimitSettings(5, 1.0, algorithm))
+    algorithm, unit = UNITS[kind]
+    rule = rule_of(LimitSettings(5 * unit, 1.0, algorithm))
     state = rule.fresh(0)
-    ask(rule, state, 5, 0)
+    ask(rule, state, 5 * unit, 0)
     now = 0
     while not rule.over(state, now):
         assert now < 10 * MICROSECONDS
         now += 100_000
 
-    assert wait_for(rule, state, 5, now) == 0
+    assert wait_for(rule, state, 5 * unit, now) == 0
 
 
 @pytest.mark.parametrize(
@@ -238,6 +369,14 @@ def test_the_share_of_one_gateway(settings: LimitSettings, of: int, least: int, 
     share = settings.share(of, least)
 
     assert (share.limit, share.capacity) == (limit, capacity)
+
+
+def test_the_share_of_one_gateway_is_exact_when_it_is_small() -> None:
+    """What holds while the store is down is chosen by the size of the share, not of the limit."""
+    settings = LimitSettings(4 * LARGEST_EXACT, 60.0)
+
+    assert type(rule_of(settings)) is SlidingWindow
+    assert type(rule_of(settings.share(4, 1))) is ExactWindow
 
 
 # -- keys, costs, fields -----------------------------------------------------------------------------------------------

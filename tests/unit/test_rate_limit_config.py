@@ -127,7 +127,9 @@ def test_the_share_of_a_gateway_is_for_a_store_outside_only(config: Config) -> N
     "route,at,words",
     [
         ("rate_limit: 100", "100", "period is missing"),
-        ("rate_limit: 0/min", "0/min", "between 1 and"),
+        ("rate_limit: 0/min", "0/min", "at least 1; to refuse everything"),
+        ("rate_limit: 1000000000000000/day", "1000000000000000/day", "`RateLimit-Policy` can say no larger number"),
+        ("rate_limit: {limit: 5/min, overrides: {192.0.2.1: 1000000000000000}}", "1000000000000000", "at most 999999999999999"),
         ("rate_limit: 5/mim", "5/mim", "did you mean `min`"),
         ("rate_limit: 5/10ms", "5/10ms", "at least `100ms`"),
         ("rate_limit: {limit: 5/min, per: 1m}", "per", "already"),
@@ -235,7 +237,7 @@ def test_explain_shows_limits_and_keys(config: Config) -> None:
     assert "rate_limit.tenant.key header:x-tenant = 'acme' and path:id = '7'" in rows
     assert "rate_limit.tenant.candidate 6 per 1s, only counted" in rows
     assert "header:x-tenant is missing: denied" in explain(config.load(route), "GET", "/u/7")
-    assert any(row.startswith("rate_limit.c 9 per 1s, sliding_window, shadow") for row in rows)
+    assert any(row.startswith("rate_limit.c 9 per 1s, sliding_window (exact), shadow") for row in rows)
 
 
 def test_the_fields_that_limits_read_are_kept_by_the_reader(config: Config) -> None:

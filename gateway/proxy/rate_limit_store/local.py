@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Any, Final
 
-from gateway.policies.rate_limit import MICROSECONDS, Rule, Verdict
+from gateway.policies.rate_limit import MICROSECONDS, Rule, Verdict, converted
 from gateway.ports import Check, LimitCall
 
 SWEEP: Final = 2_000
@@ -26,7 +26,7 @@ class Table(OrderedDict[bytes, Any]):
         super().__init__()
         self.rule = rule
         self.removed = 0
-        """How many keys have left: what was found before may be gone."""
+        """How many states have left: what was found before may be gone."""
 
 
 class Counter:
@@ -62,7 +62,12 @@ class LocalStore:
         for check in checks:
             table = self._tables.get(check.limit.id)
             state = None if table is None else table.get(check.digest)
-            if state is not None and check.cost > check.tier.rule.room(state, now):
+            if state is None:
+                continue
+            rule = check.rule
+            if type(state) is not rule.form:
+                state = converted(rule, state, now)
+            if check.cost > rule.room(state, now):
                 return True
         return False
 
@@ -89,7 +94,8 @@ class LocalStore:
             if counter.removed != table.removed or counter.state is None:
                 counter.state = table.get(counter.digest)
                 counter.removed = table.removed
-                if counter.state is None:
+                if type(counter.state) is not counter.rule.form:
+                    counter.state = None
                     return None
             if counter is not last and counter.rule.room(counter.state, now) < counter.cost:
                 return None
@@ -126,6 +132,10 @@ class LocalStore:
             state = table.get(check.digest)
             if state is None:
                 state = rule.fresh(now)
+            elif type(state) is not rule.form:
+                # The size of the limit has changed. What was found before is no longer what counts.
+                state = table[check.digest] = converted(rule, state, now)
+                table.removed += 1
             room = rule.room(state, now)
             if check.cost > room and limit.enforce:
                 denied = True

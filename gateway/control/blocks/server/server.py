@@ -45,7 +45,8 @@ class ServerLimits(Model):
     )
     rate_limit_keys: int = setting(
         100_000,
-        "Most keys of rate limits that are counted in process, at about 300 bytes each; the oldest leave first.",
+        "Most keys of rate limits that are counted in process, at about 300 bytes each; the oldest leave first. A key that "
+        "uses up a limit of 20 to 100 takes 400 bytes to 1 KiB; one of a `sliding_log` counts for several.",
         ge=100,
         le=100_000_000,
     )

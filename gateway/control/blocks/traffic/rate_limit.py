@@ -163,7 +163,9 @@ def _rows(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, asked: Aske
         shared = ", shared by all routes that inherit it" if inherited else ""
         mode = "" if limit.mode == "enforce" else f", {limit.mode}"
         name = f"rate_limit.{limit.name}"
-        rows.append((name, f"{in_words(settings_of(limit))}, {limit.algorithm}{mode}{shared}", place))
+        settings = settings_of(limit)
+        exact = " (exact)" if settings.exact else ""
+        rows.append((name, f"{in_words(settings)}, {limit.algorithm}{exact}{mode}{shared}", place))
         rows.append((f"{name}.key", _key(facts.name, limit, asked), ""))
         cost = limit.cost.header or limit.cost.query
         if cost or limit.cost.default != 1:

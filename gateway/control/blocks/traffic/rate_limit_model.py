@@ -17,7 +17,7 @@ from gateway.policies.rate_limit import LARGEST_LIMIT
 
 QUOTA_PATTERN: Final = r"^[0-9]+(/[0-9a-z]+)?$"
 
-_QUOTA: Final = re.compile(r"([0-9]{1,12}) ?(?:/ ?([0-9a-z]+))?")
+_QUOTA: Final = re.compile(r"([0-9]{1,99}) ?(?:/ ?([0-9a-z]+))?")
 _PERIODS: Final = {
     "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0,
     "d": 86_400.0, "day": 86_400.0,
@@ -40,8 +40,13 @@ def _parse_quota(text: str) -> Quota:
     if match is None:
         raise invalid("expected a number, or one with a period such as `100/min`")
     limit, period = int(match[1]), match[2]
-    if not 1 <= limit <= LARGEST_LIMIT:
-        raise invalid(f"a limit is between 1 and {LARGEST_LIMIT}", "to refuse everything, use `respond`" if not limit else "")
+    if not limit:
+        raise invalid("a limit is at least 1", "to refuse everything, use `respond`")
+    if limit > LARGEST_LIMIT:
+        raise invalid(
+            f"a limit is at most {LARGEST_LIMIT}",
+            "`RateLimit-Policy` can say no larger number (RFC 9651, 3.3.1); count in a larger unit, or over a shorter period",
+        )
     try:
         return Quota(limit, None if period is None else _parse_period(period))
     except units.UnitError:
@@ -127,8 +132,8 @@ class RateLimit(Model):
     )
     algorithm: Annotated[str, *choice("sliding_window", "sliding_log", "token_bucket")] = setting(
         "sliding_window",
-        "`sliding_window`: two counters, approximate; `sliding_log`: exact, `limit` at most 1000; "
-        "`token_bucket`: GCRA, a steady rate with `burst`.",
+        "`sliding_window`: exact up to a `limit` of 100, approximate above (two counters); `sliding_log`: exact, `limit` at "
+        "most 1000; `token_bucket`: GCRA, a steady rate with `burst`.",
     )
     key: KeyParts = setting(
         ("client_ip",),
