@@ -94,7 +94,7 @@ class ClientConnection(Connection, Client):
         self.closing = True
         now = monotonic()
         self.watch_output(now)
-        self.transport.close()
+        self.close()
 
     def gone(self) -> bool:
         return self.is_reset()
