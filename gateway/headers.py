@@ -21,7 +21,10 @@ FIELD_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 ENTITY_TAG: Final = re.compile(rb'(?:W/)?"[^"]*"')
 """An entity tag (RFC 9110 8.8.3); blanks inside are tolerated."""
 
-_HOST: Final = re.compile(rb"(?:([A-Za-z0-9\-._~!$&'()*+;=%]*)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
+_REG_NAME: Final = rb"[A-Za-z0-9\-._~!$&'()*+;=]*+"
+_HOST: Final = re.compile(
+    rb"(?:(" + _REG_NAME + rb"(?:%[0-9A-Fa-f]{2}" + _REG_NAME + rb")*+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
+)
 _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)

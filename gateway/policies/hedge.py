@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-"""Methods that may be sent twice at once (RFC 9110 9.2.1)."""
+SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"QUERY"})
+"""Methods that may be sent twice at once (RFC 9110 9.2.1, RFC 10008)."""
+WITH_CONTENT: Final = b"QUERY"
+"""The one of them whose content has a meaning."""
 
 ENOUGH: Final = 20
 """Answers below which a percentile says nothing."""

@@ -14,8 +14,8 @@ from typing import Final
 
 from gateway.errors import Failure
 
-IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110 9.2.2: only these may be repeated without being told to."""
+IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PUT", b"DELETE"})
+"""RFC 9110 9.2.2, RFC 10008: only these may be repeated without being told to."""
 
 LEAST_ATTEMPT: Final = 0.001
 """Seconds that must be left after the back-off: no attempt is shorter."""

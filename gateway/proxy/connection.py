@@ -17,6 +17,9 @@ from gateway.policies import NEVER
 WRITE_HIGH: Final = 64 * 1024
 """Bytes waiting in user space for one peer before its source is paused. Twice this bounds a stream's memory."""
 
+PART_AGAIN: Final = 0.1
+"""Seconds between looks whether the last of a TLS connection is on its way."""
+
 _TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 _ESTABLISHED: Final = 1
 """`tcpi_state`, the first byte of TCP_INFO."""
@@ -32,7 +35,7 @@ class Source(Protocol):
 class Connection(asyncio.Protocol):
     """A connection with back-pressure both ways. Subclasses read; whoever writes sets `source`."""
 
-    __slots__ = ("_unsent", "reading_paused", "source", "stalled_since", "transport", "write_paused")
+    __slots__ = ("_parting", "_unsent", "reading_paused", "source", "stalled_since", "transport", "write_paused")
 
     transport: asyncio.Transport
 
@@ -43,11 +46,39 @@ class Connection(asyncio.Protocol):
         self._unsent: float = NEVER
         self.reading_paused = False
         self.source: Source | None = None
+        self._parting: asyncio.TimerHandle | None = None
 
     def adopt(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport of `connection_made`."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses of it
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        if self._parting is not None:
+            self._parting.cancel()
+
+    def close(self) -> None:
+        """Close behind what the peer was sent. Idempotent.
+
+        Over TLS the peer is told (`close_notify`), but not waited for until it says the same: a phone that is asleep never
+        does, and asyncio would keep the connection for half a minute. RFC 8446 6.1 asks for no more.
+        """
+        transport = self.transport
+        if not transport.is_closing():
+            transport.close()
+            if transport.get_extra_info("sslcontext") is not None:
+                self._part()
+
+    def _part(self) -> None:
+        """Once TLS has handed all of its output on, let it think that the peer has closed: then it closes behind that."""
+        self._parting = None
+        if self.transport.get_write_buffer_size():
+            self._parting = asyncio.get_running_loop().call_later(PART_AGAIN, self._part)
+            return
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError), socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
+            same.shutdown(socket.SHUT_RD)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""

@@ -256,8 +256,9 @@ async def test_a_copy_that_is_still_connecting_ends_with_its_request(
         b"PUT / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
         b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"query / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
     ],
-    ids=["POST", "DELETE", "PUT", "GET-body", "upgrade"],
+    ids=["POST", "DELETE", "PUT", "GET-body", "upgrade", "query"],
 )
 async def test_only_what_is_safe_is_sent_twice(upstream: StartUpstream, gateway: StartGateway, request_: bytes) -> None:
     """Unsafe methods, bodies and upgrades have one copy (RFC 9110 9.2.1)."""
@@ -265,6 +266,34 @@ async def test_only_what_is_safe_is_sent_twice(upstream: StartUpstream, gateway:
 
     # By the end of its time a copy would have been sent.
     assert (await running.ask(request_)).status == 504
+    assert len(first.requests) + len(second.requests) == 1
+    assert running.upstream.retries == {}
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_query_is_sent_twice_with_its_content(upstream: StartUpstream, gateway: StartGateway, framing: str) -> None:
+    """QUERY is safe and its content is what it asks for (RFC 10008): the copy brings all of it, and can be the answer."""
+    body = bytes(range(256)) * 100
+    line, sent = b"Content-Length: %d" % len(body), body
+    if framing == "chunked":
+        line, sent = b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    wire = b"QUERY /q HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n%b" % (line, sent)
+    running, hanging, quick = await pair(upstream, gateway, accepts_and_hangs, answers(OK), route=RARE)
+    responses = [await running.ask(wire) for _ in range(4)]
+
+    assert [response.status for response in responses] == [200] * 4
+    assert len(hanging.requests) >= 1 and len(quick.requests) == 4
+    assert {request.body for request in (*quick.requests, *hanging.requests)} == {body}
+    assert running.upstream.retries == {"hedge": len(hanging.requests)}
+    assert {method for method, _ in running.route.requests} == {b"QUERY"}
+
+
+async def test_a_query_whose_content_is_not_kept_has_one_copy(upstream: StartUpstream, gateway: StartGateway) -> None:
+    """What is larger than `retry.replay`, or kept for nobody because nothing is retried, cannot be sent again."""
+    running, first, second = await pair(upstream, gateway, accepts_and_hangs, accepts_and_hangs, route=GIVES_UP)
+    large = b"QUERY / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+
+    assert (await running.ask(large)).status == 504
     assert len(first.requests) + len(second.requests) == 1
     assert running.upstream.retries == {}
 

@@ -15,7 +15,7 @@ from tests.support import GET, OK, Behaviour, Gateway, Peer, Request, Response, 
 BOUND: Final = 8192
 """Of the replay buffer, in these tests."""
 
-IDEMPOTENT: Final = (b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS")
+IDEMPOTENT: Final = (b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"QUERY")
 OTHERS: Final = (b"POST", b"PATCH", b"LOCK", b"get")
 
 POINTS: Final = ("before-head", "after-head", "mid-body", "after-request", "closes", "half-head", "hangs", "503", "503-cut")

@@ -43,6 +43,7 @@ addresses = st.ip_addresses()
         (b"[0:0::0:1]", b"[::1]"),
         (b"127.0.0.1", b"127.0.0.1"),
         (b"", b""),
+        (b"a%2Db%c3%a9.example:1", b"a%2db%c3%a9.example"),
     ],
 )
 def test_hosts_are_normalised(value: bytes, host: bytes) -> None:
@@ -67,6 +68,13 @@ def test_hosts_are_normalised(value: bytes, host: bytes) -> None:
         b"\xe4",
         b"a:1:2",
         b"a\n",
+        b"%",
+        b"a%",
+        b"a%2",
+        b"a%zz",
+        b"%%41",
+        b"a%:80",
+        b"50%.example",
     ],
 )
 def test_invalid_hosts_are_refused(value: bytes) -> None:

@@ -116,7 +116,21 @@ def test_fields_without_a_kind_are_kept_as_bytes() -> None:
 
 
 BAD_LENGTHS = [b"", b"+1", b"-1", b"1_0", b"0x1", b"1 0", b"\xb2", b"1" * 19, b"1.0", b"1\x0b"]
-BAD_CODINGS = [b"", b"identity", b"chunked, gzip", b"xchunked", b"chunked;q=1", b'"chunked"', b"chun\xe9ed"]
+BAD_CODINGS = [
+    b"chunked, chunked",
+    b"chunked\r\nTransfer-Encoding: chunked",
+    b"chunked, gzip, chunked",
+    b"gzip, chunked, chunked",
+    b"chunked\r\nTransfer-Encoding: gzip, chunked",
+    b"chunked, CHUNKED,",
+    b"",
+    b"identity",
+    b"chunked, gzip",
+    b"xchunked",
+    b"chunked;q=1",
+    b'"chunked"',
+    b"chun\xe9ed",
+]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +156,7 @@ def test_ambiguous_fields_are_refused(lines: list[bytes]) -> None:
     assert refusal(get(*lines)) is Failure.BAD_REQUEST
 
 
-@pytest.mark.parametrize("value", [b"gzip, chunked", b"chunked, chunked", b"chunked\r\nTransfer-Encoding: chunked"])
+@pytest.mark.parametrize("value", [b"gzip, chunked", b"gzip;q=1, cow, chunked", b",gzip,,chunked,"])
 def test_another_coding_before_chunked_is_501(value: bytes) -> None:
     """A coding that is not understood, in a message whose end is: 501 (RFC 9112 6.1)."""
     assert refusal(get(b"Transfer-Encoding: " + value)) is Failure.CODING_NOT_IMPLEMENTED
@@ -275,7 +289,16 @@ def test_what_is_no_absolute_form_is_refused(target: bytes) -> None:
 
 def test_targets_are_escaped_byte_by_byte() -> None:
     """Only what is not ASCII is touched."""
-    assert escape_target(b"/%41\xc3\xa9\xff~") == b"/%41%C3%A9%FF~"
+    assert escape_target(b"/%41\xc3\xa9~\xf0\x9f\x98\x80") == b"/%41%C3%A9~%F0%9F%98%80"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/\xff", b"/caf\xe9", b"/\xc0\xaf..", b"/\xed\xa0\x80", b"/\xc3", b"/?q=\x80", b"/\xc3\xa9\xe9", b"http://a/\xe9"],
+)
+def test_bytes_that_are_no_characters_are_refused(target: bytes) -> None:
+    """A target is ASCII (RFC 3986 2); UTF-8 can be mended, and other bytes mean one thing here and another thing there."""
+    assert refusal(get(line=b"GET %b HTTP/1.1" % target)) is Failure.BAD_REQUEST
 
 
 def test_without_takes_out_all_lines_of_a_name() -> None:

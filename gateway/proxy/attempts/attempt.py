@@ -71,6 +71,8 @@ def send(attempt: Attempt, target: bytes) -> None:
     attempt.dispatched_at = now
     attempt.endpoint.requests += 1
     head, body = x.head, x.request_body
+    if body is not None and attempt.racing:
+        body = body.copy()
     connection.begin(attempt, x.snapshot, head.method, body)
     message = request_message(head, target, host_for(attempt), request_lines(attempt, now))
     connection.send(message, chunked=head.fields.chunked)

@@ -12,7 +12,7 @@ from typing import Final
 from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.policies import status_meant
-from gateway.policies.hedge import SAFE, HedgeDelay
+from gateway.policies.hedge import SAFE, WITH_CONTENT, HedgeDelay
 from gateway.proxy import time_limits
 from gateway.proxy.attempts.attempt import send
 from gateway.proxy.attempts.load_balancing import pick
@@ -136,7 +136,7 @@ def allowed(attempt: Attempt) -> bool:
     x, upstream = attempt.x, attempt.upstream
     return (
         x.head.method in SAFE
-        and x.request_body is None
+        and (x.request_body is None or (x.head.method == WITH_CONTENT and x.request_body.whole_at_hand))
         and not x.head.upgrade
         and len(upstream.group.available) > 1
         and attempt.endpoint.guard is None

@@ -210,6 +210,18 @@ class Body:
         """Everything received so far is still at hand."""
         return self._outlet is None or self.received == 0 or self._replay is not None
 
+    @property
+    def whole_at_hand(self) -> bool:
+        """It is complete, and every byte of it has been kept: `copy` is possible."""
+        return self.done and (self._replay is not None or not self.received)
+
+    def copy(self) -> Body:
+        """The same content, complete, for another connection. Only when it is `whole_at_hand`."""
+        again = Body(self.source, self.decoder)
+        again._held = list(self._replay or ())
+        again._held_size = again.received = self.received
+        return again
+
     def rewind(self) -> None:
         """Detach, and hold again from the first byte. Only when `replayable`."""
         self.touched = monotonic()

@@ -90,6 +90,6 @@ class Tunnel:
         """Close both connections after what is buffered. Idempotent."""
         on_closed, self._on_closed = self._on_closed, None
         if on_closed is not None:
-            self._client.transport.close()
-            self._upstream.transport.close()
+            self._client.close()
+            self._upstream.close()
             on_closed()

@@ -95,7 +95,7 @@ class ClientConnection(Connection, Client):
         self.closing = True
         now = monotonic()
         self.watch_output(now)
-        self.transport.close()
+        self.close()
 
     def gone(self) -> bool:
         return self.is_reset()

@@ -97,6 +97,7 @@ class Http1Connection(Http1Answers):
         self._fields = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self.plane.connections.discard(self)
         self.plane.metrics.connections -= 1
         self.closing = True
@@ -250,7 +251,7 @@ class Http1Connection(Http1Answers):
         self.exchange = exchange
         exchange.start(pipeline.serve(exchange))
         if self.ended and self.exchange is exchange and not half_close.may_still_read(self, exchange):
-            self.transport.close()
+            self.close()
 
     def _read_body(self, exchange: Exchange, body: Body, data: bytes) -> None:
         try:
@@ -346,14 +347,15 @@ class Http1Connection(Http1Answers):
         if exchange is not None:
             time_limits.check_time(exchange, now)
         elif self._lingering and not self.unsent():
-            self.transport.abort()
+            self._lingering = False
+            self.close_behind_output()
         elif self.closing or self.write_paused:
             self.check_output(now)
         elif self._buffer:
             self._refuse_connection(Failed(Failure.HEADER_TIMEOUT, self._patience(), close=True))
         else:
             self.closing = True
-            self.transport.close()
+            self.close()
 
     # -- Client ------------------------------------------------------------------------------------------------------
 

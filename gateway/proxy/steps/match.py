@@ -102,8 +102,9 @@ def _other_form(x: Exchange) -> bytes:
         raise Failed(Failure.BAD_REQUEST, "the scheme of the request target is not http", close=True)
     if scheme != x.client.scheme:
         raise Failed(Failure.MISDIRECTED, "the scheme is not the connection's")
-    if head.fields.host is not None and normalise_host(head.fields.host) is None:
-        raise Failed(Failure.BAD_REQUEST, "the Host is not valid", close=True)
+    host = head.fields.host
+    if host is not None and (not host or normalise_host(host) is None):
+        raise Failed(Failure.BAD_REQUEST, "the Host is empty or not valid beside a target that names one", close=True)
     x.host_field = authority
     head.target = target
     return target

@@ -87,6 +87,7 @@ class UpstreamConnection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self.occupant is not None and self.response is None:
             self._read_last_words()
+        super().connection_lost(exc)
         self.pool.forget(self)
         self.reusable = False
         occupant = self.occupant

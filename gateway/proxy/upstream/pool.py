@@ -56,7 +56,7 @@ class EndpointPool:
         """The exchange on it is over and the connection can serve another."""
         self.endpoint.in_flight -= 1
         if self._retired or len(self._idle) >= self.settings.max_idle:
-            connection.transport.close()
+            connection.close()
             return
         connection.idle_since = monotonic()
         self._idle.append(connection)
@@ -76,13 +76,13 @@ class EndpointPool:
                 break
             expired += 1
         for connection in self._idle[:expired]:
-            connection.transport.close()
+            connection.close()
         del self._idle[:expired]
 
     def retire(self) -> None:
         self._retired = True
         for connection in self._idle:
-            connection.transport.close()
+            connection.close()
         self._idle.clear()
 
     def counts(self) -> dict[str, int]:

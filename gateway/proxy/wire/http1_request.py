@@ -232,7 +232,9 @@ def _special(fields: RequestFields, kind: int, name: bytes, value: bytes) -> Non
     elif kind == K_CODING:
         codings = list_members(value)
         if fields.chunked or codings != [b"chunked"]:
-            failure = Failure.CODING_NOT_IMPLEMENTED if codings[-1:] == [b"chunked"] else Failure.BAD_REQUEST
+            # Chunked twice, or not as the last, is wrong whatever else is implemented (RFC 9112 6.1, 6.3).
+            framed = not fields.chunked and codings.count(b"chunked") == 1 and codings[-1] == b"chunked"
+            failure = Failure.CODING_NOT_IMPLEMENTED if framed else Failure.BAD_REQUEST
             raise Failed(failure, "the only transfer coding is chunked, once", close=True)
         fields.chunked = True
     elif kind == K_EXPECT:
@@ -289,7 +291,12 @@ def without(block: bytes, names: Container[bytes]) -> bytes:
 
 
 def escape_target(target: bytes) -> bytes:
-    """Percent-encode the bytes of a target that no URI may hold but some clients send (raw UTF-8)."""
+    """Percent-encode the characters of a target that no URI may hold but some clients send as UTF-8. Raises `Failed` for bytes
+    that are none: nobody knows what they are."""
+    try:
+        target.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Failed(Failure.BAD_REQUEST, "the request target holds bytes that are not UTF-8", close=True) from None
     return b"".join(b"%%%02X" % byte if byte > 0x7F else bytes((byte,)) for byte in target)
 
 
