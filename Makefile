@@ -41,7 +41,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
 docs: $(VENV)/.installed-test
-	$(BIN)/python -m gateway.control.tools.metrics_reference > docs/metrics.md
+	$(BIN)/python -m tests.metrics_page > docs/metrics.md
 	$(BIN)/python -m tests.architecture_page --write
 
 # BENCH=scenario and its options, see tests/bench/README.md. Needs wrk, and the proxies it is to compare with.
