@@ -8,18 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from collections.abc import Mapping as Environment
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gateway.control import checks
 from gateway.control.json_schema import known_fields
 from gateway.control.reading.expand import expand, read_secret
-from gateway.control.reading.files import Sources, digest, digest_of, matching
+from gateway.control.reading.files import Sources, digest, digest_of, digests_of, matching
 from gateway.control.reading.nodes import (
     Loc,
     Mapping,
@@ -84,6 +83,8 @@ class _Loader:
         self.files: list[Path] = [path]
         self.digests: dict[Path, bytes | None] = {path: None}
         self.patterns: list[str] = []
+        self.named: set[Path] = set()
+        """The files that values of the configuration name."""
 
     def load(self) -> Loaded:
         root = self._parse(self.path)
@@ -105,17 +106,15 @@ class _Loader:
         resolved = resolve_config(config)
         self.problems += checks.check(config, resolved, positions)
         if self.problems:
-            raise self._error(config)
+            raise self._error()
         name = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
-        return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(config), resolved, data)
+        return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(), resolved, data)
 
-    def _error(self, config: Config | None = None) -> ConfigError:
-        return ConfigError(self.problems, self._sources(config))
+    def _error(self) -> ConfigError:
+        return ConfigError(self.problems, self._sources())
 
-    def _sources(self, config: Config | None) -> Sources:
-        for path in _paths(config):
-            self.digests[path] = digest_of(path)
-        return Sources(self.digests, tuple(self.patterns))
+    def _sources(self) -> Sources:
+        return Sources(self.digests | digests_of(self.named), tuple(self.patterns))
 
     def _read_secret(self, path: Path) -> str:
         self.digests[path] = digest_of(path)
@@ -226,23 +225,11 @@ class _Loader:
     def _validate(self, data: Any, positions: Positions) -> tuple[Config | None, list[Loc]]:
         """The configuration, or the places of the faults that keep it from being one; those are reported."""
         try:
-            return Config.model_validate(data, context={"base": self.base}), []
+            return Config.model_validate(data, context={"base": self.base, "named": self.named}), []
         except ValidationError as error:
             errors = error.errors(include_url=False)
             self.problems += filter(None, (_explained(dict(one), positions) for one in errors))
             return None, [tuple(one["loc"]) for one in errors]
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    """Every file that the configuration names."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _paths(getattr(value, name))
-    elif isinstance(value, (tuple, dict)):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _paths(inner)
 
 
 _PLAIN_TEXTS: Final = {

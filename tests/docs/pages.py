@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from gateway.control.json_schema import rendered_schema
-from gateway.control.tools import metrics_reference
 from tests import architecture_page
-from tests.docs import commands_page, configuration_page, picture
+from tests.docs import commands_page, configuration_page, metrics_page, picture
 
 if __name__ == "__main__":
     docs = configuration_page.PAGE.parent
-    (docs / "metrics.md").write_text(metrics_reference.reference(), encoding="utf-8")
+    (docs / "metrics.md").write_text(metrics_page.reference(), encoding="utf-8")
     (docs.parent / "config" / "gateway.schema.json").write_text(rendered_schema(), encoding="utf-8")
     commands_page.PAGE.write_text(commands_page.page(), encoding="utf-8")
     configuration_page.PAGE.write_text(configuration_page.page(), encoding="utf-8")

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from gateway.control.json_schema import json_schema
-from gateway.control.tools import metrics_reference
-from tests.docs import commands_page, configuration_page, picture
+from tests.docs import commands_page, configuration_page, metrics_page, picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {
     "commands.md": commands_page.page,
     "configuration.md": configuration_page.page,
     "explain.svg": picture.page,
-    "metrics.md": metrics_reference.reference,
+    "metrics.md": metrics_page.reference,
 }
 
 

@@ -13,11 +13,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from gateway.control.tools.metrics_reference import LABELS, families, reference
 from gateway.metrics import GatewayMetrics, ReloadMetrics, StoreMetrics
 from gateway.metrics.families import ROWS_AT_ONCE, CounterFamily, GaugeFamily, exposition
 from gateway.metrics.routes import KNOWN_METHODS
 from gateway.metrics.sums import LEAST, MOST
+from tests.docs.metrics_page import LABELS, families, reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from gateway.control.admin.answers import Token, check_token, json_answer
-from gateway.control.blocks.traffic.rate_limit_compile import in_words, part_value
+from gateway.control.blocks.traffic.rate_limit_compile import in_words, key_value
 from gateway.control.words.keys import Part
 from gateway.policies.rate_limit import seconds_up
 from gateway.ports import Answers, Check, LimitCall, LimitStore
@@ -82,7 +82,7 @@ class LimitPages:
                         "limit": limit.name,
                         "rule": in_words(limit.tier.settings),
                         "algorithm": limit.tier.settings.algorithm.value,
-                        "key": [str(Part(kind.value, name.decode("utf-8"))) for kind, name in limit.key],
+                        "key": [str(part) for part in _parts(limit)],
                         "enforced": limit.enforce,
                         "overrides": len(limit.overrides),
                         "id": limit.id.decode("ascii"),
@@ -119,7 +119,7 @@ class LimitPages:
             if limit is None:
                 raise web.HTTPNotFound(text=f"The route has the limits: {', '.join(limits) or 'none'}.\n")
             try:
-                return limit, limit.digest.many(_values(limit, query.get("key", "")))
+                return limit, limit.digest.many(key_value(_parts(limit), query.get("key", "")))
             except ValueError as error:
                 raise web.HTTPBadRequest(text=f"{error}\n") from None
         raise web.HTTPNotFound(text="There is no route of this name.\n")
@@ -155,11 +155,5 @@ class LimitPages:
         }
 
 
-def _values(limit: Limit, text: str) -> list[bytes | None]:
-    texts = text.split("|") if len(limit.key) > 1 else [text]
-    if len(texts) != len(limit.key):
-        raise ValueError(f"the key has {len(limit.key)} parts: join their values by `|`")
-    parts = [Part(kind.value, name.decode("utf-8")) for kind, name in limit.key]
-    return [
-        part.name.encode() if part.kind == "constant" else part_value(part, one) for part, one in zip(parts, texts, strict=True)
-    ]
+def _parts(limit: Limit) -> list[Part]:
+    return [Part(kind.value, name.decode("utf-8")) for kind, name in limit.key]

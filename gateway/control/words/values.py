@@ -24,6 +24,7 @@ ON: Final = "on"
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 NO_LIMIT: Final = -1
 
+_FIELD_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}")
 _LOCATION: Final = re.compile(r"[!-~]+")
 
@@ -133,13 +134,11 @@ def duration_within(least: str, most: str, example: str = "5s") -> tuple[PlainVa
     return text_value(f"a duration such as `{example}`", parse, pattern=units.DURATION_PATTERN)
 
 
-Duration: TypeAlias = Annotated[
-    float, *text_value("a duration such as `5s`", _positive_duration, pattern=units.DURATION_PATTERN)
-]
+_duration = functools.partial(text_value, "a duration such as `5s`", pattern=units.DURATION_PATTERN)
+
+Duration: TypeAlias = Annotated[float, *_duration(_positive_duration)]
 """Seconds, more than zero."""
-Delay: TypeAlias = Annotated[
-    float, *text_value("a duration such as `5s`", units.parse_duration, pattern=units.DURATION_PATTERN)
-]
+Delay: TypeAlias = Annotated[float, *_duration(units.parse_duration)]
 """Seconds; zero is allowed."""
 HeaderSize: TypeAlias = Annotated[int, *text_value("a size such as `32KiB`", _header_size, pattern=units.SIZE_PATTERN)]
 """Bytes, 1 KiB to 1 MiB."""
@@ -159,12 +158,14 @@ Size: TypeAlias = Annotated[int, *text_value("a size such as `1KiB`", units.pars
 def _resolve_path(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value:
         raise invalid("expected the path of a file")
-    base = (info.context or {}).get("base", Path())
-    return Path(base, value)
+    context = info.context or {}
+    path = Path(context.get("base", Path()), value)
+    context.get("named", set()).add(path)
+    return path
 
 
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_resolve_path), WithJsonSchema({"type": "string", "minLength": 1})]
-"""Relative paths are relative to the main configuration file."""
+"""Relative paths are relative to the main configuration file. Who validates gets all of them in `named` of the context."""
 
 
 # -- names, fields, patterns -----------------------------------------------------------------------------------------
@@ -267,10 +268,8 @@ def _parse_location(text: str) -> str:
 
 Name: TypeAlias = Annotated[str, *text_value("a name", _parse_name, pattern=NAME_PATTERN)]
 ServerName: TypeAlias = Annotated[str, *text_value("a name", _parse_server_name, pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
-FieldName: TypeAlias = Annotated[str, *text_value("a header name", parse_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
-OwnFieldName: TypeAlias = Annotated[
-    str, *text_value("a header name", _own_field_name, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
-]
+FieldName: TypeAlias = Annotated[str, *text_value("a header name", parse_field_name, pattern=_FIELD_NAME)]
+OwnFieldName: TypeAlias = Annotated[str, *text_value("a header name", _own_field_name, pattern=_FIELD_NAME)]
 FieldValue: TypeAlias = Annotated[str, *text_value("a header value", _parse_field_value, type=["string", "number"])]
 Method: TypeAlias = Annotated[str, *text_value("a method", _parse_method)]
 MatchHost: TypeAlias = Annotated[str, *text_value("a host", _parse_match_host)]

@@ -108,7 +108,7 @@ def _keys(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]
     for written, override in limit.overrides.items():
         place: Loc = (*loc, "overrides", written)
         try:
-            key_value(limit, written)
+            key_value(limit.key, written)
         except ValueError as error:
             yield positions.problem(place, str(error), key=True)
         yield from _numbers(place, override_settings(limit, override), override.burst, positions)
@@ -116,7 +116,7 @@ def _keys(loc: Loc, limit: RateLimit, positions: Positions) -> Iterator[Problem]
             yield positions.problem(place, "this key is exempt: the override has no effect", key=True)
     for index, written in enumerate(limit.exempt.keys):
         try:
-            key_value(limit, written)
+            key_value(limit.key, written)
         except ValueError as error:
             yield positions.problem((*loc, "exempt", "keys", index), str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from ipaddress import ip_network
@@ -56,18 +57,18 @@ def most_cost(limit: RateLimit) -> int:
     return max(limit.cost.default, limit.cost.max or 0)
 
 
-def key_value(limit: RateLimit, written: str) -> list[bytes]:
-    """The parts of a key as an operator writes it under `overrides` and `exempt`. Raises ValueError."""
-    texts = written.split("|") if len(limit.key) > 1 else [written]
-    if len(texts) != len(limit.key):
-        raise ValueError(f"the key has {len(limit.key)} parts: write their values joined by `|`")
-    return [part_value(part, text) for part, text in zip(limit.key, texts, strict=True)]
+def key_value(key: Sequence[Part], written: str) -> list[bytes]:
+    """The parts of a key as an operator writes its value. Raises ValueError."""
+    texts = written.split("|") if len(key) > 1 else [written]
+    if len(texts) != len(key):
+        raise ValueError(f"the key has {len(key)} parts: write their values joined by `|`")
+    return [_part_value(part, text) for part, text in zip(key, texts, strict=True)]
 
 
-def part_value(part: Part, text: str) -> bytes:
+def _part_value(part: Part, text: str) -> bytes:
     """One part of a key as the data plane sees it. Raises ValueError."""
     if part.kind != "client_ip":
-        return text.encode("utf-8")
+        return (part.name if part.kind == "constant" else text).encode("utf-8")
     try:
         network = ip_network(text, strict=False)
     except ValueError:
@@ -119,7 +120,7 @@ def _limit(limit: RateLimit, scope: str, share: int, counted: LimitMetrics, *, c
     settings, cost = settings_of(limit), limit.cost
     digest = KeyDigest([str(part) for part in limit.key])
     overrides = {
-        digest.many(key_value(limit, written)): _tier(limit, override_settings(limit, override), share)
+        digest.many(key_value(limit.key, written)): _tier(limit, override_settings(limit, override), share)
         for written, override in limit.overrides.items()
     }
     field = None
@@ -127,7 +128,7 @@ def _limit(limit: RateLimit, scope: str, share: int, counted: LimitMetrics, *, c
         field = (KeyPart.HEADER, cost.header.lower().encode("ascii"))
     elif cost.query is not None:
         field = (KeyPart.QUERY, cost.query.encode("utf-8"))
-    exempt_keys = frozenset(digest.many(key_value(limit, written)) for written in limit.exempt.keys)
+    exempt_keys = frozenset(digest.many(key_value(limit.key, written)) for written in limit.exempt.keys)
     plain = not (overrides or field or exempt_keys or limit.exempt.cidrs)
     enforce = limit.mode == "enforce"
     return Limit(
