@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -139,14 +140,8 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def _path_rank(segments: Sequence[str]) -> tuple[int, ...]:
-    rank = []
-    for segment in segments:
-        if segment == REST:
-            rank.append(_REST)
-            return tuple(rank)
-        rank.append(_PARAMETER if segment.startswith("{") else _LITERAL)
-    rank.append(_END)
-    return tuple(rank)
+    kinds = [_REST if segment == REST else _PARAMETER if segment.startswith("{") else _LITERAL for segment in segments]
+    return (*kinds, *(() if _REST in kinds else (_END,)))
 
 
 def _host_rank(host: str) -> tuple[int, int]:
@@ -259,7 +254,7 @@ class Router(Generic[T]):
         else:
             return _NO_HOST
         if len(entries) > 1:
-            entries.sort(key=_rank_of)
+            entries.sort(key=_BY_RANK)
         allow: list[bytes] = []
         for entry in entries:
             if entry.simple is not None:
@@ -275,8 +270,7 @@ class Router(Generic[T]):
         return _NO_PATH
 
 
-def _rank_of(entry: _Entry[T]) -> int:
-    return entry.rank
+_BY_RANK: Final = attrgetter("rank")
 
 
 def _insert(node: _Node[T], segments: Sequence[str], entry: _Entry[T]) -> None:

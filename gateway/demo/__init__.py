@@ -12,14 +12,14 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
-from gateway.control.load import load
+from gateway.control.load import load as load_config
 from gateway.control.reading.problems import ConfigError
 from gateway.control.words.addresses import Address
 from gateway.demo.load import MAX_RATE, send_load
@@ -80,36 +80,31 @@ def find_config(given: Path | None) -> Path:
 
 
 async def _load(url: str, rate: float) -> None:
-    with _stop_signals() as stop:
-        print(f"sending {rate:g} requests per second to {url}", flush=True)
-        await send_load(url, rate, stop)
+    stop = _stop_signals()
+    print(f"sending {rate:g} requests per second to {url}", flush=True)
+    await send_load(url, rate, stop)
 
 
 async def _demo(services: Sequence[str], host: str, config: Path | None) -> int:
     runners: list[web.AppRunner] = []
-    with _stop_signals() as stop:
-        try:
-            for name in services:
-                runners.append(await _start_service(name, host))  # noqa: PERF401 - what runs is stopped when the next fails
-            if config is None:
-                await stop.wait()
-                return 0
-            return await _with_gateway(config, stop)
-        finally:
-            await asyncio.gather(*(runner.cleanup() for runner in runners))
+    stop = _stop_signals()
+    try:
+        for name in services:
+            runners.append(await _start_service(name, host))  # noqa: PERF401 - what runs is stopped when the next fails
+        if config is None:
+            await stop.wait()
+            return 0
+        return await _with_gateway(config, stop)
+    finally:
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
+def _stop_signals() -> asyncio.Event:
     """An event that the first Ctrl-C or SIGTERM sets."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    return stop
 
 
 async def _start_service(name: str, host: str) -> web.AppRunner:
@@ -155,7 +150,7 @@ async def _with_gateway(config: Path, stop: asyncio.Event) -> int:
 def addresses(config: Path) -> tuple[str, str]:
     """Where the gateway and its admin listener can be reached; what is wrong with a file the gateway itself says."""
     try:
-        found = load(str(config)).config
+        found = load_config(str(config)).config
     except ConfigError:
         return DEFAULT_LISTEN, DEFAULT_ADMIN
     return _reachable(found.server.listen[0].address, DEFAULT_LISTEN), _reachable(found.admin.listen, DEFAULT_ADMIN)
@@ -170,18 +165,14 @@ def _reachable(address: Address | None, default: str) -> str:
 async def _until_ready(url: str) -> None:
     try:
         async with asyncio.timeout(READY_WITHIN), ClientSession(timeout=ClientTimeout(total=1.0)) as session:
-            while not await _answers(session, url):  # noqa: ASYNC110 - another process has no Event to set
+            while True:
+                with suppress(ClientError, TimeoutError):
+                    async with session.get(url) as response:
+                        if response.status == 200:
+                            return
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise _DemoError(f"the gateway was not ready within {READY_WITHIN:.0f} s ({url})") from None
-
-
-async def _answers(session: ClientSession, url: str) -> bool:
-    try:
-        async with session.get(url) as response:
-            return response.status == 200
-    except (ClientError, TimeoutError):
-        return False
 
 
 def _what_to_try(listen: str, admin: str) -> str:

@@ -8,6 +8,7 @@ are `Metric`s for whoever wants samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -87,24 +88,24 @@ def reading(histogram: Histogram) -> tuple[tuple[float, ...], list[int], float]:
     return histogram.bounds, histogram.counts.copy(), histogram.total
 
 
+@dataclass(frozen=True, slots=True)
 class Rows:
     """Rows and the labels of their values: with a name, a text and a kind they are a family."""
 
-    def __init__(self, labels: Sequence[str], rows: Iterable[Row]) -> None:
-        self._labels = labels
-        self._rows = rows
+    labels: Sequence[str]
+    rows: Iterable[Row]
 
     def counter(self, name: str, text: str) -> Family:
         """Shown as counters."""
-        return CounterFamily(name, text, self._labels, self._rows)
+        return CounterFamily(name, text, self.labels, self.rows)
 
     def gauge(self, name: str, text: str) -> Family:
         """Shown as gauges."""
-        return GaugeFamily(name, text, self._labels, self._rows)
+        return GaugeFamily(name, text, self.labels, self.rows)
 
     def histogram(self, name: str, text: str) -> Family:
         """Shown as histograms; each value is a `reading`."""
-        return HistogramFamily(name, text, self._labels, self._rows)
+        return HistogramFamily(name, text, self.labels, self.rows)
 
 
 def alone(value: object) -> Rows:

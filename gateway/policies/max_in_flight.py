@@ -68,17 +68,15 @@ class MaxInFlightSettings:
         return critical, default, sheddable
 
 
+@dataclass(slots=True, eq=False)
 class Waiter:
     """One request in the queue. `wake` is called when its state has changed."""
 
-    __slots__ = ("due", "rank", "state", "wake")
-
-    def __init__(self, rank: int, due: float, wake: Callable[[], None]) -> None:
-        self.rank = rank
-        self.due = due
-        """The instant after which it is not worth serving."""
-        self.wake = wake
-        self.state = _WAITING
+    rank: int
+    due: float
+    """The instant after which it is not worth serving."""
+    wake: Callable[[], None]
+    state: WaiterState = _WAITING
 
 
 class Fastest:

@@ -44,8 +44,8 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._orders: Orders | None = None
         """None before the start."""
-        self._ended = asyncio.Event()
-        self._started = asyncio.Event()
+        self._begun = asyncio.Event()
+        """It has started, or will not."""
         self._channel = Channel(sock, self._obey)
 
     async def run(self) -> None:
@@ -65,15 +65,12 @@ class Worker:
             await self._channel.close()
 
     async def _serve(self) -> None:
-        started, ended = (asyncio.create_task(one.wait()) for one in (self._started, self._ended))
-        await asyncio.wait((started, ended), return_when=asyncio.FIRST_COMPLETED)
-        for task in (started, ended):
-            task.cancel()
+        await self._begun.wait()
         if self._orders is None:
             return
         app = self._orders.app
         try:
-            if self._started.is_set():
+            if app.ready:
                 await app.run_until_stopped()
         finally:
             await app.stop()
@@ -85,7 +82,7 @@ class Worker:
         self._drain()
 
     async def _push(self) -> None:
-        await self._started.wait()
+        await self._begun.wait()
         while self._orders is not None:
             await asyncio.sleep(PUSH)
             await self._report(self._orders)
@@ -114,13 +111,11 @@ class Worker:
         orders = self._orders = Orders(app, member, self._channel)
         try:
             await app.start()
-        except BaseException:
-            self._ended.set()
-            raise
-        orders.breakers.begin(content)
-        gc.collect()
-        gc.freeze()
-        self._started.set()
+            orders.breakers.begin(content)
+            gc.collect()
+            gc.freeze()
+        finally:
+            self._begun.set()
 
     def _connect(self) -> socket.socket:
         """A new way to the process that counts: one end of a pair, the other goes to the supervisor."""
@@ -138,7 +133,7 @@ class Worker:
     def _drain(self, *, at_once: bool = False) -> None:
         """Finish what is going on and end; `at_once` cuts it."""
         if self._orders is None:
-            self._ended.set()
+            self._begun.set()
             return
         app = self._orders.app
         if not app.draining:
@@ -163,9 +158,13 @@ class Orders:
             case "prepare":
                 await self._prepare(content, files)
             case "commit":
-                await self._commit()
+                assert self._prepared is not None
+                prepared, self._prepared = self._prepared, None
+                await self.app.runtime.commit(prepared)
             case "abandon":
-                await self._abandon()
+                if self._prepared is not None:
+                    prepared, self._prepared = self._prepared, None
+                    await self.app.runtime.abandon(prepared)
             case "state":
                 return await self.state()
             case "page":
@@ -190,16 +189,6 @@ class Orders:
             for sockets in self._member.sockets.values():
                 close_all(sockets)
             self._member.sockets.clear()
-
-    async def _commit(self) -> None:
-        assert self._prepared is not None
-        prepared, self._prepared = self._prepared, None
-        await self.app.runtime.commit(prepared)
-
-    async def _abandon(self) -> None:
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None:
-            await self.app.runtime.abandon(prepared)
 
     async def state(self) -> dict[str, Any]:
         """A report: what has been counted until now."""

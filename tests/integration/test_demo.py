@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType, web
 from aiohttp.test_utils import TestServer
 
-from gateway.demo import find_config, orders_app, users_app
+from gateway.demo import addresses, find_config, orders_app, users_app
 from gateway.demo.load import send_load
 from tests.conftest import StartGateway
 from tests.support import eventually
@@ -36,6 +36,24 @@ def test_the_demos_configuration_is_found() -> None:
     """`gateway demo` works from any folder of the source tree."""
     assert find_config(None).name == "demo.yaml"
     assert find_config(Path("config/minimal.yaml")).name == "minimal.yaml"
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("server: {listen: 127.0.0.1:81}\nadmin: {listen: '0.0.0.0:82'}", ("127.0.0.1:81", "127.0.0.1:82")),
+        ("server: {listen: [{address: ':83'}, ':84']}\nadmin: {listen: '[::1]:85'}", ("127.0.0.1:83", "[::1]:85")),
+        ("server: {listen: 'unix:/tmp/x'}\nadmin: {listen: off}", ("127.0.0.1:8080", "127.0.0.1:9900")),
+        ("server: {listen: nonsense}", ("127.0.0.1:8080", "127.0.0.1:9900")),
+    ],
+)
+def test_the_demo_knows_where_its_gateway_is(tmp_path: Path, text: str, found: tuple[str, str]) -> None:
+    """As the configuration says; of all interfaces the loopback one, and the defaults where it does not say."""
+    path = tmp_path / "gateway.yaml"
+    routes = "routes: [{name: a, match: {path: /a}, respond: {status: 200}}]"
+    path.write_text(f"version: 1\n{text}\n{routes}\n", encoding="utf-8")
+
+    assert addresses(path) == found
 
 
 async def test_the_services_answer_through_the_gateway(demo: str) -> None:

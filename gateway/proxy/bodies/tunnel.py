@@ -9,6 +9,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -25,13 +26,11 @@ def websocket_accept(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest())
 
 
+@dataclass(frozen=True, slots=True)
 class _Direction:
     """Bytes from `source` are written to the other connection; reading stops while that one is full."""
 
-    __slots__ = ("source",)
-
-    def __init__(self, source: Connection) -> None:
-        self.source = source
+    source: Connection
 
     def hold(self) -> None:
         self.source.pause_reading()
