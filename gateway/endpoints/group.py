@@ -60,6 +60,13 @@ class Endpoint:
     """Stands for the address where nobody needs to know it; the same in every gateway."""
     requests: int = 0
     """Sent to it so far: one per attempt."""
+    failed: int = 0
+    """Attempts so far that failed by its fault, error answers included."""
+    last_failure: str = ""
+    failed_at: float = 0.0
+    """When that was."""
+    spared: str = ""
+    """Why it is not ejected although it fails."""
     cookie: bytes = b""
     """What the cookie of its group says for it; empty where no cookie keeps clients."""
     in_flight: int = 0
@@ -111,11 +118,13 @@ class Endpoint:
 
     @property
     def why(self) -> str:
-        """What led to the state, in words; empty for a healthy endpoint."""
+        """What led to the state, in words; empty for an endpoint of which nothing bad is known."""
         if self.state is EndpointState.UNHEALTHY:
             return self.probe_says
         if self.state is EndpointState.EJECTED:
             return self.ejected_for
+        if self.errors and self.spared:
+            return f"{self.errors} failures in a row, the last: {self.last_failure}; {self.spared}"
         return "Retry-After" if self.state is EndpointState.RESTING else ""
 
     def judged(self, now: float, settings: AvailabilitySettings) -> EndpointState:
@@ -152,6 +161,9 @@ class GroupWatcher(Protocol):
 
     def changed(self, endpoint: Endpoint, before: EndpointState) -> None:
         """The endpoint is in another state than before."""
+
+    def spared(self, endpoint: Endpoint) -> None:
+        """The endpoint keeps failing and is not ejected."""
 
     def panic_changed(self, group: EndpointGroup) -> None:
         """`group.panic` has changed."""
@@ -287,19 +299,31 @@ class EndpointGroup:
         """
         endpoint.errors += 1
         endpoint.failures += grave
+        endpoint.failed += 1
+        endpoint.last_failure, endpoint.failed_at = why, now
         settings = self.settings.ejection
         if settings is None or not too_many(settings, endpoint.failures, endpoint.errors) or now < endpoint.ejected_until:
+            endpoint.spared = ""
             return 0.0
-        failures, endpoint.failures, endpoint.errors = endpoint.errors, 0, 0
         out = sum(other.state in (EndpointState.UNHEALTHY, EndpointState.EJECTED) for other in self.endpoints)
         if out >= most_ejected(settings, len(self.endpoints)):
+            self._spare(endpoint, out)
             return 0.0
+        failures, endpoint.failures, endpoint.errors = endpoint.errors, 0, 0
         endpoint.ejections = in_a_row(settings, endpoint.ejections, endpoint.ejected_until, now)
         seconds = lasts(settings, endpoint.ejections, chance)
         endpoint.ejected_until = now + seconds
         endpoint.ejected_for = f"{failures} failures in a row, the last: {why}"
         self.refresh(now)
         return seconds
+
+    def _spare(self, endpoint: Endpoint, out: int) -> None:
+        """It fails as others that are ejected, and goes on: with it too few would be left."""
+        known, among = endpoint.spared, len(self.endpoints)
+        which = "it is the last one" if out >= among - 1 else f"{out} of {among} are out, as `ejection.max_ejected` allows"
+        endpoint.spared = f"not ejected: {which}"
+        if not known and self.watcher is not None:
+            self.watcher.spared(endpoint)
 
     def rest(self, endpoint: Endpoint, status: int, retry_after: float, now: float) -> None:
         """`endpoint` has answered 429 or 503 and said `Retry-After`: less for it, or nothing while there are others."""

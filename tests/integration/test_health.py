@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from gateway.control.admin.pages import LIVE
 from gateway.endpoints import Endpoint
 from gateway.policies.health import EndpointState
 from tests.certificates import Certificates
@@ -280,6 +281,26 @@ async def test_a_lone_endpoint_is_never_ejected(upstream: StartUpstream, gateway
 
     assert await picked(running, 12) == {b"503": 12}
     assert endpoints(running)[0].state is EndpointState.HEALTHY
+
+
+async def test_who_fails_and_is_not_ejected_is_not_simply_healthy(
+    upstream: StartUpstream, gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`/upstreams` and one line of the log say that it fails, how, and why it goes on; a success ends that."""
+    origin = await upstream(answers(*[ERROR] * 12, OK))
+    running = await gateway(balanced(origin.url))
+    await picked(running, 12)
+    (shown,) = LIVE["upstreams"](running.app.snapshot)[0]["endpoints"]
+
+    assert shown["why"] == "12 failures in a row, the last: http_503; not ejected: it is the last one"
+    assert (shown["requests"], shown["failed"], shown["last_failure"]["reason"]) == (12, 12, "http_503")
+    assert [message for message in caplog.messages if "not ejected" in message] == [
+        f"upstream app: endpoint {origin.url} fails: 5 failures in a row, the last: http_503; not ejected: it is the last one"
+    ]
+
+    assert (await running.get()).status == 200
+    (shown,) = LIVE["upstreams"](running.app.snapshot)[0]["endpoints"]
+    assert (shown["why"], shown["failed"], shown["last_failure"]["reason"]) == (None, 12, "http_503")
 
 
 async def test_clients_that_leave_eject_nobody(upstream: StartUpstream, gateway: StartGateway) -> None:

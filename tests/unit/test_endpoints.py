@@ -26,6 +26,10 @@ class Witness:
         """Write it down."""
         self.told.append(f"{endpoint.url} {before.value}>{endpoint.state.value}")
 
+    def spared(self, endpoint: Endpoint) -> None:
+        """Write it down."""
+        self.told.append(f"{endpoint.url} is spared")
+
     def panic_changed(self, group: EndpointGroup) -> None:
         """Write it down."""
         self.told.append(f"panic {group.panic}")

@@ -46,7 +46,7 @@ def _upstreams(snapshot: Snapshot) -> Iterator[dict[str, object]]:
 
 
 def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str, object]:
-    """`state_for` in seconds; `weight_now` is what it gets of its weight at the moment."""
+    """`state_for` and `ago` in seconds; `weight_now` is what it gets of its weight at the moment."""
     breaker = endpoint.breaker
     return {
         "url": endpoint.url,
@@ -58,7 +58,12 @@ def _endpoint(endpoint: Endpoint, group: EndpointGroup, now: float) -> dict[str,
         "weight": endpoint.weight,
         "backup": endpoint.backup,
         "weight_now": round(endpoint.weight * endpoint.share, 2) if endpoint in group.available else 0,
+        "requests": endpoint.requests,
+        "failed": endpoint.failed,
         "failures_in_a_row": endpoint.errors,
+        "last_failure": {"reason": endpoint.last_failure, "ago": round(now - endpoint.failed_at, 1)}
+        if endpoint.failed
+        else None,
         "circuit_breaker": breaker and breaker.state.value + (" (forced)" if breaker.forced is not None else ""),
         "in_flight": endpoint.in_flight,
         "connections": endpoint.pool.counts(),
@@ -71,7 +76,7 @@ LIVE: Final[dict[str, Callable[[Snapshot], list[dict[str, Any]]]]] = {
 }
 """The pages by name."""
 
-ADDED: Final = frozenset({"in_flight", "queued", "requests", "open", "idle"})
+ADDED: Final = frozenset({"in_flight", "queued", "requests", "failed", "open", "idle"})
 """Numbers that are added up over the workers; others are shown once if all agree, else for each worker."""
 NAMES: Final = ("name", "url", "label")
 """What tells the entries of a list apart."""

@@ -60,6 +60,9 @@ class Standing:
         why = f": {endpoint.why}" if endpoint.why else ""
         _log.log(level, "upstream %s: endpoint %s is %s, was %s%s", self._name, endpoint.label, state.value, before.value, why)
 
+    def spared(self, endpoint: Endpoint) -> None:
+        _log.warning("upstream %s: endpoint %s fails: %s", self._name, endpoint.label, endpoint.why)
+
     def panic_changed(self, group: EndpointGroup) -> None:
         if group.panic:
             _log.warning("upstream %s: too few endpoints are healthy: health is ignored (panic)", self._name)
