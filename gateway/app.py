@@ -20,7 +20,6 @@ from gateway.event_loop import wait_at_most
 from gateway.metrics import ReloadMetrics
 from gateway.ports import Resolver
 from gateway.proxy.loop_watch import LoopWatch
-from gateway.snapshot import Snapshot
 
 COMPLAIN_EVERY: Final = 10.0
 """Seconds between two log lines about trouble of the event loop, such as a lack of open files."""
@@ -68,11 +67,6 @@ class App:
     def token(self) -> str | None:
         """What proves that somebody may change something; None: nobody may."""
         return self.runtime.token
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What new requests live in."""
-        return self.plane.snapshot
 
     @property
     def effective_config(self) -> dict[str, Any]:

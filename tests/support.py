@@ -649,7 +649,7 @@ class Gateway:
     def pools(self) -> dict[str, int]:
         """Upstream connections by state, over all endpoints."""
         total = {"open": 0, "idle": 0}
-        for upstream in self.app.snapshot.upstreams:
+        for upstream in self.app.plane.snapshot.upstreams:
             for endpoint in upstream.group.endpoints:
                 for state, count in endpoint.pool.counts().items():
                     total[state] += count
@@ -693,9 +693,9 @@ class Gateway:
         found = [f"{len(plane.connections)} client connections"] if plane.connections else []
         found += [f"gauge {name}" for name in ("connections", "tunnels") if getattr(self.metrics, name)]
         found += [f"route {name} in flight" for name, route in self.metrics.routes.items() if route.in_flight]
-        for upstream in self.app.snapshot.upstreams:
+        for upstream in self.app.plane.snapshot.upstreams:
             found += [f"endpoint {endpoint.url} in flight" for endpoint in upstream.group.endpoints if endpoint.in_flight]
-        for one in self.app.snapshot.gates:
+        for one in self.app.plane.snapshot.gates:
             if one.gate.in_flight or one.gate.waiting:
                 found.append(f"gate {one.gate.metrics.scope} {one.gate.metrics.name}: {one.gate.shown()}")
         pools = self.pools()

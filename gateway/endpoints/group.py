@@ -358,3 +358,17 @@ def _fit(endpoints: Sequence[Endpoint], least: int) -> list[Endpoint]:
                 endpoint.share = 1.0
                 fit.append(endpoint)
     return fit
+
+
+def introduce(endpoints: Sequence[Endpoint], before: Sequence[Endpoint], now: float, *, probed: bool) -> None:
+    """Endpoints have come by a reload or an answer of DNS. Those that are new get their share bit by bit, `probed` ones after
+    their first probe; at once when all are new."""
+    known = set(before)
+    if known.isdisjoint(endpoints):
+        return
+    for endpoint in endpoints:
+        if endpoint not in known:
+            endpoint.ramp_since = endpoint.since = now
+            if probed:
+                endpoint.up = False
+                endpoint.probe_says = "not probed yet"

@@ -181,6 +181,14 @@ class Limiter:
             return waiter
         return None
 
+    def let_in(self, soon: Callable[[Callable[[], None]], object], now: float) -> None:
+        """There may be room: have those that are next woken, as many as there is room for.
+
+        `soon` calls them later, not here: a release inside a release inside a release would be as deep as the queue is long.
+        """
+        while (waiter := self.next(now)) is not None:
+            soon(waiter.wake)
+
     def leave(self, waiter: Waiter) -> None:
         """The request waits no longer; a slot that it was given meanwhile is free again, so ask `next`."""
         if waiter.state is _WAITING:

@@ -9,7 +9,6 @@ from typing import Final
 from gateway.policies.max_in_flight import RANKS
 from gateway.policies.overload import Overload
 from gateway.proxy.plane import DataPlane
-from gateway.proxy.queues import let_in
 
 INTERVAL: Final = 0.1
 
@@ -54,4 +53,4 @@ class LoopWatch:
             gate = one.gate
             if gate.adaptive is not None and (limit := gate.adaptive.decide(now)) != gate.limit:
                 gate.resize(limit)
-                let_in(gate, plane.loop, now)
+                gate.let_in(plane.loop.call_soon, now)

@@ -12,7 +12,6 @@ from gateway.metrics.top_keys import TopKeys
 from gateway.policies.overload import NOBODY
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.bodies.coding_threads import CodingThreads
-from gateway.proxy.queues import let_in
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.upstream.circuit_breaker import Breakers
 from gateway.proxy.upstream.health import Standing
@@ -96,7 +95,7 @@ class DataPlane:
         now = monotonic()
         for one in snapshot.gates:
             one.gate.apply(one.settings, one.adaptive)
-            let_in(one.gate, self.loop, now)
+            one.gate.let_in(self.loop.call_soon, now)
 
     def tick(self) -> None:
         """Once a second: renew the date, close upstream connections idle for too long, let ejections end, and so on."""

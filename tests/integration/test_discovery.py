@@ -291,7 +291,7 @@ async def test_an_answer_between_the_preparation_of_a_reload_and_its_commit_is_n
     prepared = await running.app.runtime.prepare(load(path))
     # An hour later:
     book.known["users"] = ["127.0.0.2"]
-    running.app.runtime._discovery._put(running.app.snapshot.upstreams[0].names[0], book.known["users"])
+    running.app.runtime._discovery._put(running.app.plane.snapshot.upstreams[0].names[0], book.known["users"])
     assert addresses(running) == ["127.0.0.2"]
 
     await running.app.runtime.commit(prepared)

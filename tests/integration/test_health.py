@@ -58,7 +58,7 @@ def says(word: str) -> Behaviour:
 
 def endpoints(running: Gateway) -> tuple[Endpoint, ...]:
     """The endpoints of the upstream `app`."""
-    return running.app.snapshot.upstreams[0].group.endpoints
+    return running.app.plane.snapshot.upstreams[0].group.endpoints
 
 
 def at(running: Gateway, origin: Upstream) -> Endpoint:

@@ -243,7 +243,7 @@ async def test_a_copy_that_is_still_connecting_ends_with_its_request(
     assert [(await running.get()).status for _ in range(2)] == [504, 504]
 
     assert running.upstream.retries["hedge"] >= 1
-    group = running.app.snapshot.upstreams[0].group
+    group = running.app.plane.snapshot.upstreams[0].group
     assert [endpoint.in_flight for endpoint in group.endpoints] == [0, 0]
     await eventually(lambda: running.pools() == {"open": 0, "idle": 0} and not hanging.peers)
 
@@ -334,7 +334,7 @@ async def test_a_percentile_is_learnt(upstream: StartUpstream, gateway: StartGat
     for _ in range(ENOUGH + 10):
         assert (await client.ask(GET)).status == 200
     assert running.upstream.retries == {}
-    delay, known = running.app.snapshot.routes[0].hedge, running.upstream.duration
+    delay, known = running.app.plane.snapshot.routes[0].hedge, running.upstream.duration
     assert delay is not None
     await eventually(lambda: delay.seconds(monotonic(), known.bounds, known.counts) is not None)
     slow = True

@@ -65,7 +65,7 @@ routes: [{{name: all, match: {{path: "/**"}}, upstream: app, {route}}}]
 
 def take_out(gateway: Gateway, *urls: str, upstream: str = "app") -> None:
     """Make these endpoints unhealthy, as probes do."""
-    group = next(one.group for one in gateway.app.snapshot.upstreams if one.name == upstream)
+    group = next(one.group for one in gateway.app.plane.snapshot.upstreams if one.name == upstream)
     for endpoint in group.endpoints:
         if endpoint.url in urls:
             group.probed(endpoint, "down", monotonic(), up=False)
@@ -73,7 +73,7 @@ def take_out(gateway: Gateway, *urls: str, upstream: str = "app") -> None:
 
 def endpoints(gateway: Gateway) -> dict[str, Endpoint]:
     """All endpoints by URL."""
-    return {one.url: one for upstream in gateway.app.snapshot.upstreams for one in upstream.group.endpoints}
+    return {one.url: one for upstream in gateway.app.plane.snapshot.upstreams for one in upstream.group.endpoints}
 
 
 def cookie_of(response: Response) -> str:
@@ -359,7 +359,7 @@ async def test_a_fallback_serves_when_no_endpoint_is_available(
     # All are in panic: then it is the upstream's own turn.
     assert (await it.get()).body == b"OK"
     assert it.log.entries[-1]["upstream"] == "app"
-    for one in it.app.snapshot.upstreams:
+    for one in it.app.plane.snapshot.upstreams:
         for endpoint in one.group.endpoints:
             one.group.probed(endpoint, "", monotonic(), up=True)
 
@@ -417,12 +417,12 @@ async def test_a_reload_keeps_averages_and_cookies(upstream: StartUpstream, tmp_
         from gateway.control.compile import compile_config
 
         assert (await it.get()).status == 200
-        before = it.app.snapshot.upstreams[0].group
-        same = compile_config(load(path), it.metrics, lambda *_: before.endpoints[0].pool, it.app.snapshot)
+        before = it.app.plane.snapshot.upstreams[0].group
+        same = compile_config(load(path), it.metrics, lambda *_: before.endpoints[0].pool, it.app.plane.snapshot)
         path.write_text(
             several(url, upstream="load_balancing: latency, sticky: {cookie: route, secret_key: x}"), encoding="utf-8"
         )
-        other = compile_config(load(path), it.metrics, lambda *_: before.endpoints[0].pool, it.app.snapshot)
+        other = compile_config(load(path), it.metrics, lambda *_: before.endpoints[0].pool, it.app.plane.snapshot)
 
         assert same.upstreams[0].group is before
         assert other.upstreams[0].group is not before

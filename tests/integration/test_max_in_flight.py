@@ -36,7 +36,7 @@ NO_QUEUE = "max_in_flight: {limit: 1, queue: off}"
 
 def gate(running: Gateway, at: int = 0) -> Gate:
     """The gate number `at` of the configuration."""
-    return running.app.snapshot.gates[at].gate
+    return running.app.plane.snapshot.gates[at].gate
 
 
 def answer(slow: Upstream, times: int) -> None:

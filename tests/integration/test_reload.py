@@ -242,7 +242,7 @@ async def test_the_admin_address_cannot_change(
         )
 
     assert outcome.text.startswith(f"{running.app.runtime.loaded.path}:4:17: error: `admin.listen` cannot change while")
-    assert running.app.snapshot.routes[0].timeout.request == 15
+    assert running.app.plane.snapshot.routes[0].timeout.request == 15
 
 
 # -- who asks for a reload ---------------------------------------------------------------------------------------------
@@ -268,9 +268,9 @@ async def test_the_admin_listener_reloads(
         rewrite(running, text.replace("upstream: app", "upstream: app, timeout: 1s"))
         status, answer = await post(url + "?dry_run=1", headers=bearer)
         assert (status, answer["ok"], answer["changes"][0]["path"]) == (200, True, "routes[all].timeout")
-        assert running.app.snapshot.routes[0].timeout.request == 15
+        assert running.app.plane.snapshot.routes[0].timeout.request == 15
         assert (await post(headers=bearer))[0] == 200
-        assert running.app.snapshot.routes[0].timeout.request == 1
+        assert running.app.plane.snapshot.routes[0].timeout.request == 1
         async with failing(caplog):
             rewrite(running, "version: 1\n")
             status, answer = await post(headers=bearer)

@@ -59,7 +59,9 @@ async def forward(x: Exchange, route: Route, upstream: Upstream) -> UpstreamConn
             attempt = x.attempt or attempt
             attempt.failed = failed
             if attempt.connection is not None:
-                attempt.stale = _ended_stale(attempt.connection, failed.failure, reused=attempt.reused)
+                attempt.connection.end()
+                # The upstream had closed it before it saw the request.
+                attempt.stale = attempt.reused and attempt.connection.silent and failed.failure is Failure.TERMINATED
             settle(attempt)
 
             # (e) again?
@@ -102,9 +104,3 @@ def _begin(x: Exchange, route: Route, upstream: Upstream, failed_on: Endpoint | 
     attempt = x.attempt = Attempt(x, route, upstream, endpoint, permit, began)
     x.attempts += 1
     return attempt
-
-
-def _ended_stale(connection: UpstreamConnection, failure: Failure, *, reused: bool) -> bool:
-    """Close the connection of a failed attempt. Whether it was one that the upstream had closed before it saw the request."""
-    connection.end()
-    return reused and connection.silent and failure is Failure.TERMINATED

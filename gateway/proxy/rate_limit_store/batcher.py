@@ -24,7 +24,7 @@ from gateway.metrics import StoreMetrics
 from gateway.policies.rate_limit import LimitSettings, rule_of
 from gateway.ports import Answers, Check, LimitCall
 from gateway.proxy.rate_limit_store.redis_link import CONNECT_TIMEOUT, GarbageError, Link, make_link
-from gateway.snapshot import RedisSettings
+from gateway.snapshot import LimitTier, RedisSettings
 
 LARGEST_BATCH: Final = 128
 """Checks in one call: the server does nothing else for about half a millisecond."""
@@ -51,16 +51,12 @@ class _Probe:
     enforce = False
 
 
-class _ProbeTier:
-    """Its settings."""
-
-    _settings = LimitSettings(1_000_000, 1.0)
-    rule = rule_of(_settings)
-    packed = _settings.packed(enforce=False)
+_PROBE_SETTINGS: Final = LimitSettings(1_000_000, 1.0)
+_PROBE_TIER: Final = LimitTier(_PROBE_SETTINGS, rule_of(_PROBE_SETTINGS), _PROBE_SETTINGS.packed(enforce=False), b"", 0)
 
 
 def _probe() -> LimitCall:
-    return LimitCall([Check(_Probe(), _ProbeTier(), bytes(16), 1)])
+    return LimitCall([Check(_Probe(), _PROBE_TIER, bytes(16), 1)])
 
 
 class LimitBatcher:
@@ -155,7 +151,7 @@ class LimitBatcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._give_up(self._queue)
+        self._give_up()
 
     async def _live(self) -> None:
         while True:
@@ -268,12 +264,12 @@ class LimitBatcher:
 
     # -- up and down -------------------------------------------------------------------------------------------------
 
-    def _give_up(self, calls: deque[LimitCall] | list[LimitCall]) -> None:
+    def _give_up(self, batch: Sequence[LimitCall] = ()) -> None:
         """Tell all that wait that the store does not answer. They may not come back before it is up again."""
         self.up = self.metrics.up = False
-        waiting, queued = list(calls), list(self._queue)
+        waiting = [*batch, *self._queue]
         self._queue.clear()
-        for call in waiting if calls is self._queue else waiting + queued:
+        for call in waiting:
             call.verdicts = []
             call.source = Answers.NONE
             call.done = True
@@ -293,7 +289,7 @@ class LimitBatcher:
     def _went_down(self, error: BaseException | None) -> None:
         kind = _kind(error)
         self.metrics.errors[kind] += 1
-        self._give_up(self._queue)
+        self._give_up()
         self._tell_down(kind)
 
     def _tell_down(self, kind: str) -> None:
@@ -305,21 +301,15 @@ class LimitBatcher:
 
 def _kind(error: BaseException | None) -> str:
     """A word for the metric and the log. It never holds what the server said: that may quote the command."""
-    kinds: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-        ((AuthenticationError, NoPermissionError), "authentication"),
-        (ReadOnlyError, "read_only"),
-        (OutOfMemoryError, "out_of_memory"),
-        (TimeoutError, "timeout"),
-        (GarbageError, "protocol"),
-    )
-    for kind, word in kinds:
-        if isinstance(error, kind):
-            return word
     name = type(error).__name__
-    if "Auth" in name or "WRONGPASS" in str(error):
+    if isinstance(error, (AuthenticationError, NoPermissionError)) or "Auth" in name or "WRONGPASS" in str(error):
         return "authentication"
-    if "Timeout" in name:
+    if isinstance(error, ReadOnlyError):
+        return "read_only"
+    if isinstance(error, OutOfMemoryError):
+        return "out_of_memory"
+    if isinstance(error, TimeoutError) or "Timeout" in name:
         return "timeout"
     if isinstance(error, OSError) or "Connection" in name:
         return "connection"
-    return "protocol" if name in ("InvalidResponse", "ProtocolError") else "error"
+    return "protocol" if isinstance(error, GarbageError) or name in ("InvalidResponse", "ProtocolError") else "error"

@@ -16,11 +16,11 @@ from socket import socket
 from time import monotonic_ns
 from typing import Final
 
-from gateway.policies.rate_limit import Rule, rule_of, unpacked_settings
+from gateway.policies.rate_limit import rule_of, unpacked_settings
 from gateway.ports import Check, LimitCall
 from gateway.proxy.rate_limit_store.local import LocalStore
 from gateway.proxy.rate_limit_store.redis_link import GarbageError, settle
-from gateway.snapshot import RedisSettings
+from gateway.snapshot import LimitTier, RedisSettings
 
 PATIENCE: Final = 0.25
 """Seconds a check may take. The process that counts is on this machine: later than that it is in trouble."""
@@ -74,18 +74,10 @@ class _Limit:
     enforce: bool
 
 
-@dataclass(slots=True, eq=False)
-class _Tier:
-    """Its settings."""
-
-    rule: Rule
-    packed: bytes
-
-
 @lru_cache(maxsize=4096)
-def _tier(packed: bytes) -> tuple[_Tier, bool]:
+def _tier(packed: bytes) -> tuple[LimitTier, bool]:
     settings, enforce = unpacked_settings(packed)
-    return _Tier(rule_of(settings), packed), enforce
+    return LimitTier(settings, rule_of(settings), packed, b"", 0), enforce
 
 
 _limit: Final = lru_cache(maxsize=4096)(_Limit)

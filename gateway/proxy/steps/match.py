@@ -18,8 +18,10 @@ ACME: Final = b"/.well-known/acme-challenge/"
 
 
 def match(x: Exchange) -> Route:
-    """The route of the request; sets what later steps need of its address. Raises `Failed` when there is none."""
-    identify(x)
+    """The route of the request; sets its id and what later steps need of its address. Raises `Failed` when there is none."""
+    x.request_id = b"%032x" % getrandbits(128)
+    if x.client.trusted:
+        believe(x)
     head = x.head
     matched = x.client.matched
     # Everything that decides about a route stands in the request line and the fields, and says the same as the last time.
@@ -108,13 +110,6 @@ def _other_form(x: Exchange) -> bytes:
     x.host_field = authority
     head.target = target
     return target
-
-
-def identify(x: Exchange) -> None:
-    """Give the request its id; believe a trusted peer about that, and about who the client is."""
-    x.request_id = b"%032x" % getrandbits(128)
-    if x.client.trusted:
-        believe(x)
 
 
 def believe(x: Exchange) -> None:

@@ -14,7 +14,6 @@ from gateway.errors import UPSTREAM, Failed, Failure
 from gateway.gates import Gate
 from gateway.policies.max_in_flight import RANKS, Waiter, WaiterState
 from gateway.proxy.exchange import Exchange, suspend
-from gateway.proxy.queues import let_in
 from gateway.snapshot import Route
 
 RETRY_AFTER: Final = (b"Retry-After: 1",)
@@ -95,7 +94,7 @@ async def _wait(x: Exchange, gate: Gate, rank: int) -> None:
             raise Failed(Failure.CLIENT_CLOSED)
     except BaseException as error:
         gate.leave(waiter)
-        let_in(gate, loop, monotonic())
+        gate.let_in(loop.call_soon, monotonic())
         if isinstance(error, Failed) and error.failure is failure and not error.fields:
             raise _refusal(gate, rank, failure) from None
         raise
@@ -123,7 +122,7 @@ def release(x: Exchange, now: float) -> None:
         if gate.waiting:
             if x.failure is None and x.response_body is None and x.attempts:
                 gate.fastest.seen(x.upstream_seconds, now)
-            let_in(gate, x.client.plane.loop, now)
+            gate.let_in(x.client.plane.loop.call_soon, now)
 
 
 def answered(x: Exchange, gate: Gate, status: int) -> None:
