@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from gateway.cli.common import OK, UNREACHABLE, Add, add_admin, ask, fail, load, told
-
-if TYPE_CHECKING:
-    from gateway.control.words.addresses import Address
+from gateway.cli.common import ADMIN, INVALID, OK, UNREACHABLE, Add, Admin, add_admin, add_config, ask, fail, table, told
+from gateway.cli.configuration import diff_running
 
 RELOAD_TIMEOUT: Final = 60.0
 """Seconds."""
@@ -19,11 +16,15 @@ RELOAD_TIMEOUT: Final = 60.0
 def add_commands(add: Add) -> None:
     """Register the commands."""
     health = add("healthcheck", _healthcheck, "Ask the admin listener of a running gateway whether it is ready.")
-    health.add_argument("config", nargs="?", metavar="CONFIG", help="take the admin address from this file")
-    health.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s")
+    add_config(health)
+    health.add_argument("--admin", metavar="URL", help=f"default: $GATEWAY_ADMIN, else as CONFIG says, else {ADMIN}")
     reload = add("reload", _reload, "Let a running gateway read its configuration again; prints what changes.")
     reload.add_argument("--dry-run", action="store_true", help="only say what would change")
+    reload.add_argument("file", nargs="?", metavar="FILE", help="with --dry-run: if this file were applied; needs no token")
     add_admin(reload)
+    upstreams = add("upstreams", _upstreams, "Upstreams and endpoints of a running gateway: state, load, failures.")
+    upstreams.add_argument("upstream", nargs="?", metavar="UPSTREAM", help="its name; default: all")
+    add_admin(upstreams)
     limits = add("limits", _limits, "Rate limits of a running gateway: keys denied most, state of a key, reset of a key.")
     limits.add_argument("action", choices=("top", "key", "reset"), help="what to do")
     limits.add_argument("route", nargs="?", metavar="ROUTE", help="with `key` and `reset`")
@@ -37,12 +38,7 @@ def add_commands(add: Add) -> None:
 def _healthcheck(options: argparse.Namespace) -> int:
     from gateway.cli.admin_client import request
 
-    url = options.admin
-    if options.config is not None:
-        listen = load(options.config).config.admin.listen
-        if listen is None:
-            fail(options.name, "the configuration has no admin listener")
-        url = _admin_url(listen)
+    url = Admin(options).url
     status, text = request(url, "GET", "/readyz", {})
     if status:
         text = "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
@@ -50,15 +46,13 @@ def _healthcheck(options: argparse.Namespace) -> int:
     return OK if status == 200 else UNREACHABLE
 
 
-def _admin_url(address: Address) -> str:
-    """Where a health check on the same host reaches the admin listener."""
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    return str(address) if address.path else f"http://{replace(address, host=host)}"
-
-
 def _reload(options: argparse.Namespace) -> int:
     import json
 
+    if options.file is not None:
+        if not options.dry_run:
+            fail(options.name, "a running gateway reads its own file: FILE goes with --dry-run")
+        return diff_running(options, options.file)
     status, text = ask(options, "POST", "/reload?dry_run=1" if options.dry_run else "/reload", RELOAD_TIMEOUT)
     try:
         text = str(json.loads(text)["text"])
@@ -76,3 +70,33 @@ def _limits(options: argparse.Namespace) -> int:
         fail(options.name, f"`{options.action}` needs ROUTE and KEY")
     query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})
     return told(*ask(options, "POST" if options.action == "reset" else "GET", f"/limits/{options.action}?{query}"))
+
+
+def _upstreams(options: argparse.Namespace) -> int:
+    import json
+
+    status, text = ask(options, "GET", "/upstreams")
+    if status != 200:
+        return told(status, text)
+    found = [one for one in json.loads(text) if options.upstream in (None, one["name"])]
+    if not found and options.upstream is not None:
+        known = ", ".join(str(one["name"]) for one in json.loads(text)) or "there are none"
+        fail(options.name, f"there is no upstream `{options.upstream}`: {known}", INVALID)
+    rows: list[tuple[str, ...]] = [
+        ("UPSTREAM", "ENDPOINT", "STATE", "BREAKER", "IN FLIGHT", "REQUESTS", "FAILED", "LAST FAILURE", "WHY")
+    ]
+    for upstream in found:
+        for one in upstream["endpoints"]:
+            last = one["last_failure"] or {}
+            cells = (one["state"], one["circuit_breaker"], one["in_flight"], one["requests"], one["failed"])
+            ago = f"{_cell(last['reason'])}, {_cell(last['ago'])} s ago" if last else "-"
+            rows.append((str(upstream["name"]), _cell(one["url"]), *map(_cell, cells), ago, _cell(one["why"])))
+    print(table(rows))
+    return OK
+
+
+def _cell(value: object) -> str:
+    """What one worker says, or each of several."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {one}" for name, one in value.items())
+    return "-" if value is None else str(value)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import http.client
 import socket
+from typing import Final
 from urllib.parse import urlsplit
+
+MARK: Final = "Gateway-Version"
+"""The header field by which answers of an admin listener are known."""
 
 
 def request(url: str, method: str, target: str, headers: dict[str, str], timeout: float = 3.0) -> tuple[int, str]:
@@ -23,7 +27,10 @@ def request(url: str, method: str, target: str, headers: dict[str, str], timeout
             connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
         connection.request(method, target, headers=headers)
         response = connection.getresponse()
-        return response.status, response.read(1 << 20).decode("utf-8", "replace")
+        if MARK not in response.headers:
+            server = response.headers.get("Server", "it says no more")
+            return 0, f"something else than a gateway answers at {url}: status {response.status}, {server}"
+        return response.status, response.read(1 << 24).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return 0, f"not reachable: {url}: {getattr(error, 'strerror', None) or type(error).__name__}"
     finally:

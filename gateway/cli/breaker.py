@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 
-from gateway.cli.common import Add, add_admin, ask, fail, told
+from gateway.cli.common import Add, add_admin, ask, fail, table, told
 
 
 def add_commands(add: Add) -> None:
     """Register the command."""
     breaker = add("breaker", _breaker, "Circuit breakers of a running gateway: see, hold open or closed, release.")
-    breaker.add_argument("action", choices=("list", "open", "close", "release"), help="what to do")
+    breaker.add_argument(
+        "action", nargs="?", default="list", choices=("list", "open", "close", "release"), help="default: %(default)s"
+    )
     breaker.add_argument("upstream", nargs="?", metavar="UPSTREAM", help="its name; with `list`: default all")
     breaker.add_argument("endpoint", nargs="?", metavar="ENDPOINT", help="as `list` shows it; default: all of the upstream")
     breaker.add_argument("--reason", metavar="TEXT", help="with `open` and `close`: why, for the log and for others")
@@ -61,5 +63,4 @@ def _table(text: str) -> str:
             why = f"held {forced['to']} until {forced['until']} by {forced['by']}: {forced['reason']}"
         rates = [f"{window['failure_rate']:.1%}", f"{window['slow_rate']:.1%}"]
         rows.append((one["upstream"], one["endpoint"], state, str(window["calls"]), *rates, one["probes_at"] or "-", why))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return table(rows)

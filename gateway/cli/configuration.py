@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from gateway.cli.common import INVALID, OK, USAGE, Add, add_config, colour, fail, load
+from gateway.cli.common import INVALID, OK, USAGE, Add, add_admin, add_config, ask, colour, config_path, fail, load, told
 
 if TYPE_CHECKING:
     from gateway.control.reading.problems import Problem
@@ -17,8 +17,9 @@ def add_commands(add: Add) -> None:
     check = add_config(add("check", _check, "Validate a configuration; all problems at once."))
     check.add_argument("--format", choices=("text", "json", "github"), default="text", help="how to show the problems")
     diff = add("diff", _diff, "Say what one configuration changes in another; exit code 1 when anything.")
-    diff.add_argument("old", metavar="OLD")
-    diff.add_argument("new", metavar="NEW")
+    diff.add_argument("files", nargs="+", metavar="FILE", help="the old and the new one; with --running only the new one")
+    diff.add_argument("--running", action="store_true", help="compare with what a running gateway has; needs no token")
+    add_admin(diff)
     explain = add("explain", _explain, "Say which route takes a request, why, and what holds for it.")
     explain.add_argument("config", metavar="CONFIG")
     explain.add_argument("method", metavar="METHOD")
@@ -35,14 +36,15 @@ def _check(options: argparse.Namespace) -> int:
     from gateway.control.load import load as load_file
     from gateway.control.reading.problems import ConfigError, render_github, render_json, render_text
 
+    path = config_path(options)
     problems: tuple[Problem, ...] = ()
     notes: list[str] = []
     summary = ""
     try:
-        loaded = load_file(options.config)
+        loaded = load_file(path)
         config = loaded.config
         notes = notes_of(loaded.resolved, loaded.positions)
-        summary = f"{options.config}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
+        summary = f"{path}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
     except ConfigError as error:
         problems = error.problems
         summary = _count(len(problems), "problem")
@@ -66,8 +68,31 @@ def _count(number: int, noun: str) -> str:
 def _diff(options: argparse.Namespace) -> int:
     from gateway.control.tools.diff import diff, render
 
-    changes = diff(load(options.old, USAGE), load(options.new, USAGE))
+    if options.running:
+        if len(options.files) != 1:
+            fail(options.name, "--running takes one FILE")
+        return diff_running(options, options.files[0])
+    if len(options.files) != 2:
+        fail(options.name, "it takes two files, or --running and one")
+    changes = diff(load(options.files[0], USAGE), load(options.files[1], USAGE))
     print(render(changes))
+    return INVALID if changes else OK
+
+
+def diff_running(options: argparse.Namespace, file: str) -> int:
+    """What would change in the running gateway if the file were applied: exit code 1 when anything."""
+    import json
+
+    from gateway.control.tools.diff import diff_effective, render
+    from gateway.control.tools.dump import effective_config
+
+    new = effective_config(load(file, USAGE))
+    status, text = ask(options, "GET", "/config")
+    if status != 200:
+        return told(status, text)
+    changes = diff_effective(json.loads(text), json.loads(json.dumps(new)))
+    print(render(changes))
+    print("(secrets, values of headers and the content of files are not compared)", file=sys.stderr)
     return INVALID if changes else OK
 
 
@@ -84,7 +109,7 @@ def _explain(options: argparse.Namespace) -> int:
 def _routes(options: argparse.Namespace) -> int:
     from gateway.control.tools.explain import route_table
 
-    print(route_table(load(options.config)))
+    print(route_table(load(config_path(options))))
     return OK
 
 

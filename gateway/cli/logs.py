@@ -12,6 +12,7 @@ def add_commands(add: Add) -> None:
     """Register the command."""
     logs = add("logs", _logs, "Show lines of the access log as people read them, from a file or standard input.")
     logs.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is appended, in a rotated file too")
     logs.add_argument("--route", action="append", default=[], metavar="NAME", help="of this route; may be repeated")
     logs.add_argument("--status", action="append", default=[], metavar="STATUS", help="5xx, 404 or 500-503; may be repeated")
     logs.add_argument("--slow", metavar="DURATION", help="that took so long or longer, such as 500ms")

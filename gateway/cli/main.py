@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from gateway import __version__
 from gateway.cli import admin, breaker, configuration, logs, processes
 from gateway.cli.common import OK, USAGE
+from gateway.cli.examples import EXAMPLES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,22 +54,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gateway", description="A reverse-proxy gateway.", epilog="Documentation: docs/, README.md")
+    parser.add_argument("--version", action="version", version=f"gateway {__version__}", help="print the version")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog="\n".join(["examples:", *(f"  {example}" for example in EXAMPLES[name])]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(command=command)
         return sub
 
     for group in (processes, configuration, admin, breaker, logs):
         group.add_commands(add)
+    completion = add("completion", _completion, "Print what completes commands and options in a shell.")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
     add("version", _version, "Print the version.")
     parser.commands = tuple(commands.choices)
     return parser
 
 
-def _version(options: argparse.Namespace) -> int:
-    from gateway import __version__
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
 
+    parser = _parser()
+    for sub in (parser, *_commands(parser).values()):
+        for action in sub._actions:
+            if action.metavar in ("CONFIG", "FILE", "PATH"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parser, options.shell))
+    return OK
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+
+
+def _version(options: argparse.Namespace) -> int:
     print(f"gateway {__version__}")
     return OK

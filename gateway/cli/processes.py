@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gateway.cli.common import OK, Add, add_config
+from gateway.cli.common import OK, Add, add_config, config_path
 
 
 def add_commands(add: Add) -> None:
@@ -17,7 +17,7 @@ def add_commands(add: Add) -> None:
 def _run(options: argparse.Namespace) -> int:
     from gateway.run import run
 
-    return run(options.config)
+    return run(config_path(options))
 
 
 def worker(arguments: Sequence[str]) -> int:

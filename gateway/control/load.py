@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping as Environment
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,10 @@ class Loaded:
     """What holds for each route and upstream, and where it was written."""
     data: Any
     """The values as they were written, `${…}` replaced: what `from_data` makes the same configuration of."""
+
+
+STDIN: Final = Path("-")
+"""Stands for standard input, which can be read once."""
 
 
 def load(path: str | Path, environ: Environment[str, str] | None = None) -> Loaded:
@@ -139,7 +144,7 @@ class _Loader:
     def _read(self, path: Path) -> str | None:
         self.digests.setdefault(path, None)
         try:
-            with path.open("rb") as file:
+            with sys.stdin.buffer if path == STDIN else path.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a path"

@@ -72,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
 
 def find_config(given: Path | None) -> Path:
     """The configuration to run: the one given, or the demo's in the working directory or beside the source."""
-    candidates = [given] if given is not None else [CONFIG, Path(__file__).resolve().parent.parent.parent / CONFIG]
+    package = Path(__file__).resolve().parent
+    # In a wheel it stands in the package.
+    candidates = [given] if given is not None else [CONFIG, package.parent.parent / CONFIG, package / CONFIG.name]
     for path in candidates:
         if path.is_file():
             return path

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway import __version__
 from gateway.control.admin.answers import json_answer
 from gateway.control.admin.breaker_orders import Obeys
 from gateway.control.admin.breakers import BreakerPages
@@ -166,7 +167,7 @@ async def serve_admin(gateway: Gateway, admin: Admin) -> web.AppRunner | None:
         return None
     where = Listener(address.host, address.port, address.path, rights=admin.rights())
     runner = make_admin_runner(gateway, [where.host] if where.host else [], all_pages(gateway))
-    sockets = bind(where, what=" (admin)")
+    sockets = bind(where, what="admin.listen")
     await runner.setup()
     for sock in sockets:
         await web.SockSite(runner, sock).start()
@@ -192,4 +193,5 @@ def _host_check(hosts: Iterable[str]) -> Any:
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
+    response.headers["Gateway-Version"] = __version__
     response.headers.pop("Server", None)

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gateway.control.load import Loaded, load
+from gateway.control.load import STDIN, Loaded, load
 from gateway.control.reading.files import Look, Settling, Sources, Stamps, digests_of, stamps_of
 from gateway.control.reading.problems import ConfigError, Problem, render_text
 from gateway.control.running.off_loop import off_loop
@@ -93,6 +93,8 @@ class Reloader:
     async def _reload(self, cause: str, *, dry_run: bool) -> Outcome:
         target, running = self._target, self._target.loaded
         try:
+            if running.path == STDIN:
+                raise ReloadError("the configuration came from standard input, which cannot be read again")
             loaded = await off_loop(functools.partial(load, running.path))
             if not dry_run:
                 await self._look_at(loaded.sources, loaded.sources)

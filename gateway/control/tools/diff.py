@@ -5,6 +5,7 @@ Values are compared as they are understood (`2s` is `2000ms`, a short form is it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,3 +170,41 @@ def _text(value: Any) -> str:
     if isinstance(value, Model):
         return _text({field.alias or name: written_value(value, name) for name, field in type(value).model_fields.items()})
     return str(getattr(value, "shown", None) or getattr(value, "url", None) or value)
+
+
+def diff_effective(old: object, new: object, path: str = "") -> list[Change]:
+    """All changes between two configurations as `/config` shows them: defaults merged, secrets hidden."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in dict.fromkeys([*old, *new]) if path or name != "hash"]
+        sides = [(f"{path}.{name}" if path else name, old.get(name), new.get(name)) for name in names]
+        return [change for name, before, after in sides for change in diff_effective(before, after, name)]
+    if (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and (ours := _by_name(old)) is not None
+        and (theirs := _by_name(new)) is not None
+    ):
+        both = dict.fromkeys([*ours, *theirs])
+        return [change for name in both for change in diff_effective(ours.get(name), theirs.get(name), f"{path}[{name}]")]
+    if old == new:
+        return []
+    kind = "added" if old is None else "removed" if new is None else "changed"
+    if kind != "changed" and isinstance(old or new, dict):
+        return [Change(kind, path)]
+    return [Change(kind, path, *("" if one is None else _shortened(one) for one in (old, new)))]
+
+
+def _by_name(entries: list[Any]) -> dict[str, Any] | None:
+    """The entries of a list by what tells them apart; None when they have no names."""
+    found = {}
+    for entry in entries:
+        name = next((entry[key] for key in NAMES if key in entry), None) if isinstance(entry, dict) else None
+        if name is None:
+            return None
+        found[str(name)] = entry
+    return found
+
+
+def _shortened(value: object) -> str:
+    text = printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -7,8 +7,10 @@ Nothing that a terminal obeys gets through: client and upstream chose some of th
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -73,10 +75,35 @@ def run(options: argparse.Namespace, *, colour: bool) -> None:
     with ExitStack() as stack:
         file = sys.stdin.buffer if options.file == "-" else stack.enter_context(Path(options.file).open("rb"))
         lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
+        if options.follow and options.file != "-":
+            lines = followed(Path(options.file), stack)
         for text in shown(lines, wanted, colour=colour, raw=options.raw):
             sys.stdout.write(text + "\n")
-            if options.file == "-":
+            if options.file == "-" or options.follow:
                 sys.stdout.flush()
+
+
+def followed(path: Path, stack: ExitStack, interval: float = 0.25) -> Iterator[bytes]:
+    """The lines of the file, and those that are appended, for ever: a file renamed away is read to its end, then the new one,
+    and one that was cut begins anew. `interval`: seconds between two looks. Raises OSError when there is none at first."""
+    file = stack.enter_context(path.open("rb"))
+    begun = b""
+    while True:
+        begun += file.readline(_LONGEST_LINE)
+        if begun.endswith(b"\n") or len(begun) >= _LONGEST_LINE:
+            yield begun
+            begun = b""
+            continue
+        try:
+            now, ours = path.stat(), os.fstat(file.fileno())
+        except OSError:
+            now = ours = os.fstat(file.fileno())
+        if now.st_size < file.tell() and now.st_ino == ours.st_ino:
+            file.seek(0)
+        elif (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) and file.tell() >= ours.st_size:
+            file = stack.enter_context(path.open("rb"))
+        else:
+            time.sleep(interval)
 
 
 def parse_statuses(texts: Iterable[str]) -> tuple[tuple[int, int], ...]:

@@ -20,6 +20,7 @@ from typing import Final
 
 from gateway.proxy.downstream.handshakes import Handshakes
 from gateway.proxy.downstream.http1_connection import Http1Connection
+from gateway.proxy.downstream.port_holder import holder
 from gateway.proxy.downstream.tls_server import TlsServer
 from gateway.proxy.file_rights import grant
 from gateway.proxy.plane import DataPlane
@@ -30,11 +31,15 @@ BACKLOG: Final = 1024
 PLAIN_BACKLOG: Final = 128
 
 
+SETTING: Final = "server.listen"
+"""Where the address of a listener is written."""
+
+
 class StartError(Exception):
     """The gateway cannot start, or not with this configuration; the text is for the operator."""
 
 
-def bind(one: Listener, *, shared: bool = False, what: str = "") -> list[socket.socket]:
+def bind(one: Listener, *, shared: bool = False, what: str = SETTING) -> list[socket.socket]:
     """Sockets bound to the address of a listener, not yet listening. `shared`: others may bind the same (SO_REUSEPORT).
 
     Raises StartError.
@@ -59,7 +64,7 @@ def bind(one: Listener, *, shared: bool = False, what: str = "") -> list[socket.
             sock.setblocking(False)
     except OSError as error:
         close_all(sockets)
-        raise StartError(f"cannot listen on {one}{what}: {reason(error)}") from None
+        raise StartError(f"cannot listen on {one} ({what}): {reason(error, one.port)}") from None
     return sockets
 
 
@@ -120,10 +125,19 @@ def close_all(sockets: Sequence[socket.socket]) -> None:
         sock.close()
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError, port: int = 0) -> str:
     """Why an address cannot be listened on, for the operator."""
     if error.errno == errno.EADDRINUSE:
-        return "the address is already in use; another gateway, or another program?"
+        who = holder(port) if port else ""
+        return (
+            f"the address is already in use, by {who}"
+            if who
+            else "the address is already in use; by another gateway, or program?"
+        )
+    if error.errno == errno.EACCES and 0 < port < 1024:
+        return "ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE), or net.ipv4.ip_unprivileged_port_start"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address"
     return error.strerror or str(error)
 
 
@@ -156,7 +170,7 @@ class Door:
         except OSError as error:
             for server in servers:
                 server.close()
-            raise StartError(f"cannot listen on {self.listener}: {reason(error)}") from None
+            raise StartError(f"cannot listen on {self.listener} ({SETTING}): {reason(error)}") from None
         return servers
 
     async def open(self, listener: Listener, servers: Sequence[asyncio.Server | TlsServer]) -> None:
