@@ -11,6 +11,7 @@ from gateway.control.blocks.server.redis import check_redis
 from gateway.control.blocks.server.server import check_server
 from gateway.control.blocks.traffic.retry import RETRY_OFF
 from gateway.control.blocks.upstream import fallback
+from gateway.control.evasion import evasions
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.resolved import ResolvedConfig, ResolvedRoute, ResolvedUpstream
@@ -39,6 +40,7 @@ def check(config: Config, resolved: ResolvedConfig, positions: Positions) -> lis
         *_fallbacks(config, positions),
         *(problem for one in resolved.routes for problem in _between(one.facts, one.blocks, positions)),
         *_hidden(config, positions),
+        *evasions(config, resolved, positions),
     ]
 
 

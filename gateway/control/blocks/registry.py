@@ -13,6 +13,7 @@ from gateway.control.blocks.message import (
     decompress_request,
     fields,
     limits,
+    paths,
     server_timing,
     upgrades,
 )
@@ -36,6 +37,7 @@ ROUTE_BLOCKS: Final[tuple[Block[RouteFacts], ...]] = (
     retry.BLOCK,
     hedge.BLOCK,
     limits.BLOCK,
+    paths.BLOCK,
     *fields.BLOCKS,
     upgrades.BLOCK,
     server_timing.BLOCK,

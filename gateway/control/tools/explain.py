@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.blocks.block import Asked
+from gateway.control.blocks.message.paths import FORWARD
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.blocks.upstream.fallback import places
 from gateway.control.load import Loaded
@@ -15,7 +16,18 @@ from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Route
 from gateway.control.words.request import Request
 from gateway.headers import FIELD_NAME, normalise_host
-from gateway.router import REST, AmbiguousPathError, Found, Match, MethodNotAllowed, Router, normalise_path, rank, split_path
+from gateway.router import (
+    REST,
+    AmbiguousPathError,
+    DotSegmentError,
+    Found,
+    Match,
+    MethodNotAllowed,
+    Router,
+    normalise_path,
+    rank,
+    split_path,
+)
 
 
 class RequestError(ValueError):
@@ -39,14 +51,17 @@ def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str])
     if host is None:
         raise RequestError("the host is not valid")
     paths = loaded.config.server.paths
+    sent, dots = path.encode("ascii"), False
     try:
         normalised = normalise_path(
-            path.encode("ascii"), encoded_slash=paths.encoded_slash == "match", double_slash=paths.double_slash == "match"
+            sent, encoded_slash=paths.encoded_slash == "match", double_slash=paths.double_slash == "match"
         )
+    except DotSegmentError:
+        normalised, dots = sent, True
     except AmbiguousPathError as error:
         raise RequestError(f"answered 400 before routing: {error}") from None
     query = parse_qsl(parts.query.encode("ascii"), keep_blank_values=True)
-    return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields)
+    return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields, dots)
 
 
 def _fields(headers: Sequence[str]) -> dict[bytes, bytes]:
@@ -70,6 +85,8 @@ def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) 
     found = router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
     order = sorted(range(len(matches)), key=lambda index: rank(matches[index], index))
     winner = found.value if isinstance(found, Found) else -1
+    if request.dots and (winner < 0 or loaded.resolved.routes[winner].blocks["paths"].value.dot_segments != FORWARD):
+        raise RequestError("answered 400 before routing: the path holds a dot segment, and no route for it forwards these")
     lines = [f"{method} {url}", *_verdict(loaded, found), "", "routes, in the order in which they are tried:"]
     width = max(len(route.name) for route in config.routes)
     for index in order:

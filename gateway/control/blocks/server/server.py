@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import SecretStr
 
+from gateway.control.blocks.message.paths import DotSegments
 from gateway.control.blocks.server.overload import Overload, shown_lag
 from gateway.control.blocks.tls import ListenTls, check_tls, listen_fingerprint, server_context
 from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, check_limit
@@ -80,7 +81,7 @@ class Reload(Model):
 class Paths(Model):
     """What to do with paths that others may read differently.
 
-    Dot segments (`..`) are always refused with 400; path parameters (`;a=b`) never count when routes are matched.
+    Path parameters (`;a=b`) never count when routes are matched.
     """
 
     encoded_slash: Annotated[str, *choice("match", "reject")] = setting(
@@ -88,6 +89,9 @@ class Paths(Model):
     )
     double_slash: Annotated[str, *choice("match", "reject")] = setting(
         "match", "`match`: `//` counts as `/` when routes are matched; `reject`: such a path is 400."
+    )
+    dot_segments: DotSegments = setting(
+        "reject", "Paths with `.` or `..` segments, where neither route nor `defaults` says: `reject` (400) or `forward`."
     )
 
 
