@@ -23,7 +23,7 @@ ENTITY_TAG: Final = re.compile(rb'(?:W/)?"[^"]*"')
 
 _REG_NAME: Final = rb"[A-Za-z0-9\-._~!$&'()*+;=]*+"
 _HOST: Final = re.compile(
-    rb"(?:(" + _REG_NAME + rb"(?:%[0-9A-Fa-f]{2}" + _REG_NAME + rb")*+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
+    rb"(?:(" + _REG_NAME + rb"(?:%[0-9A-Fa-f]{2}" + _REG_NAME + rb")*)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
 )
 _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")

@@ -82,6 +82,10 @@ class AmbiguousPathError(ValueError):
     """The path may mean one thing here and another thing at the upstream, so nothing is decided on it."""
 
 
+class DotSegmentError(AmbiguousPathError):
+    """The path holds a dot segment and nothing else that is wrong."""
+
+
 _PLAIN_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9\-._~!$&'()*+,=:@]++)*/?")
 _DOT_SEGMENT: Final = re.compile(rb"(?:^|/)\.{1,2}(?:/|$)")
 _OVERLONG: Final = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")
@@ -111,7 +115,7 @@ def normalise_path(path: bytes, *, encoded_slash: bool = True, double_slash: boo
             raise AmbiguousPathError("the path holds an empty segment")
         decoded = _SLASHES.sub(b"/", decoded)
     if _DOT_SEGMENT.search(decoded) is not None:
-        raise AmbiguousPathError("the path holds a dot segment")
+        raise DotSegmentError("the path holds a dot segment")
     return decoded
 
 

@@ -267,6 +267,8 @@ class Route:
     max_body: int = 10 * 1024 * 1024
     """Largest request body in bytes; -1: no limit."""
     rewrite: Rewrite | None = None
+    forwards_dots: bool = False
+    """A path with dot segments is matched as it was sent and goes on; else it is refused."""
     request_edits: FieldEdits | None = None
     response_edits: FieldEdits | None = None
     upgrades: frozenset[bytes] = frozenset({b"websocket"})

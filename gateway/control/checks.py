@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from gateway.control.blocks.block import Block, Blocks, RouteFacts
+from gateway.control.blocks.message.upgrades import WEBSOCKET
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.blocks.server.redis import check_redis
 from gateway.control.blocks.server.server import check_server
 from gateway.control.blocks.traffic.retry import RETRY_OFF
 from gateway.control.blocks.upstream import fallback
+from gateway.control.evasion import evasions
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.resolved import ResolvedConfig, ResolvedRoute, ResolvedUpstream
@@ -39,6 +41,7 @@ def check(config: Config, resolved: ResolvedConfig, positions: Positions) -> lis
         *_fallbacks(config, positions),
         *(problem for one in resolved.routes for problem in _between(one.facts, one.blocks, positions)),
         *_hidden(config, positions),
+        *evasions(config, resolved, positions),
     ]
 
 
@@ -49,7 +52,20 @@ def notes(resolved: ResolvedConfig, positions: Positions) -> list[str]:
         for block in ROUTE_BLOCKS:
             if one.facts.upstream is not None or not block.forwards:
                 found.update(dict.fromkeys(block.notes(one.blocks[block.name], positions)))
+        found.update(dict.fromkeys(_long_polls(one, positions)))
     return list(found)
+
+
+def _long_polls(one: ResolvedRoute, positions: Positions) -> Iterator[str]:
+    """Where a route says WebSocket, clients mostly have long polls to fall back on."""
+    upgrades, budget = one.blocks["upgrades"], one.blocks["timeout"]["request"]
+    own = upgrades.origin is not None and upgrades.origin[: len(one.facts.loc)] == one.facts.loc
+    if own and one.facts.upstream is not None and WEBSOCKET in upgrades.value and budget.origin is None:
+        usual = format_duration(budget.value)
+        yield (
+            f"{positions.at(one.facts.loc)}: note: long polls, which WebSocket libraries fall back on (25 s with socket.io), "
+            f"end with 504 at the default budget of {usual}: write `timeout: 40s` for them, or {usual} if there are none"
+        )
 
 
 def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream, positions: Positions) -> Iterator[Problem]:

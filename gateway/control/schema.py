@@ -15,6 +15,7 @@ from gateway.control.blocks.message.compression import CompressionValue
 from gateway.control.blocks.message.decompress_request import DecompressRequestValue
 from gateway.control.blocks.message.fields import EDITS_OFF, FieldEdits
 from gateway.control.blocks.message.limits import RouteLimits
+from gateway.control.blocks.message.paths import RoutePaths
 from gateway.control.blocks.message.server_timing import ServerTiming
 from gateway.control.blocks.message.upgrades import Upgrades
 from gateway.control.blocks.server.redis import Redis
@@ -51,6 +52,7 @@ class Policies(Model):
         None, "A second copy of a safe request that is not answered soon. Short form: `hedge: p95`. Default and `off`: none."
     )
     limits: RouteLimits | None = setting(None, "What one request may cost.")
+    paths: RoutePaths | None = setting(None, "What to do with paths that others may read differently.")
     request_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
         None, "Changes to the request headers on the way to the upstream. `off`: none, whatever `defaults` says."
     )

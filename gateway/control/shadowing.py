@@ -82,6 +82,11 @@ def _covers_host(wide: str, narrow: str) -> bool:
     return wide.startswith("*.") and bool(narrow) and narrow.removeprefix("*").endswith(wide[1:])
 
 
+def hosts_meet(one: str, other: str) -> bool:
+    """Whether there is a host that both patterns of a route match."""
+    return _covers_host(one, other) or _covers_host(other, one)
+
+
 def _covers_path(wide: tuple[str, ...], narrow: tuple[str, ...]) -> bool:
     for at, segment in enumerate(wide):
         if segment == REST:

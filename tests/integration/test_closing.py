@@ -271,7 +271,7 @@ async def test_a_reload_lets_go_of_the_connections_of_an_upstream(
     async with MuteUpstream(certificates, OK) as origin:
         running = await gateway(mute_proxy(origin.url, certificates))
         assert (await running.get()).status == 200
-        pool = running.app.snapshot.upstreams[0].group.endpoints[0].pool
+        pool = running.plane.snapshot.upstreams[0].group.endpoints[0].pool
         (tmp_path / "gateway-1.yaml").write_text(proxy("http://127.0.0.1:1"), encoding="utf-8")
         await running.app.reloader.reload("test")
 

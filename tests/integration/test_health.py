@@ -290,7 +290,7 @@ async def test_who_fails_and_is_not_ejected_is_not_simply_healthy(
     origin = await upstream(answers(*[ERROR] * 12, OK))
     running = await gateway(balanced(origin.url))
     await picked(running, 12)
-    (shown,) = LIVE["upstreams"](running.app.snapshot)[0]["endpoints"]
+    (shown,) = LIVE["upstreams"](running.plane.snapshot)[0]["endpoints"]
 
     assert shown["why"] == "12 failures in a row, the last: http_503; not ejected: it is the last one"
     assert (shown["requests"], shown["failed"], shown["last_failure"]["reason"]) == (12, 12, "http_503")
@@ -299,7 +299,7 @@ async def test_who_fails_and_is_not_ejected_is_not_simply_healthy(
     ]
 
     assert (await running.get()).status == 200
-    (shown,) = LIVE["upstreams"](running.app.snapshot)[0]["endpoints"]
+    (shown,) = LIVE["upstreams"](running.plane.snapshot)[0]["endpoints"]
     assert (shown["why"], shown["failed"], shown["last_failure"]["reason"]) == (None, 12, "http_503")
 
 

@@ -209,7 +209,7 @@ async def test_a_port_in_use_is_an_error_in_words(run: Run) -> None:
 
         assert await process.ended() == 1
     errors = await process.errors()
-    assert f"gateway run: error: cannot listen on 127.0.0.1:{port}: the address is already in use" in errors
+    assert f"gateway run: error: cannot listen on 127.0.0.1:{port} (server.listen): the address is already in use" in errors
     assert "Traceback" not in errors
 
 

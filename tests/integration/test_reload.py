@@ -222,7 +222,9 @@ async def test_what_cannot_be_applied_changes_nothing(
     async with failing(caplog) as errors:
         outcome = await reloaded(running, proxy(origin.url, listen=listen).replace("name: all", "name: other"))
 
-    assert outcome.problems[0].message.startswith(f"cannot listen on 127.0.0.1:{origin.port}: the address is already in use")
+    assert outcome.problems[0].message.startswith(
+        f"cannot listen on 127.0.0.1:{origin.port} (server.listen): the address is already in use"
+    )
     assert len(errors) == 1
     assert set(running.metrics.routes) == {"all", "_unmatched"}
     assert len(running.app.runtime.doors) == 1

@@ -73,13 +73,16 @@ class Making:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to explain, with its path normalised and its field names in lower case."""
+    """A request to explain, with its field names in lower case."""
 
     method: bytes
     host: bytes
     path: bytes
+    """Normalised; as it was sent when it holds dot segments."""
     query: dict[bytes, bytes]
     headers: dict[bytes, bytes]
+    dots: bool = False
+    """The path holds dot segments."""
 
 
 @dataclass(frozen=True, slots=True)

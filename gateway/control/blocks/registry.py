@@ -7,7 +7,16 @@ from typing import Final
 from gateway.control.blocks import tls
 from gateway.control.blocks.action import redirect, respond, rewrite_prefix
 from gateway.control.blocks.block import Block, RouteFacts, UpstreamFacts
-from gateway.control.blocks.message import access_log, compression, decompress_request, fields, limits, server_timing, upgrades
+from gateway.control.blocks.message import (
+    access_log,
+    compression,
+    decompress_request,
+    fields,
+    limits,
+    paths,
+    server_timing,
+    upgrades,
+)
 from gateway.control.blocks.traffic import hedge, max_in_flight, priority, rate_limit, retry, timeout
 from gateway.control.blocks.upstream import (
     circuit_breaker,
@@ -28,6 +37,7 @@ ROUTE_BLOCKS: Final[tuple[Block[RouteFacts], ...]] = (
     retry.BLOCK,
     hedge.BLOCK,
     limits.BLOCK,
+    paths.BLOCK,
     *fields.BLOCKS,
     upgrades.BLOCK,
     server_timing.BLOCK,

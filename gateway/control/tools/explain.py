@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from gateway.control.blocks.block import Asked, Request
+from gateway.control.blocks.message.paths import FORWARD
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.blocks.upstream.fallback import places
 from gateway.control.load import Loaded
@@ -19,6 +20,7 @@ from gateway.router import (
     LISTENER,
     SCHEME,
     AmbiguousPathError,
+    DotSegmentError,
     Found,
     Match,
     MethodNotAllowed,
@@ -52,10 +54,13 @@ def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str])
     if host is None:
         raise RequestError("the host is not valid")
     paths = loaded.config.server.paths
+    sent, dots = path.encode("ascii"), False
     try:
         normalised = normalise_path(
-            path.encode("ascii"), encoded_slash=paths.encoded_slash == "match", double_slash=paths.double_slash == "match"
+            sent, encoded_slash=paths.encoded_slash == "match", double_slash=paths.double_slash == "match"
         )
+    except DotSegmentError:
+        normalised, dots = sent, True
     except AmbiguousPathError as error:
         raise RequestError(f"answered 400 before routing: {error}") from None
     query = parse_qsl(parts.query.encode("ascii"), keep_blank_values=True)
@@ -63,7 +68,7 @@ def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str])
     by = [listen for listen in loaded.config.server.listen if (listen.tls is not None) is (scheme == "https")]
     fields[SCHEME] = scheme.encode("ascii")
     fields[LISTENER] = str((by or loaded.config.server.listen)[0].address).encode()
-    return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields)
+    return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields, dots)
 
 
 def _fields(headers: Sequence[str]) -> dict[bytes, bytes]:
@@ -86,6 +91,8 @@ def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) 
     router: Router[tuple[int, Match]] = Router((match, (index, match)) for index, match in listed)
     found = _found(router, request)
     winner, taking = found.value if isinstance(found, Found) else (-1, None)
+    if request.dots and (winner < 0 or loaded.resolved.routes[winner].blocks["paths"].value.dot_segments != FORWARD):
+        raise RequestError("answered 400 before routing: the path holds a dot segment, and no route for it forwards these")
     lines = [f"{method} {url}", *_verdict(loaded, found, winner), "", "routes, in the order in which they are tried:"]
     width = max(len(route.name) for route in routes)
     nearest: dict[int, Match] = {}

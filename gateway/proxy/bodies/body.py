@@ -216,7 +216,7 @@ class Body:
         return self.done and (self._replay is not None or not self.received)
 
     def copy(self) -> Body:
-        """The same content, complete, for another connection. Only when it is `whole_at_hand`."""
+        """One more body of this content, for another connection. Only when it is `whole_at_hand`."""
         again = Body(self.source, self.decoder)
         again._held = list(self._replay or ())
         again._held_size = again.received = self.received

@@ -128,12 +128,7 @@ def close_all(sockets: Sequence[socket.socket]) -> None:
 def reason(error: OSError, port: int = 0) -> str:
     """Why an address cannot be listened on, for the operator."""
     if error.errno == errno.EADDRINUSE:
-        who = holder(port) if port else ""
-        return (
-            f"the address is already in use, by {who}"
-            if who
-            else "the address is already in use; by another gateway, or program?"
-        )
+        return f"the address is already in use by {(port and holder(port)) or 'another gateway, or another program'}"
     if error.errno == errno.EACCES and 0 < port < 1024:
         return "ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE), or net.ipv4.ip_unprivileged_port_start"
     if error.errno == errno.EADDRNOTAVAIL:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ def holder(port: int) -> str:
         return ""
     for process in processes:
         try:
-            if any(os.readlink(file) in wanted for file in (process / "fd").iterdir()):
+            if any(str(file.readlink()) in wanted for file in (process / "fd").iterdir()):
                 return f"`{(process / 'comm').read_text(encoding='utf-8', errors='replace').strip()}`, process {process.name}"
         except OSError:
             continue

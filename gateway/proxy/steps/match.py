@@ -10,7 +10,7 @@ from gateway.headers import client_address, normalise_host, valid_request_id
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.own_answer import ALLOW
 from gateway.proxy.wire.http1_request import RequestHead, split_absolute
-from gateway.router import AmbiguousPathError, Found, MethodNotAllowed, normalise_path
+from gateway.router import AmbiguousPathError, DotSegmentError, Found, MethodNotAllowed, normalise_path
 from gateway.snapshot import Route
 
 ACME: Final = b"/.well-known/acme-challenge/"
@@ -57,19 +57,24 @@ def _look_up(x: Exchange, head: RequestHead, target: bytes) -> Route:
         raise Failed(Failure.METHOD_NOT_ALLOWED, "TRACE is never served", fields=(ALLOW,))
     x.query_at = target.find(b"?")
     server = snapshot.server
+    sent = target if x.query_at < 0 else target[: x.query_at]
+    dots: DotSegmentError | None = None
     try:
-        x.path = normalise_path(
-            target if x.query_at < 0 else target[: x.query_at],
-            encoded_slash=server.encoded_slash,
-            double_slash=server.double_slash,
-        )
+        x.path = normalise_path(sent, encoded_slash=server.encoded_slash, double_slash=server.double_slash)
+    except DotSegmentError as error:
+        # Some routes forward it as it is, and only by what it is they are found.
+        x.path, dots = sent, error
     except AmbiguousPathError as error:
         raise Failed(Failure.PATH_AMBIGUOUS, str(error)) from None
-    if snapshot.to_https and x.client.listener in snapshot.to_https and x.scheme() == b"http" and not x.path.startswith(ACME):
-        if not host:
-            raise Failed(Failure.BAD_REQUEST, "without a Host nobody can be sent to HTTPS")
-        return snapshot.to_https[x.client.listener]
+    if snapshot.to_https and x.client.listener in snapshot.to_https and x.scheme() == b"http":
+        # (What an upstream may take for another path is no challenge.)
+        if dots is not None or not x.path.startswith(ACME):
+            if not host:
+                raise Failed(Failure.BAD_REQUEST, "without a Host nobody can be sent to HTTPS")
+            return snapshot.to_https[x.client.listener]
     found = snapshot.router.match(host, x.path, head.method, x.field_value, x.query)
+    if dots is not None and not (isinstance(found, Found) and found.value.forwards_dots):
+        raise Failed(Failure.PATH_AMBIGUOUS, str(dots))
     if isinstance(found, Found):
         route = found.value
         x.parameters = found.parameters

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import SecretStr
 
+from gateway.control.blocks.message.paths import DotSegments
 from gateway.control.blocks.server.listen import Listen, check_listen, listener
 from gateway.control.blocks.server.overload import Overload, shown_lag
 from gateway.control.blocks.traffic.max_in_flight import MaxInFlight, check_limit
@@ -72,7 +73,7 @@ class Reload(Model):
 class Paths(Model):
     """What to do with paths that others may read differently.
 
-    Dot segments (`..`) are always refused with 400; path parameters (`;a=b`) never count when routes are matched.
+    Path parameters (`;a=b`) never count when routes are matched.
     """
 
     encoded_slash: Annotated[str, *choice("match", "reject")] = setting(
@@ -80,6 +81,9 @@ class Paths(Model):
     )
     double_slash: Annotated[str, *choice("match", "reject")] = setting(
         "match", "`match`: `//` counts as `/` when routes are matched; `reject`: such a path is 400."
+    )
+    dot_segments: DotSegments = setting(
+        "reject", "Paths with `.` or `..` segments, where neither route nor `defaults` says: `reject` (400) or `forward`."
     )
 
 

@@ -24,7 +24,9 @@ class Timeout(Policy):
 
     short_form = ("request", {"type": "string", "pattern": units.DURATION_PATTERN})
 
-    request: values.Duration = setting("15s", "From the complete request to the response head; then 504. Default `15s`.")
+    request: values.Duration = setting(
+        "15s", "From the complete request to the response head; then 504. Long polls need more. Default `15s`."
+    )
     attempt: values.Duration | None = setting(None, "For one attempt at an endpoint. Default: as `request`.")
     connect: values.Duration = setting("3s", "To open a connection to an endpoint. Default `3s`.")
     idle: values.Duration = setting("5m", "Longest silence inside a stream or WebSocket. Default `5m`.")
