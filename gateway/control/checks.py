@@ -49,7 +49,16 @@ def notes(resolved: ResolvedConfig, positions: Positions) -> list[str]:
         for block in ROUTE_BLOCKS:
             if one.facts.upstream is not None or not block.forwards:
                 found.update(dict.fromkeys(block.notes(one.blocks[block.name], positions)))
+    found.update(dict.fromkeys(_unused(resolved, positions)))
     return list(found)
+
+
+def _unused(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
+    used = {name for one in resolved.routes for name in one.facts.serving}
+    for name in resolved.upstreams:
+        if name not in used:
+            place = positions.at(("upstreams", name), key=True)
+            yield f"{place}: note: upstream `{name}` is used by no route: name it in one (`upstream: {name}`), or remove it"
 
 
 def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream, positions: Positions) -> Iterator[Problem]:

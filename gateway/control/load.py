@@ -17,11 +17,9 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from gateway.control import checks
-from gateway.control.json_schema import known_fields
 from gateway.control.reading.expand import expand, read_secret
 from gateway.control.reading.files import Sources, digest, digest_of, matching
 from gateway.control.reading.nodes import (
-    Loc,
     Mapping,
     Node,
     Position,
@@ -34,14 +32,11 @@ from gateway.control.reading.nodes import (
 )
 from gateway.control.reading.problems import ConfigError, Problem
 from gateway.control.resolved import ResolvedConfig, resolve_config
-from gateway.control.salvage import salvage
 from gateway.control.schema import Config
 from gateway.control.words.values import did_you_mean
 
 MAX_FILE: Final = 8 * 1024 * 1024
 MAX_INCLUDES: Final = 1000
-MAX_SALVAGES: Final = 4
-"""How often faulty parts are taken out to look for mistakes behind them."""
 INCLUDABLE: Final = ("routes", "upstreams")
 
 
@@ -92,16 +87,19 @@ class _Loader:
         if root is None:
             raise self._error()
         if not isinstance(root, Mapping):
-            self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on")
+            self._refuse_root(root)
             raise self._error()
         self._include(root)
         self._refuse_nulls(root)
         positions = Positions(root, self.lines)
         data = to_data(root)
-        config, faults = self._validate(data, positions)
-        if config is None:
-            self._look_further(root, faults)
-            raise self._error()
+        config = self._validate(data)
+        if config is None or self.problems:
+            # Read only when something is wrong.
+            from gateway.control.advice.report import all_problems
+
+            self.problems = all_problems(root, self.lines, self.base, self.problems)
+            raise self._error(config)
         resolved = resolve_config(config)
         self.problems += checks.check(config, resolved, positions)
         if self.problems:
@@ -109,8 +107,23 @@ class _Loader:
         name = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
         return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(config), resolved, data)
 
+    def _refuse_root(self, root: Node) -> None:
+        from gateway.control.reading.yaml_mistakes import other_format
+
+        whose = other_format("\n".join(self.lines[root.position.file]))
+        hint = f"this looks like a configuration of {whose}; `gateway init` writes a file to start from" if whose else ""
+        self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on", hint)
+
+    def _validate(self, data: Any) -> Config | None:
+        try:
+            return Config.model_validate(data, context={"base": self.base})
+        except ValidationError:
+            return None
+
     def _error(self, config: Config | None = None) -> ConfigError:
-        return ConfigError(self.problems, self._sources(config))
+        from gateway.control.advice.polish import polish
+
+        return ConfigError(polish(self.problems, self.lines), self._sources(config))
 
     def _sources(self, config: Config | None) -> Sources:
         for path in _paths(config):
@@ -245,38 +258,6 @@ class _Loader:
                 shown = name if name == "this entry" else f"`{name}`"
                 self._report(key, f"{shown} has no value", "remove the line, or write a value")
 
-    def _validate(
-        self, data: Any, positions: Positions, *, salvaged: bool = False
-    ) -> tuple[Config | None, list[tuple[str, Loc]]]:
-        """The configuration, or the faults that keep it from being one; those are reported."""
-        try:
-            return Config.model_validate(data, context={"base": self.base}), []
-        except ValidationError as error:
-            faults = []
-            known = set(self.problems)
-            for one in error.errors(include_url=False):
-                kind, loc = str(one["type"]), tuple(one["loc"])
-                faults.append((kind, loc[:-1] if loc and loc[-1] == "[key]" else loc))
-                if salvaged and kind in ("missing", "too_short"):
-                    continue  # it was there, and has just been taken out
-                problem = _explained(dict(one), positions)
-                if problem is not None and problem not in known:
-                    known.add(problem)
-                    self.problems.append(problem)
-            return None, faults
-
-    def _look_further(self, root: Mapping, faults: list[tuple[str, Loc]]) -> None:
-        """Report what only shows once the faulty parts are out of the way."""
-        for _ in range(MAX_SALVAGES):
-            root = salvage(root, faults)
-            positions = Positions(root, self.lines)
-            config, faults = self._validate(to_data(root), positions, salvaged=True)
-            if config is not None:
-                known = set(self.problems)
-                found = checks.check(config, resolve_config(config), positions)
-                self.problems += [problem for problem in found if problem not in known]
-                return
-
 
 def _paths(value: Any) -> Iterator[Path]:
     """Every file that the configuration names."""
@@ -288,73 +269,3 @@ def _paths(value: Any) -> Iterator[Path]:
     elif isinstance(value, (tuple, dict)):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _paths(inner)
-
-
-_PLAIN_TEXTS: Final = {
-    "int_parsing": "expected a whole number",
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "int_parsing_size": "the number is too large",
-    "bool_parsing": "expected `true` or `false`",
-    "bool_type": "expected `true` or `false`",
-    "string_type": "expected text",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-    "dict_type": "expected a mapping (`name: value`)",
-    "model_type": "expected a mapping (`name: value`)",
-    "tuple_type": "expected a list (`[a, b]`)",
-    "string_pattern_mismatch": "not valid here",
-}
-
-
-def _explained(error: dict[str, Any], positions: Positions) -> Problem | None:
-    """One pydantic error in the operator's words; None when it only follows from one already reported."""
-    kind, loc = str(error["type"]), tuple(error["loc"])
-    on_key = bool(loc) and loc[-1] == "[key]"
-    loc = loc[:-1] if on_key else loc
-    if kind == "missing":
-        return positions.problem(loc[:-1], f"the field `{loc[-1]}` is missing{_within(loc[:-1], positions)}")
-    if kind == "extra_forbidden":
-        known = known_fields(loc[:-1])
-        hint = did_you_mean(str(loc[-1]), known) or (f"known here: {', '.join(known)}" if known else "")
-        return positions.problem(loc, f"unknown field `{loc[-1]}`{_within(loc[:-1], positions)}", hint, key=True)
-    node = positions.find(loc)[0]
-    if isinstance(node, Scalar) and node.broken:
-        return None
-    if kind == "too_short" and (not isinstance(node, Sequence) or node.items):
-        return None  # each of its entries is reported already
-    context = error.get("ctx", {})
-    name = next((str(step) for step in reversed(positions.written_part(loc)) if isinstance(step, str)), "")
-    message = context.get("message") if kind == "invalid" else _bounds(kind, context) or _PLAIN_TEXTS.get(kind)
-    if message is None:
-        message = "not valid here"
-    hint = str(context.get("hint", "")) if kind == "invalid" else ""
-    if isinstance(node, Scalar) and node.written:
-        # What stands for `${…}` may be secret, and a hint may quote it.
-        hint = f"after `{node.written[:80]}` was replaced" if not node.written.startswith("${file") else ""
-    elif kind == "string_type" and isinstance(node, Scalar) and isinstance(node.value, bool):
-        hint = f'as text it is written `"{str(node.value).lower()}"`'
-    return positions.problem(loc, f"`{name}`: {message}" if name else message, hint, key=on_key)
-
-
-def _bounds(kind: str, context: dict[str, Any]) -> str | None:
-    for bound, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than")):
-        if bound in context:
-            return f"must be {words} {context[bound]}"
-    if kind in ("too_long", "string_too_long") and "max_length" in context:
-        return f"must not be longer than {context['max_length']}"
-    return None
-
-
-def _within(loc: Loc, positions: Positions) -> str:
-    """` in …`: the block in the operator's words, routes by their name."""
-    if not loc:
-        return ""
-    steps = list(loc)
-    if len(steps) >= 2 and steps[0] == "routes" and isinstance(steps[1], int):
-        node = positions.find((*steps[:2], "name"))
-        named = node[0].value if node[2] and isinstance(node[0], Scalar) and not node[0].written else None
-        route = f"route `{named}`" if named else f"route {steps[1] + 1}"
-        rest = ".".join(str(step) for step in steps[2:])
-        return f" in `{rest}` of {route}" if rest else f" in {route}"
-    return f" in `{'.'.join(str(step) for step in steps)}`"

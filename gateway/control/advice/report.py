@@ -1,0 +1,60 @@
+"""All that is wrong with a file that is no configuration, each mistake once and nothing that only follows from another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from gateway.control import checks
+from gateway.control.advice.explain import Source, explained
+from gateway.control.advice.mend import fill, mend
+from gateway.control.reading.nodes import Loc, Mapping, Positions, to_data
+from gateway.control.reading.problems import Problem
+from gateway.control.resolved import resolve_config
+from gateway.control.salvage import salvage
+from gateway.control.schema import Config
+
+_ROUNDS: Final = 4
+"""How often something is put right to look for mistakes behind it."""
+
+
+def all_problems(root: Mapping, lines: dict[str, list[str]], base: Path, problems: list[Problem]) -> list[Problem]:
+    """The problems that are known already, and all others."""
+    found = dict.fromkeys(problems)
+    positions = Positions(root, lines)
+    fill(root)
+    for _ in range(_ROUNDS):
+        _, errors, source = _tried(root, positions, base)
+        mended = mend(root, errors, source)
+        said = {(key.file, key.line, key.column) for key in mended.silenced}
+        found = {one: None for one in found if (one.file, one.line, one.column) not in said}
+        found.update(dict.fromkeys(mended.problems))
+        if not mended.problems:
+            break
+    faults: list[tuple[str, Loc]] = []
+    for turn in range(_ROUNDS + 1):
+        if turn:
+            root = salvage(root, faults)
+            positions = Positions(root, lines)
+        config, errors, source = _tried(root, positions, base)
+        if config is not None:
+            found.update(dict.fromkeys(checks.check(config, resolve_config(config), positions)))
+            break
+        faults = [(str(one["type"]), tuple(step for step in one["loc"] if step != "[key]")) for one in errors]
+        for one in errors:
+            # What is missing only now has just been taken out.
+            problem = explained(one, source) if not turn or one["type"] not in ("missing", "too_short") else None
+            found.update({} if problem is None else {problem: None})
+    return list(found)
+
+
+def _tried(root: Mapping, positions: Positions, base: Path) -> tuple[Config | None, list[dict[str, Any]], Source]:
+    """The configuration that the tree is, or pydantic's errors."""
+    data = to_data(root)
+    source = Source(data, positions, base)
+    try:
+        return Config.model_validate(data, context={"base": base}), [], source
+    except ValidationError as error:
+        return None, [dict(one) for one in error.errors(include_url=False)], source
