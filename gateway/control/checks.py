@@ -49,8 +49,19 @@ def notes(resolved: ResolvedConfig, positions: Positions) -> list[str]:
         for block in ROUTE_BLOCKS:
             if one.facts.upstream is not None or not block.forwards:
                 found.update(dict.fromkeys(block.notes(one.blocks[block.name], positions)))
-    found.update(dict.fromkeys(_unused(resolved, positions)))
+    found.update(dict.fromkeys((*_unused(resolved, positions), *_literal(resolved, positions))))
     return list(found)
+
+
+def _literal(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
+    """Segments that other programs would take for parameters, and that stand for themselves here."""
+    for one in resolved.routes:
+        for path in one.facts.paths:
+            for segment in path.split("/"):
+                if segment[:1] in (":", "<"):
+                    place = positions.at((*one.facts.loc, "match", "path"))
+                    name = segment.strip(":<>").rpartition(":")[2] or "id"
+                    yield f"{place}: note: `{segment}` stands for itself; a parameter is written `{{{name}}}`"
 
 
 def _unused(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
@@ -146,6 +157,8 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
     if name is not None and name not in config.upstreams:
         known = list(config.upstreams)
         hint = did_you_mean(name, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
+        if "/" in name or ":" in name:
+            hint = "a URL is an endpoint of an upstream: `upstreams: {app: {endpoints: [URL]}}`, and `upstream: app` here"
         yield positions.problem(loc, "there is no upstream of this name", hint)
 
 

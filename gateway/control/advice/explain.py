@@ -124,9 +124,15 @@ def explained(error: dict[str, Any], source: Source) -> Problem | None:
     if isinstance(node, Scalar) and node.written:
         # What stands for `${…}` may be secret, and a hint may quote it.
         hint = f"after `{node.written[:80]}` was replaced" if not node.written.startswith("${file") else ""
-    elif not hint and not on_key:
-        hint = _hint(kind, written, source, name)
+    elif not on_key and (not hint or (hint.startswith("did you mean") and isinstance(node, Scalar) and _listed(node.value))):
+        hint = _hint(kind, written, source, name, context) or hint
     return positions.problem(loc, f"`{name}`: {message}" if name else message, hint, key=on_key)
+
+
+def example_of(name: str) -> str:
+    """What a field looks like; empty for the names that are free."""
+    shapes = {place[-1]: shape for place, shape in _SHAPES.items() if place[-1] != "*"}
+    return _EXAMPLES.get(name) or shapes.get(name, "")
 
 
 def _as_written(loc: Loc, positions: Positions) -> Loc:
@@ -149,22 +155,29 @@ def _missing(loc: Loc, positions: Positions) -> Problem | None:
     return positions.problem(block, f"the field `{name}` is missing{within(block, positions)}", hint)
 
 
-def _hint(kind: str, loc: Loc, source: Source, name: str) -> str:
+def _listed(value: Any) -> bool:
+    return isinstance(value, str) and any(mark in value for mark in ",|; ")
+
+
+def _hint(kind: str, loc: Loc, source: Source, name: str, context: dict[str, Any]) -> str:
     """A cure that has been tried out; else what the block looks like."""
     node = source.positions.find(loc)[0]
     if "…" in (value := shown_value(node, name)) or hide_secrets(f"{name}: {value}") != f"{name}: {value}":
         found = ""
     else:
-        found = cure(source.data, loc, source.base)
+        found = cure(source.data, loc, source.base, off="le" in context or "ge" in context)
     if found:
         return f"write {found}"
+    bound = next((context[bound] for bound in ("le", "ge") if bound in context), None)
+    if bound is not None:
+        return f"write `{name}: {bound}` or {'less' if 'le' in context else 'more'}"
     if kind == "string_type" and isinstance(node, Scalar) and isinstance(node.value, bool):
         return f'as text it is written `"{str(node.value).lower()}"`'
     place = shape(loc)
     place = ("routes", "*", *place[1:]) if place[:1] == ("defaults",) else place
     if place == ("routes", "*", "upstream") and isinstance(node, (Mapping, Sequence)):
         return "a route names one upstream: `upstream: app`; its endpoints stand under `upstreams:` at the top of the file"
-    if place in _SHAPES:
+    if place in _SHAPES and (kind != "invalid" or context.get("message", "").startswith(("expected", "not a", "a redirect"))):
         return f"write `{_SHAPES[place]}`"
     fields = known_fields(loc) if kind in ("model_type", "dict_type") else []
     return f"its fields are {', '.join(fields[:12])}" if fields else ""

@@ -6,15 +6,18 @@ The tree that is left is only looked at for further mistakes; it never becomes a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from gateway.control.advice.cures import cure, fits
 from gateway.control.advice.explain import Source, explained
-from gateway.control.advice.places import ANY, belongs, plain, shape, spelled, within
+from gateway.control.advice.places import ANY, plain, shape, shown_value, spelled, within
 from gateway.control.advice.unknown import Unknown, unknown_word
 from gateway.control.json_schema import known_fields
+from gateway.control.reading.characters import odd_character, plain_text
 from gateway.control.reading.nodes import Loc, Mapping, Node, Position, Positions, Scalar, Sequence
 from gateway.control.reading.problems import Problem
+from gateway.control.schema import Config
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
 _STAND_IN: Final = "https://stand-in"
@@ -39,7 +42,7 @@ def mend(root: Mapping, errors: Iterable[dict[str, Any]], source: Source) -> Men
         if kind in ("extra_forbidden", "missing"):
             (blocks if kind == "extra_forbidden" else missing).setdefault(loc[:-1], []).append(str(loc[-1]))
     for block, names in blocks.items():
-        _words(root, block, names, missing.get(block, []), found, source.positions)
+        _words(root, block, names, missing.get(block, []), found, source)
     for kind, loc, error in listed:
         if kind in ("model_type", "dict_type", "tuple_type"):
             _shape(root, loc, error, found, source)
@@ -50,15 +53,19 @@ def mend(root: Mapping, errors: Iterable[dict[str, Any]], source: Source) -> Men
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], found: Mended, positions: Positions) -> None:
+def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], found: Mended, source: Source) -> None:
     """The unknown words of one block. Those with the same answer are one mistake."""
+    positions = source.positions
     parent = positions.find(block)[0]
     if not isinstance(parent, Mapping):
         return
     names = [name for name in names if name in parent.items]
     found.silenced.update(key for key, node in (parent.items[name] for name in names) if _is_null(node))
     names = [name for name in names if not _indent(parent, block, name, found, positions)]
-    answers = {name: unknown_word((*block, name), parent.items[name][1], positions) for name in names}
+    names = [name for name in names if not _dedent(root, block, name, found, source.positions)]
+    answers = {
+        name: _value_too(unknown_word((*block, name), parent.items[name][1], positions), name, block, source) for name in names
+    }
     foreign_file = (
         not block and not parent.items.keys() & {"routes", "upstreams"} and all(a.elsewhere for a in answers.values())
     )
@@ -85,6 +92,48 @@ def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], foun
     fill(root, provide=names != [] and not block)
 
 
+def _value_too(answer: Unknown, name: str, block: Loc, source: Source) -> Unknown:
+    """The answer, with a cure for the value if it does not fit the word that was meant."""
+    node = source.positions.find((*block, name))[0]
+    if not answer.meant or isinstance(node, Mapping) or "…" in shown_value(node, answer.meant):
+        return answer
+    data: Any = source.data
+    for step in block:
+        data = data[step] if not isinstance(step, int) or isinstance(data, list) else data
+    value = data[name]
+    if answer.meant in data or fits(source.data, (*block, answer.meant), value, source.base):
+        return answer
+    data[answer.meant] = value
+    found = cure(source.data, (*block, answer.meant), source.base)
+    del data[answer.meant]
+    return replace(answer, hint=f"write {found}", meant="", stands_for=answer.meant) if found else answer
+
+
+def _dedent(root: Mapping, block: Loc, name: str, found: Mended, positions: Positions) -> bool:
+    """A line of the last route that is not indented: it begins the line, or is indented by other characters than blanks."""
+    routes = root.items["routes"][1] if not block and "routes" in root.items else None
+    last = routes.items[-1] if isinstance(routes, Sequence) and routes.items else None
+    word = plain(plain_text(name))
+    fields = {plain(field): field for field in known_fields(("routes", 0))}
+    key, node = root.items[name] if not block else (Position("", 0, 0), None)
+    if not isinstance(last, Mapping) or node is None or word not in fields or fields[word] in last.items:
+        return False
+    first = next(iter(last.items.values()), None)
+    odd = odd_character(name) is not None
+    if first is None or first[0].line >= key.line or not (odd or (word == "upstream" and isinstance(node, Scalar))):
+        return False
+    if not odd:
+        message = f"`{name}` belongs into route `{_name_of(last)}` above"
+        found.problems.append(
+            positions.problem_at(key, message, f"indent it by {first[0].column - 1} blanks, as line {first[0].line}")
+        )
+    else:
+        answer = unknown_word((name,), node, positions)
+        found.problems.append(positions.problem_at(key, answer.message, answer.hint))
+    last.items[fields[word]] = root.items.pop(name)
+    return True
+
+
 def _put_right(root: Mapping, parent: Mapping, block: Loc, name: str, answer: Unknown) -> None:
     key, node = parent.items.pop(name)
     if answer.meant:
@@ -93,15 +142,14 @@ def _put_right(root: Mapping, parent: Mapping, block: Loc, name: str, answer: Un
         parent.items.setdefault(answer.meant, (key, node))
     elif answer.stands_for:
         parent.items.setdefault(answer.stands_for, (key, _nothing(node.position)))
-    elif answer.elsewhere:
-        _move(root, block, name, key, node)
+    elif answer.place is not None:
+        _move(root, block, answer.place, name, (key, node))
 
 
-def _move(root: Mapping, block: Loc, name: str, key: Position, node: Node) -> None:
+def _move(root: Mapping, block: Loc, place: tuple[str, ...], name: str, written: tuple[Position, Node]) -> None:
     """A word of ours to the place where it belongs, if that is around or below its block and has none yet."""
-    place = belongs(name, block)
     here = shape(block)
-    if place is None or not (place[: len(here)] == here or here[: len(place)] == place):
+    if not (place[: len(here)] == here or here[: len(place)] == place):
         return
     target: Node = root
     for step in block[: len(place)]:
@@ -109,9 +157,9 @@ def _move(root: Mapping, block: Loc, name: str, key: Position, node: Node) -> No
     for step in place[len(here) :]:
         if step == ANY or not isinstance(target, Mapping):
             return
-        target = target.items.setdefault(step, (key, Mapping(key)))[1]
+        target = target.items.setdefault(step, (written[0], Mapping(written[0])))[1]
     if isinstance(target, Mapping):
-        target.items.setdefault(spelled(name, place), (key, node))
+        target.items.setdefault(spelled(name, place), written)
 
 
 def _inside(node: Node, step: str | int) -> Node:
@@ -181,7 +229,11 @@ def _shape(root: Mapping, loc: Loc, error: dict[str, Any], found: Mended, source
         upstreams = root.items["upstreams"][1]
         name = str(loc[-1])
         assert isinstance(upstreams, Mapping)
-        if not _indent(upstreams, ("upstreams",), name, found, source.positions):
+        if name in Config.model_fields and name not in root.items and name != "upstreams":
+            message = f"`{name}` is indented too far: here it would be an upstream of this name"
+            found.problems.append(source.positions.problem(loc, message, "begin it in the first column", key=True))
+            root.items[name] = upstreams.items.pop(name)
+        elif not _indent(upstreams, ("upstreams",), name, found, source.positions):
             problem = explained(error, source)
             found.problems += [problem] if problem is not None else []
             upstreams.items[name] = (key or node.position, _upstream(node.position))
@@ -219,8 +271,9 @@ def _cut_routes(root: Mapping, missing: dict[Loc, list[str]], found: Mended, pos
 # -- what stands in ----------------------------------------------------------------------------------------------------
 
 
-def fill(root: Mapping, *, provide: bool = False) -> None:
+def fill(root: Mapping, *, provide: bool = False, nulls: bool = False) -> None:
     """Let nothing follow from values that are missing or broken, and of which that is said already."""
+    _merge(root)
     upstreams = root.items["upstreams"][1] if "upstreams" in root.items else None
     broken = isinstance(upstreams, Scalar) and upstreams.broken
     if broken or (provide and upstreams is None):
@@ -235,7 +288,7 @@ def fill(root: Mapping, *, provide: bool = False) -> None:
     )
     if isinstance(upstreams, Mapping):
         for name, (key, node) in upstreams.items.items():
-            if isinstance(node, Scalar) and node.broken and not _is_null(node):
+            if isinstance(node, Scalar) and node.broken and (nulls or not _is_null(node)):
                 upstreams.items[name] = (key, _upstream(node.position))
         if broken or provide:
             for route in listed:
@@ -255,6 +308,19 @@ def fill(root: Mapping, *, provide: bool = False) -> None:
             elif block in listed:
                 del block.items[part]
                 block.items["respond"] = (node.position, Scalar(node.position, "404"))
+
+
+def _merge(node: Node) -> None:
+    """Merge keys are refused; what they would have brought is not missing besides."""
+    if isinstance(node, Sequence):
+        for item in node.items:
+            _merge(item)
+    elif isinstance(node, Mapping):
+        _, merged = node.items.pop("<<", (None, None))
+        for one in merged.items if isinstance(merged, Sequence) else [merged]:
+            node.items = {**(one.items if isinstance(one, Mapping) else {}), **node.items}
+        for _, inner in node.items.values():
+            _merge(inner)
 
 
 def _is_null(node: Node) -> bool:

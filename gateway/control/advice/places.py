@@ -83,8 +83,8 @@ def in_words(place: tuple[str, ...]) -> str:
     return f"`{rest}` of {head}" if head and rest else head or f"`{rest}`"
 
 
-def belongs(name: str, loc: Loc) -> tuple[str, ...] | None:
-    """The place, other than this one, in which a word of the YAML may stand; the nearest of several."""
+def belongs(name: str, loc: Loc) -> list[tuple[str, ...]]:
+    """The places, other than this one, in which a word of the YAML may stand: those that are equally near."""
     here = shape(loc)
     places = [place for place in words().get(plain(name), ()) if place != here]
 
@@ -97,7 +97,8 @@ def belongs(name: str, loc: Loc) -> tuple[str, ...] | None:
             return 2, len(place)
         return (4 if place[:1] == ("defaults",) else 3), len(place)
 
-    return min(places, key=distance, default=None)
+    nearest = min(map(distance, places), default=None)
+    return [place for place in places if distance(place) == nearest]
 
 
 def nested(place: tuple[str, ...], name: str, value: str) -> str:
@@ -157,6 +158,15 @@ def within(loc: Loc, positions: Positions) -> str:
         node = positions.find((*steps[:2], "name"))
         named = node[0].value if node[2] and isinstance(node[0], Scalar) and not node[0].written else None
         route = f"route `{named}`" if named else f"route {steps[1] + 1}"
-        rest = ".".join(str(step) for step in steps[2:])
+        rest = ".".join(_written(loc, positions)[2:])
         return f" in `{rest}` of {route}" if rest else f" in {route}"
-    return f" in `{'.'.join(str(step) for step in steps)}`"
+    return f" in `{'.'.join(_written(loc, positions))}`"
+
+
+def _written(loc: Loc, positions: Positions) -> list[str]:
+    """The steps; a single value that stands for a list is no entry of one."""
+    found = []
+    for at, step in enumerate(loc):
+        if isinstance(step, str) or isinstance(positions.find(loc[:at])[0], Sequence):
+            found.append(str(step))
+    return found

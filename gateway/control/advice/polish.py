@@ -23,7 +23,18 @@ _REFERENCES: Final = (
 
 def polish(problems: Iterable[Problem], lines: Mapping[str, list[str]]) -> list[Problem]:
     """The problems, told by their cause."""
-    return [_reference(_character(problem, lines), lines) for problem in problems]
+    return [_hinted(_reference(_character(problem, lines), lines)) for problem in problems]
+
+
+def _hinted(problem: Problem) -> Problem:
+    """A cure for mistakes that are found where nothing is known of what else is in the file."""
+    if problem.hint:
+        return problem
+    if "stands twice; first on line" in problem.message:
+        return replace(problem, hint="remove one of the two, or put what they hold under one of them")
+    if problem.message == "a key must be plain text" and "{{" in problem.source:
+        return replace(problem, hint='`{{…}}` is not replaced here: an environment variable is written `"${NAME}"`')
+    return problem
 
 
 def _marked(problem: Problem, lines: Mapping[str, list[str]]) -> tuple[str, int, int]:
@@ -45,7 +56,7 @@ def _character(problem: Problem, lines: Mapping[str, list[str]]) -> Problem:
 def _reference(problem: Problem, lines: Mapping[str, list[str]]) -> Problem:
     line, start, end = _marked(problem, lines)
     text = line[start:end]
-    if "unknown field" in problem.message or "${" in text or hide_secrets(line) != line:
+    if "unknown field" in problem.message or problem.hint.startswith("write") or "${" in text or hide_secrets(line) != line:
         return problem
     for pattern in _REFERENCES:
         if pattern.search(text):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from gateway.control import checks
-from gateway.control.advice.explain import Source, explained
+from gateway.control.advice.explain import Source, example_of, explained
 from gateway.control.advice.mend import fill, mend
 from gateway.control.reading.nodes import Loc, Mapping, Positions, to_data
 from gateway.control.reading.problems import Problem
@@ -33,6 +35,8 @@ def all_problems(root: Mapping, lines: dict[str, list[str]], base: Path, problem
         found.update(dict.fromkeys(mended.problems))
         if not mended.problems:
             break
+    found = dict.fromkeys(_null(one, root) for one in found)
+    fill(root, nulls=True)
     faults: list[tuple[str, Loc]] = []
     for turn in range(_ROUNDS + 1):
         if turn:
@@ -48,6 +52,17 @@ def all_problems(root: Mapping, lines: dict[str, list[str]], base: Path, problem
             problem = explained(one, source) if not turn or one["type"] not in ("missing", "too_short") else None
             found.update({} if problem is None else {problem: None})
     return list(found)
+
+
+def _null(problem: Problem, root: Mapping) -> Problem:
+    """A problem of a key without a value, with what could be written."""
+    match = re.fullmatch(r"`(.+)` has no value", problem.message)
+    if match is None:
+        return problem
+    upstreams = root.items["upstreams"][1] if "upstreams" in root.items else None
+    names = list(upstreams.items) if isinstance(upstreams, Mapping) else []
+    example = f"{match[1]}: {names[0]}" if match[1] in ("upstream", "fallback") and names else example_of(match[1])
+    return replace(problem, hint=f"write `{example}`, or remove the line") if example else problem
 
 
 def _tried(root: Mapping, positions: Positions, base: Path) -> tuple[Config | None, list[dict[str, Any]], Source]:

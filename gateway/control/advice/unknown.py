@@ -40,6 +40,8 @@ class Unknown:
     """The word of the same block that it stands for: it is not missing besides."""
     elsewhere: bool = False
     """It is known what it is, and it is no word of this block."""
+    place: tuple[str, ...] | None = None
+    """The only place in which it may stand instead."""
 
 
 @functools.cache
@@ -74,6 +76,7 @@ def unknown_word(loc: Loc, node: Node, positions: Positions) -> Unknown:
         or _foreign("", name, message, known)
         or _close(name, message, known, _LIKELY)
         or _elsewhere(name, block, message, node, near=False)
+        or _of_another_block(name, message)
         or Unknown(message, _listed(name, known, node))
     )
 
@@ -115,18 +118,32 @@ def _foreign(scope: str, name: str, message: str, known: list[str]) -> Unknown |
     return Unknown(message, row.say, stands_for=stands_for, elsewhere=not stands_for)
 
 
-def _elsewhere(name: str, block: Loc, message: str, node: Node, *, near: bool) -> Unknown | None:
-    place = belongs(name, block)
-    here = shape(block)
-    if place is None or (near and place[: len(here)] != here and here[: len(place)] != place):
+def _of_another_block(name: str, message: str) -> Unknown | None:
+    """A word of another proxy that the table has only for other blocks."""
+    row, scope = next(((row, scope) for (scope, word), row in table().items() if word == plain(name)), (None, ""))
+    if row is None:
         return None
+    where = {"top": "at the top of the file", "route": "in a route", "upstream": "in an upstream", "endpoint": "of an endpoint"}
+    return Unknown(message, f"{where.get(scope, f'in `{scope}`')}: {row.say}", elsewhere=True)
+
+
+def _elsewhere(name: str, block: Loc, message: str, node: Node, *, near: bool) -> Unknown | None:
+    places = belongs(name, block)
+    here = shape(block)
+    if not places or (near and places[0][: len(here)] != here and here[: len(places[0])] != places[0]):
+        return None
+    place = places[0]
     word = spelled(name, place)
     below = place[: len(here)] == here
     value = shown_value(node, word)
     text = nested(place[len(here) :] if below and here[:1] not in (("routes",), ("upstreams",)) else place, word, value)
     higher = here[: len(place)] == place and place != ()
     where = f"{in_words(place)} itself" if higher else in_words(place)
-    return Unknown(message, f"it belongs into {where}: `{text}`", elsewhere=True)
+    if len(places) > 1 and place[0] != "defaults":
+        where = " or ".join(in_words(one) for one in places[:3])
+    elif place[:1] == ("routes",) and not here:
+        where += ", or into `defaults` for all of them"
+    return Unknown(message, f"it belongs into {where}: `{text}`", elsewhere=True, place=place if len(places) == 1 else None)
 
 
 def _listed(name: str, known: list[str], node: Node) -> str:

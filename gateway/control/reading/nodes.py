@@ -257,7 +257,7 @@ class TreeParser:
             return
         assert top.key is not None
         assert top.key_position is not None
-        if top.key != "<<" and top.key not in top.node.items:
+        if top.key not in top.node.items:
             top.node.items[top.key] = (top.key_position, node)
         top.key = None
 
