@@ -159,7 +159,9 @@ def resolved(node: Any) -> Any:
 
 def test_every_maximum_has_its_reason() -> None:
     """Who is told that a value is too large is told why."""
-    assert sorted({".".join(place) for place in maxima(json_schema()) if not reason_for(place)}) == []
+    places = [(place[0], "app", *place[1:]) if place[0] == "upstreams" else place for place in maxima(json_schema())]
+
+    assert sorted({".".join(place) for place in places if not reason_for(place)}) == []
 
 
 def test_nothing_of_it_is_read_for_a_right_file() -> None:
