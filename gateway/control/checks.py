@@ -53,6 +53,7 @@ def notes(resolved: ResolvedConfig, positions: Positions) -> list[str]:
             if one.facts.upstream is not None or not block.forwards:
                 found.update(dict.fromkeys(block.notes(one.blocks[block.name], positions)))
         found.update(dict.fromkeys(_long_polls(one, positions)))
+    found.update(dict.fromkeys((*_unused(resolved, positions), *_literal(resolved, positions))))
     return list(found)
 
 
@@ -66,6 +67,25 @@ def _long_polls(one: ResolvedRoute, positions: Positions) -> Iterator[str]:
             f"{positions.at(one.facts.loc)}: note: long polls, which WebSocket libraries fall back on (25 s with socket.io), "
             f"end with 504 at the default budget of {usual}: write `timeout: 40s` for them, or {usual} if there are none"
         )
+
+
+def _literal(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
+    """Segments that other programs would take for parameters, and that stand for themselves here."""
+    for one in resolved.routes:
+        for path in one.facts.paths:
+            for segment in path.split("/"):
+                if segment[:1] in (":", "<"):
+                    place = positions.at((*one.facts.loc, "match", "path"))
+                    name = segment.strip(":<>").rpartition(":")[2] or "id"
+                    yield f"{place}: note: `{segment}` stands for itself; a parameter is written `{{{name}}}`"
+
+
+def _unused(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
+    used = {name for one in resolved.routes for name in one.facts.serving}
+    for name in resolved.upstreams:
+        if name not in used:
+            place = positions.at(("upstreams", name), key=True)
+            yield f"{place}: note: upstream `{name}` is used by no route: name it in one (`upstream: {name}`), or remove it"
 
 
 def _blocks(blocks: Iterable[Block[Any]], one: ResolvedRoute | ResolvedUpstream, positions: Positions) -> Iterator[Problem]:
@@ -147,6 +167,8 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
     if name is not None and name not in config.upstreams:
         known = list(config.upstreams)
         hint = did_you_mean(name, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
+        if "/" in name or ":" in name:
+            hint = "a URL is an endpoint of an upstream: `upstreams: {app: {endpoints: [URL]}}`, and `upstream: app` here"
         yield positions.problem(loc, "there is no upstream of this name", hint)
 
 

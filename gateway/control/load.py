@@ -17,11 +17,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from gateway.control import checks
-from gateway.control.json_schema import known_fields
 from gateway.control.reading.expand import expand, read_secret
 from gateway.control.reading.files import Sources, digest, digest_of, digests_of, matching
 from gateway.control.reading.nodes import (
-    Loc,
     Mapping,
     Node,
     Position,
@@ -34,7 +32,6 @@ from gateway.control.reading.nodes import (
 )
 from gateway.control.reading.problems import ConfigError, Problem
 from gateway.control.resolved import ResolvedConfig, resolve_config
-from gateway.control.salvage import salvage
 from gateway.control.schema import Config
 from gateway.control.words.values import did_you_mean
 
@@ -96,17 +93,17 @@ class _Loader:
         if root is None:
             raise self._error()
         if not isinstance(root, Mapping):
-            self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on")
+            self._refuse_root(root)
             raise self._error()
         self._include(root)
         positions = Positions(root, self.lines)
         data = to_data(root)
-        config, faults = self._validate(data, positions)
-        if config is None:
-            # What only shows once the faulty parts are out of the way.
-            config, _ = self._validate(salvage(data, faults), positions)
-            if config is not None:
-                self.problems += checks.check(config, resolve_config(config), positions)
+        config = self._validate(data)
+        if config is None or self.problems:
+            # Read only when something is wrong.
+            from gateway.control.advice.report import all_problems
+
+            self.problems = all_problems(root, self.lines, self.base, self.problems)
             raise self._error()
         resolved = resolve_config(config)
         self.problems += checks.check(config, resolved, positions)
@@ -115,8 +112,23 @@ class _Loader:
         name = hashlib.sha256(json.dumps(data, sort_keys=True).encode("ascii")).hexdigest()[:12]
         return Loaded(config, positions, name, self.path, tuple(self.files), self._sources(), resolved, data)
 
+    def _refuse_root(self, root: Node) -> None:
+        from gateway.control.reading.yaml_mistakes import other_format
+
+        whose = other_format("\n".join(self.lines[root.position.file]))
+        hint = f"this looks like a configuration of {whose}; `gateway init` writes a file to start from" if whose else ""
+        self._report(root.position, "expected a mapping: `version:`, `upstreams:`, `routes:` and so on", hint)
+
+    def _validate(self, data: Any) -> Config | None:
+        try:
+            return Config.model_validate(data, context={"base": self.base, "named": self.named})
+        except ValidationError:
+            return None
+
     def _error(self) -> ConfigError:
-        return ConfigError(self.problems, self._sources())
+        from gateway.control.advice.polish import polish
+
+        return ConfigError(polish(self.problems, self.lines), self._sources())
 
     def _sources(self) -> Sources:
         return Sources(self.digests | digests_of(self.named), tuple(self.patterns))
@@ -226,82 +238,3 @@ class _Loader:
             self._report(more.items[name][0], f"the upstream `{name}` is already defined at {own.items[name][0]}")
 
     # -- validation --------------------------------------------------------------------------------------------------
-
-    def _validate(self, data: Any, positions: Positions) -> tuple[Config | None, list[Loc]]:
-        """The configuration, or the places of the faults that keep it from being one; those are reported."""
-        try:
-            return Config.model_validate(data, context={"base": self.base, "named": self.named}), []
-        except ValidationError as error:
-            errors = error.errors(include_url=False)
-            self.problems += filter(None, (_explained(dict(one), positions) for one in errors))
-            return None, [tuple(one["loc"]) for one in errors]
-
-
-_PLAIN_TEXTS: Final = {
-    "int_parsing": "expected a whole number",
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "int_parsing_size": "the number is too large",
-    "bool_parsing": "expected `true` or `false`",
-    "bool_type": "expected `true` or `false`",
-    "string_type": "expected text",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-    "dict_type": "expected a mapping (`name: value`)",
-    "model_type": "expected a mapping (`name: value`)",
-    "tuple_type": "expected a list (`[a, b]`)",
-    "string_pattern_mismatch": "not valid here",
-}
-
-
-def _explained(error: dict[str, Any], positions: Positions) -> Problem | None:
-    """One pydantic error in the operator's words; None when it only follows from one already reported."""
-    kind, loc = str(error["type"]), tuple(error["loc"])
-    on_key = bool(loc) and loc[-1] == "[key]"
-    loc = loc[:-1] if on_key else loc
-    if kind == "missing":
-        return positions.problem(loc[:-1], f"the field `{loc[-1]}` is missing{_within(loc[:-1], positions)}")
-    if kind == "extra_forbidden":
-        known = known_fields(loc[:-1])
-        hint = did_you_mean(str(loc[-1]), known) or (f"known here: {', '.join(known)}" if known else "")
-        return positions.problem(loc, f"unknown field `{loc[-1]}`{_within(loc[:-1], positions)}", hint, key=True)
-    node = positions.find(loc)[0]
-    if isinstance(node, Scalar) and node.broken:
-        return None
-    if kind == "too_short" and (not isinstance(node, Sequence) or node.items):
-        return None  # each of its entries is reported already
-    context = error.get("ctx", {})
-    name = next((str(step) for step in reversed(positions.written_part(loc)) if isinstance(step, str)), "")
-    message = context.get("message") if kind == "invalid" else _bounds(kind, context) or _PLAIN_TEXTS.get(kind)
-    if message is None:
-        message = "not valid here"
-    hint = str(context.get("hint", "")) if kind == "invalid" else ""
-    if isinstance(node, Scalar) and node.written:
-        # What stands for `${…}` may be secret, and a hint may quote it.
-        hint = f"after `{node.written[:80]}` was replaced" if not node.written.startswith("${file") else ""
-    elif kind == "string_type" and isinstance(node, Scalar) and isinstance(node.value, bool):
-        hint = f'as text it is written `"{str(node.value).lower()}"`'
-    return positions.problem(loc, f"`{name}`: {message}" if name else message, hint, key=on_key)
-
-
-def _bounds(kind: str, context: dict[str, Any]) -> str | None:
-    for bound, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than")):
-        if bound in context:
-            return f"must be {words} {context[bound]}"
-    if kind in ("too_long", "string_too_long") and "max_length" in context:
-        return f"must not be longer than {context['max_length']}"
-    return None
-
-
-def _within(loc: Loc, positions: Positions) -> str:
-    """` in …`: the block in the operator's words, routes by their name."""
-    if not loc:
-        return ""
-    steps = list(loc)
-    if len(steps) >= 2 and steps[0] == "routes" and isinstance(steps[1], int):
-        node = positions.find((*steps[:2], "name"))
-        named = node[0].value if node[2] and isinstance(node[0], Scalar) and not node[0].written else None
-        route = f"route `{named}`" if named else f"route {steps[1] + 1}"
-        rest = ".".join(str(step) for step in steps[2:])
-        return f" in `{rest}` of {route}" if rest else f" in {route}"
-    return f" in `{'.'.join(str(step) for step in steps)}`"

@@ -123,6 +123,7 @@ class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         self.send_response(getattr(self.server, "status", 200) if self.path == "/readyz" else 404)
+        self.send_header("Gateway-Version", "1")
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:

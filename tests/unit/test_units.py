@@ -105,7 +105,7 @@ def test_percentages(text: str, share: float) -> None:
     assert re.search(PERCENT_PATTERN, text)
 
 
-@pytest.mark.parametrize("text,hint", [("50", "50%"), ("0.5", "0.5%"), ("101%", ""), ("-1%", ""), ("%", "")])
+@pytest.mark.parametrize("text,hint", [("50", "50%"), ("0.5", "50%"), ("101%", ""), ("-1%", ""), ("%", "")])
 def test_not_percentages(text: str, hint: str) -> None:
     """Percentages need their sign and end at 100."""
     with pytest.raises(UnitError) as caught:

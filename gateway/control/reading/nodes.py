@@ -103,19 +103,18 @@ class TreeParser:
         except _Stop:
             return None
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            text = error.problem or error.context or "not valid YAML"
-            position = Position(self.file, mark.line + 1, mark.column + 1) if mark else Position(self.file, 1, 1)
-            braces = "${" in "".join(self._lines[max(position.line - 2, 0) : position.line])
-            hint = "inside `{…}` and `[…]` a `${…}` needs quotes" if braces else ""
-            self._problem(position, f"not valid YAML: {text}", hint)
+            # Read only when something is wrong.
+            from gateway.control.reading.yaml_mistakes import explained
+
+            mistake = explained(error, self._lines)
+            self._problem(Position(self.file, *mistake[:3]), mistake.message, mistake.hint)
             return None
         except yaml.YAMLError as error:
             reason = str(getattr(error, "reason", "")) or "unreadable characters"
             self._problem(Position(self.file, 1, 1), f"not valid YAML: {reason}")
             return None
         if root is None:
-            self._problem(Position(self.file, 1, 1), "the file is empty")
+            self._problem(Position(self.file, 1, 1), "the file is empty", "`gateway init FILE` writes one to start from")
         return root
 
     def _problem(self, position: Position, message: str, hint: str = "") -> None:
@@ -207,7 +206,7 @@ class TreeParser:
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key, place = self._key(event, node)
             value = self._node(next(self._events), depth)
-            if key != "<<" and key not in node.items:
+            if key not in node.items:
                 self._refuse_null(value, place, f"`{key}`")
                 node.items[key] = (place, value)
         return node
@@ -295,5 +294,8 @@ class Positions:
 
     def problem(self, loc: Loc, message: str, hint: str = "", *, key: bool = False) -> Problem:
         """A problem with the value (or key) at `loc`."""
-        position = self.at(loc, key=key)
+        return self.problem_at(self.at(loc, key=key), message, hint)
+
+    def problem_at(self, position: Position, message: str, hint: str = "") -> Problem:
+        """A problem at a place that is known already."""
         return problem_at(position, self._lines.get(position.file, []), message, hint)

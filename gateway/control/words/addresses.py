@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from typing import Annotated, Final, TypeAlias
 
+from gateway.control.words.address_hints import endpoint_hint, listen_hint, network_hint, path_of_endpoint_hint
 from gateway.control.words.values import did_you_mean, invalid, text_value
 from gateway.headers import UNIX, normalise_host
 
@@ -37,7 +38,9 @@ def _parse_address(text: str) -> Address:
         raise invalid("an address has a host or a colon", f"did you mean `:{text}`?" if len(text) <= 5 else "")
     match = _HOST_PORT.fullmatch(text)
     if match is None:
-        raise invalid("not an address: write `host:port`, `:8080`, `[::1]:80` or `unix:/path`")
+        raise invalid("not an address: write `host:port`, `:8080`, `[::1]:80` or `unix:/path`", listen_hint(text))
+    if match[2] == "*":
+        raise invalid("all interfaces are written without a host", listen_hint(text))
     host, port = _host_port(match)
     return Address(host, port)
 
@@ -82,17 +85,13 @@ def _parse_endpoint(text: str) -> EndpointUrl:
         return EndpointUrl(f"unix:{path}", "", 0, path, False, "localhost")
     match = _ENDPOINT.fullmatch(text)
     if match is None:
-        bare = re.fullmatch(r"[A-Za-z0-9._-]+:[0-9]{1,5}", text)
-        hint = f"did you mean `http://{text}`?" if bare else ""
-        raise invalid("not an endpoint: write `http://host:port`, `https://host:port` or `unix:/path`", hint)
+        message = "not an endpoint: write `http://host:port`, `https://host:port` or `unix:/path`"
+        raise invalid(message, endpoint_hint(text))
     scheme, authority, rest = match.groups()
     if "@" in authority:
         raise invalid("an endpoint has no user or password", "set the `Authorization` field in `request_fields`")
     if rest:
-        raise invalid(
-            "an endpoint has no path",
-            "use `strip_prefix` or `rewrite_prefix` in the route" if rest != "/" else "remove the final `/`",
-        )
+        raise invalid("an endpoint has no path", path_of_endpoint_hint(authority, scheme, rest))
     default = 443 if scheme == "https" else 80
     has_port = re.search(r":[0-9]*$", authority) is not None and not authority.endswith("]")
     parts = _HOST_PORT.fullmatch(authority if has_port else f"{authority}:{default}")
@@ -115,7 +114,7 @@ def _parse_network(text: str) -> str:
         try:
             hint = f"did you mean `{ip_network(text, strict=False)}`?"
         except ValueError:
-            hint = ""
+            hint = network_hint(text)
         raise invalid("not an address or a range such as `10.0.0.0/8`", hint) from None
     return text
 

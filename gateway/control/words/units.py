@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from gateway.control.words.unit_hints import duration_hint, percent_hint, size_hint
+
 DURATION_PATTERN: Final = r"^(?=[0-9])([0-9]+h)?([0-9]+m)?([0-9]+(\.[0-9]+)?s)?([0-9]+ms)?$"
 SIZE_PATTERN: Final = r"^[0-9]+(B|KB|MB|GB|KiB|MiB|GiB)$"
 PERCENT_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?%$"
@@ -19,15 +21,7 @@ MAX_SIZE: Final = 1 << 40
 _DURATION: Final = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s)?(?:([0-9]+)ms)?")
 _SIZE: Final = re.compile(r"([0-9]+)([A-Za-z]*)")
 _PERCENT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
-_NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _FACTORS: Final = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_DURATION_WORDS: Final = (
-    (re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:sec|secs|second|seconds|S)"), "{}s"),
-    (re.compile(r"([0-9]+) ?(?:min|mins|minute|minutes|M)"), "{}m"),
-    (re.compile(r"([0-9]+) ?(?:hour|hours|hr|hrs|H)"), "{}h"),
-    (re.compile(r"([0-9]+) ?(?:msec|millis|milliseconds|MS|Ms)"), "{}ms"),
-    (re.compile(r"([0-9]+(?:\.[0-9]+)?) ([hms]|ms)"), "{}{}"),
-)
 _MAX_TEXT: Final = 40
 
 
@@ -43,11 +37,11 @@ def parse_duration(text: str) -> float:
     """Seconds from `250ms`, `5s`, `1.5s`, `1m30s`, `1h`. Raises UnitError; nothing above a day is allowed."""
     match = _DURATION.fullmatch(text) if 0 < len(text) <= _MAX_TEXT else None
     if match is None:
-        raise UnitError("not a duration such as `250ms`, `5s` or `1m30s`", _duration_hint(text))
+        raise UnitError("not a duration such as `250ms`, `5s` or `1m30s`", duration_hint(text))
     hours, minutes, seconds, millis = (float(group) if group else 0.0 for group in match.groups())
     total = hours * 3600 + minutes * 60 + seconds + millis / 1000
     if total > MAX_DURATION:
-        raise UnitError("a duration of more than a day (`24h`)")
+        raise UnitError("a duration of more than a day (`24h`): nothing here waits longer", "24h")
     return total
 
 
@@ -59,48 +53,23 @@ def parse_duration_within(text: str, least: str, most: str) -> float:
     return seconds
 
 
-def _duration_hint(text: str) -> str:
-    if len(text) > _MAX_TEXT:
-        return ""
-    if _NUMBER.fullmatch(text):
-        return f"{text}s"
-    for pattern, form in _DURATION_WORDS:
-        match = pattern.fullmatch(text)
-        if match is not None:
-            return form.format(*match.groups())
-    return ""
-
-
 def parse_size(text: str) -> int:
     """Bytes from `64KiB`, `10MiB`, `10MB`, `1024B`. Raises UnitError; nothing above 1024GiB is allowed."""
     match = _SIZE.fullmatch(text) if 0 < len(text) <= _MAX_TEXT else None
     factor = _FACTORS.get(match[2]) if match is not None else None
     if match is None or factor is None:
-        raise UnitError("not a size such as `1024B`, `64KiB` or `10MiB`", _size_hint(text))
+        raise UnitError("not a size such as `1024B`, `64KiB` or `10MiB`", size_hint(text))
     size = int(match[1]) * factor
     if size > MAX_SIZE:
-        raise UnitError("a size of more than `1024GiB`")
+        raise UnitError("a size of more than `1024GiB`: `off` is no limit, where it can be written")
     return size
-
-
-def _size_hint(text: str) -> str:
-    match = _SIZE.fullmatch(text.replace(" ", "")) if len(text) <= _MAX_TEXT else None
-    if match is None:
-        return ""
-    number, unit = match.groups()
-    if not unit:
-        return f"{number}B"
-    known = {name.lower(): name for name in _FACTORS} | {"k": "KiB", "m": "MiB", "g": "GiB"}
-    unit = known.get(unit.lower(), "")
-    return f"{number}{unit}" if unit else ""
 
 
 def parse_percent(text: str) -> float:
     """A share between 0 and 1 from `50%` or `12.5%`. Raises UnitError."""
     match = _PERCENT.fullmatch(text) if len(text) <= _MAX_TEXT else None
     if match is None:
-        hint = f"{text}%" if len(text) <= _MAX_TEXT and _NUMBER.fullmatch(text) else ""
-        raise UnitError("not a percentage such as `50%`", hint)
+        raise UnitError("not a percentage such as `50%`", percent_hint(text))
     share = float(match[1]) / 100
     if share > 1:
         raise UnitError("a percentage of more than `100%`")

@@ -15,7 +15,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.control.words import units
+from gateway.control.words.path_hints import host_hint, path_hint, prefix_hint
 from gateway.control.words.patterns import slow_pattern
+from gateway.control.words.unit_hints import means_no_limit
 from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP, normalise_host
 from gateway.router import split_path
 
@@ -104,10 +106,9 @@ def one_of(words: Iterable[str]) -> str:
 
 
 def _positive_duration(text: str) -> float:
-    seconds = units.parse_duration(text)
-    if seconds <= 0:
-        raise units.UnitError("a time limit must be longer than zero")
-    return seconds
+    if means_no_limit(text):
+        raise units.UnitError("a time limit must be longer than zero, and none can be off; the longest is a day", "24h")
+    return units.parse_duration(text)
 
 
 def _size_or_off(text: str) -> int:
@@ -222,6 +223,8 @@ def _parse_field_value(text: str) -> str:
 def _parse_method(text: str) -> str:
     if text in ("CONNECT", "TRACE"):
         raise invalid(f"`{text}` is never proxied")
+    if text.upper() in ("*", "ANY", "ALL"):
+        raise invalid("there is no such method", "without `methods` all are taken: remove it")
     if _METHOD.fullmatch(text) is None:
         upper = text.upper()
         raise invalid(
@@ -233,8 +236,8 @@ def _parse_method(text: str) -> str:
 def _parse_match_host(text: str) -> str:
     wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     host = normalise_host(name.encode("utf-8"))
-    if not name or host is None or "*" in name:
-        raise invalid("not a host: write `api.example.com` or `*.example.com`")
+    if not name or host is None or "*" in name or name.startswith("."):
+        raise invalid("not a host: write `api.example.com` or `*.example.com`", host_hint(text))
     if re.search(r":[0-9]*$", name) is not None and not name.endswith("]"):
         raise invalid("hosts are matched without port", f"did you mean `{wildcard}{host.decode('ascii')}`?")
     if wildcard and name.startswith("["):
@@ -244,17 +247,17 @@ def _parse_match_host(text: str) -> str:
 
 def _parse_match_path(text: str) -> str:
     if len(text) > 1024 or any(character in text for character in "?#\\%"):
-        raise invalid("a path is at most 1024 characters of decoded text without `?`, `#`, `%` and `\\`")
+        raise invalid("a path is at most 1024 characters of decoded text without `?`, `#`, `%` and `\\`", path_hint(text))
     try:
         split_path(text)
     except ValueError as error:
-        raise invalid(str(error)) from None
+        raise invalid(str(error), path_hint(text)) from None
     return text
 
 
 def _parse_prefix(text: str) -> str:
     if not re.fullmatch(r"/(?:[!-~]*)", text) or "//" in text or any(character in text for character in "?#{}*\\"):
-        raise invalid("a prefix starts with `/` and is printable ASCII without `?`, `#`, `{`, `}` and `*`")
+        raise invalid("a prefix starts with `/` and is printable ASCII without `?`, `#`, `{`, `}` and `*`", prefix_hint(text))
     if any(segment in (".", "..") for segment in text.split("/")):
         raise invalid("a prefix has no `.` or `..` segments")
     return text

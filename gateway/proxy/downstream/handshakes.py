@@ -143,7 +143,7 @@ class Handshakes:
             self._failed(peer, reason, _IN_WORDS.get(reason) or said.replace("_", " ").lower())
         except OSError:
             # The loops tell a handshake that takes too long in words of their own, and only so.
-            if monotonic() - began >= patience:
+            if monotonic() - began >= 0.95 * patience:
                 self._failed(peer, "tls_timeout", f"it takes longer than `timeouts.header` ({patience:g} s)")
             else:
                 self._failed(peer, "tls_closed", "the client has left")

@@ -66,12 +66,10 @@ def _look_up(x: Exchange, head: RequestHead, target: bytes) -> Route:
         x.path, dots = sent, error
     except AmbiguousPathError as error:
         raise Failed(Failure.PATH_AMBIGUOUS, str(error)) from None
-    if snapshot.to_https and x.client.listener in snapshot.to_https and x.scheme() == b"http":
-        # (What an upstream may take for another path is no challenge.)
-        if dots is not None or not x.path.startswith(ACME):
-            if not host:
-                raise Failed(Failure.BAD_REQUEST, "without a Host nobody can be sent to HTTPS")
-            return snapshot.to_https[x.client.listener]
+    if snapshot.to_https and x.client.listener in snapshot.to_https and _is_plain(x, dots):
+        if not host:
+            raise Failed(Failure.BAD_REQUEST, "without a Host nobody can be sent to HTTPS")
+        return snapshot.to_https[x.client.listener]
     found = snapshot.router.match(host, x.path, head.method, x.field_value, x.query)
     if dots is not None and not (isinstance(found, Found) and found.value.forwards_dots):
         raise Failed(Failure.PATH_AMBIGUOUS, str(dots))
@@ -96,6 +94,11 @@ def _look_up(x: Exchange, head: RequestHead, target: bytes) -> Route:
     if isinstance(found, MethodNotAllowed):
         raise Failed(Failure.METHOD_NOT_ALLOWED, fields=(b"Allow: " + b", ".join(found.allow),))
     raise Failed(Failure.ROUTE_NOT_FOUND if found.host_known else Failure.MISDIRECTED)
+
+
+def _is_plain(x: Exchange, dots: DotSegmentError | None) -> bool:
+    """It came by plain HTTP, and is no challenge of ACME; what an upstream may take for another path never is one."""
+    return x.scheme() == b"http" and (dots is not None or not x.path.startswith(ACME))
 
 
 def _other_form(x: Exchange) -> bytes:

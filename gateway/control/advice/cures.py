@@ -1,0 +1,183 @@
+"""Cures for values: what an operator probably meant, tried out against the schema before it is proposed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from gateway.control.advice.places import quoted
+from gateway.control.reading.nodes import Loc
+from gateway.control.schema import Config
+from gateway.control.words.unit_hints import quota_hint
+
+_OFF: Final = frozenset(
+    {"false", "no", "off", "none", "null", "never", "disabled", "disable", "unlimited", "infinite", "0", "-1"}
+)
+_ON: Final = frozenset({"true", "yes", "on", "enabled", "enable", "default", "1", "auto"})
+_SYNONYMS: Final = {
+    "leastconn": "least_in_flight", "leastrequest": "least_in_flight", "leastconnections": "least_in_flight",
+    "wrr": "round_robin", "random": "two_choices", "p2c": "two_choices", "ewma": "latency", "peakewma": "latency",
+    "chash": "consistent_hash", "ringhash": "consistent_hash", "maglev": "consistent_hash", "hash": "consistent_hash",
+    "high": "critical", "low": "sheddable", "normal": "default", "medium": "default",
+    "500599": "5xx", "gatewayerror": "5xx", "connectfailure": "connect", "error": "connect",
+    "brotli": "br", "gz": "gzip", "ws": "websocket",
+    "ip": "client_ip", "remoteaddr": "client_ip", "remoteip": "client_ip", "json": "flat", "dryrun": "shadow",
+    "leakybucket": "token_bucket", "gcra": "token_bucket", "fixedwindow": "sliding_window",
+    "tls12": "1.2", "tlsv12": "1.2", "tls13": "1.3", "tlsv13": "1.3",
+}  # fmt: skip
+_INSIDE: Final = {
+    "match": ("path", "host", "methods"), "limits": ("body",), "keep_alive": ("idle", "max_idle"), "admin": ("listen",),
+    "server": ("listen",), "backoff": ("base",), "compression": ("codings",), "respond": ("body",), "ejection": ("failures",),
+    "request_fields": ("set",), "response_fields": ("set",), "body": ("body",), "retry": ("on",), "exempt": ("cidrs", "keys"),
+    "redirect": ("to",), "load_balancing": ("algorithm",), "tls": ("ca",), "include": (),
+}  # fmt: skip
+"""The words of a block that a bare value may have been meant for."""
+_NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM])?")
+_MOST_TRIES: Final = 60
+_MANY: Final = 100
+
+
+def fits(data: Any, loc: Loc, value: Any, base: Path) -> bool:
+    """Whether the value is right at a place, whatever else is wrong with the file."""
+    here = _named(loc)
+    try:
+        Config.model_validate(_only(data, loc, value), context={"base": base})
+    except ValidationError as error:
+        places = [
+            _named(one["loc"]) for one in error.errors(include_url=False, include_input=False) if one["type"] != "too_short"
+        ]
+        return all(place[: len(here)] != here and place != here[:-1] for place in places)
+    return True
+
+
+def _named(loc: Iterable[str | int]) -> tuple[str, ...]:
+    """A place without numbers: there is one entry in each list."""
+    return tuple(step for step in loc if isinstance(step, str))
+
+
+def _only(data: Any, loc: Loc, value: Any) -> Any:
+    """The file with nothing but this place in lists, and in maps of many, so that a try costs little."""
+    if not loc:
+        return value
+    step, rest = loc[0], loc[1:]
+    if isinstance(step, int):
+        # A single value may stand for a list of one.
+        return [_only(data[step], rest, value)] if isinstance(data, list) else _only(data, rest, value)
+    kept = {key: item for key, item in data.items() if key not in ("routes", "upstreams")} if len(data) <= _MANY else {}
+    return {**kept, step: _only(data.get(step), rest, value)}
+
+
+def cure(data: Any, loc: Loc, base: Path, *, off: bool = False) -> str:
+    """What can be written in place of the value at `loc`, as `key: value`; empty when nothing comes to mind.
+
+    `off`: the value is well written, and only too large or too small: all that may have been meant is `off`.
+    """
+    found: Any = data
+    for step in loc:
+        if not isinstance(step, int) or isinstance(found, list):
+            found = found[step]
+    name = next((str(step) for step in reversed(loc) if isinstance(step, str)), "")
+    entry = bool(loc) and isinstance(loc[-1], int)
+    for tries, candidate in enumerate(_candidates(found, loc)):
+        if tries >= _MOST_TRIES:
+            break
+        if off and candidate != "off":
+            break
+        if candidate not in (found, "") and fits(data, loc, candidate, base):
+            text = quoted(candidate)
+            return f"`{text}`" if entry else f"`{name}: {text}`"
+    return ""
+
+
+def _candidates(value: Any, loc: Loc) -> Iterator[Any]:
+    """What may have been meant, the likeliest first. Values are as they are read: text, true, false, lists and maps."""
+    name = next((step for step in reversed(loc) if isinstance(step, str)), "")
+    if isinstance(value, list):
+        yield from value[:1] if len(value) == 1 else ()
+        if value and all(isinstance(item, dict) and len(item) == 1 for item in value):
+            yield {key: item for one in value for key, item in one.items()}
+            yield {"set": {key: item for one in value for key, item in one.items()}}
+    elif isinstance(value, dict):
+        yield [value]
+        yield from value.values() if len(value) == 1 else ()
+        if {"address", "port"} <= value.keys():
+            yield [f"{value['address']}:{value['port']}"]
+        if value and all(isinstance(item, str) for item in value.values()):
+            yield list(value.values())
+    else:
+        yield from _of_scalar(("true" if value else "false") if isinstance(value, bool) else str(value), name, value)
+        return
+    yield from ({inner: value} for inner in _INSIDE.get(name, ()))
+
+
+def _of_scalar(text: str, name: str, value: Any) -> Iterator[Any]:
+    lower = text.strip().lower()
+    if lower in _OFF:
+        yield from ("off", False, {"listen": "off"}, {"max_idle": "0"}, {"watch": False}, [])
+    if lower in _ON and name != "sticky":
+        yield from ("on", True, "always", "both", ["websocket"])
+    yield from _synonyms(text, name)
+    if not isinstance(value, str):
+        return
+    parts = [part for part in re.split(r"\s*[,|;]\s*|\s+", text.strip()) if part]
+    if len(parts) > 1:
+        yield parts
+        yield [part.upper() for part in parts]
+    yield from _spellings(text, name)
+    yield from ([text], [text.upper()], [text.lower()])
+    if name == "rewrite_prefix" and text.startswith("/"):
+        yield {"from": "/", "to": text}
+    if text.startswith("-"):
+        yield [text[1:]]
+    if lower not in _OFF | _ON:
+        yield from ({inner: text} for inner in _INSIDE.get(name, ()))
+        yield from ({inner: [text]} for inner in _INSIDE.get(name, ()))
+
+
+def _synonyms(text: str, name: str) -> Iterator[Any]:
+    plain = re.sub(r"[^a-z0-9]", "", text.lower())
+    if plain in _SYNONYMS:
+        yield from (_SYNONYMS[plain], [_SYNONYMS[plain]])
+    if plain in ("iphash", "source", "sourceiphash", "clientiphash"):
+        yield {"algorithm": "consistent_hash", "key": "client_ip"}
+    if name in ("key", "cookie"):
+        variable = re.fullmatch(r"\$(?:http_|arg_|cookie_)?([a-z_]+)|\{?([A-Za-z][A-Za-z0-9_-]+)\}?", text.strip())
+        kind = {"$a": "query", "$c": "cookie"}.get(text.strip()[:2], "header")
+        if plain in ("remoteaddr", "binaryremoteaddr", "remoteip", "ipaddress", "clientaddress", "sourceip"):
+            yield "client_ip"
+        elif variable is not None:
+            yield f"{kind}:{(variable[1] or variable[2]).replace('_', '-')}"
+
+
+def _spellings(text: str, name: str) -> Iterator[str]:
+    stripped = text.strip()
+    yield quota_hint(stripped)
+    yield stripped
+    yield stripped.partition("#")[0].strip()
+    yield stripped.strip("\"'`;,")
+    yield stripped.lower()
+    yield stripped.upper()
+    yield re.sub(r"-+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", stripped)).lower()
+    bare = re.sub(r"(?<=[0-9])[_,' ](?=[0-9]{3})", "", stripped)
+    match = _NUMBER.fullmatch(bare)
+    if match is not None:
+        number = float(match[1]) * {"k": 1000, "m": 1_000_000}.get((match[2] or "").lower(), 1)
+        if number == int(number):
+            yield str(int(number))
+    if re.match(r"v?1(\.0+)?$", stripped) or name == "version":
+        yield "1"
+    if name in ("path", "health", "to", "from", "strip_prefix", "rewrite_prefix"):
+        yield urlsplit(stripped).path if "://" in stripped else f"/{stripped}"
+    if name in ("redirect", "to") and "." in stripped:
+        yield f"https://{stripped}"
+    if name in ("redis", "url"):
+        yield f"redis://{stripped}"
+    if name == "name":
+        folded = unicodedata.normalize("NFKD", stripped).encode("ascii", "ignore").decode()
+        yield re.sub(r"[^A-Za-z0-9._-]+", "-", folded).strip("-._")

@@ -1,0 +1,65 @@
+"""The last look at messages: characters that only look right, and references in the form of other programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from gateway.control.reading.characters import odd_character
+from gateway.control.reading.problems import Problem, hide_secrets
+
+_REFERENCES: Final = (
+    re.compile(r"(?<!\$)\$([A-Za-z_][A-Za-z0-9_]*)"),
+    re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)"),
+    re.compile(r"\{\$([A-Za-z_][A-Za-z0-9_]*)\}"),
+    re.compile(r"\{env\.([A-Za-z_][A-Za-z0-9_]*)\}"),
+    re.compile(r"%\(([A-Za-z_][A-Za-z0-9_]*)\)s"),
+    re.compile(r"%([A-Z_][A-Z0-9_]*)%"),
+    re.compile(r"\{\{\s*\.?(?:Env\.|env\.|Values\.)?\s*(?:env\s+)?\"?([A-Za-z_][A-Za-z0-9_.]*)\"?\s*\}\}"),
+)
+
+
+def polish(problems: Iterable[Problem], lines: Mapping[str, list[str]]) -> list[Problem]:
+    """The problems, told by their cause."""
+    return [_hinted(_reference(_character(problem, lines), lines)) for problem in problems]
+
+
+def _hinted(problem: Problem) -> Problem:
+    """A cure for mistakes that are found where nothing is known of what else is in the file."""
+    if problem.hint:
+        return problem
+    if "stands twice; first on line" in problem.message:
+        return replace(problem, hint="remove one of the two, or put what they hold under one of them")
+    if problem.message == "a key must be plain text" and "{{" in problem.source:
+        return replace(problem, hint='`{{…}}` is not replaced here: an environment variable is written `"${NAME}"`')
+    return problem
+
+
+def _marked(problem: Problem, lines: Mapping[str, list[str]]) -> tuple[str, int, int]:
+    """The line, and the part of it that is underlined."""
+    listed = lines.get(problem.file, [])
+    line = listed[problem.line - 1] if 0 < problem.line <= len(listed) else ""
+    return line, problem.column - 1, problem.column - 1 + problem.length
+
+
+def _character(problem: Problem, lines: Mapping[str, list[str]]) -> Problem:
+    line, start, end = _marked(problem, lines)
+    found = odd_character(line, start, end) if "(U+" not in problem.message else None
+    if found is None:
+        return problem
+    hint = found[2] if hide_secrets(line) == line else ""
+    return replace(problem, column=found[0] + 1, length=1, message=found[1], hint=hint)
+
+
+def _reference(problem: Problem, lines: Mapping[str, list[str]]) -> Problem:
+    line, start, end = _marked(problem, lines)
+    text = line[start:end]
+    if "unknown field" in problem.message or problem.hint.startswith("write") or "${" in text or hide_secrets(line) != line:
+        return problem
+    for pattern in _REFERENCES:
+        if pattern.search(text):
+            cure = pattern.sub(lambda match: f"${{{match[1].rpartition('.')[2]}}}", text)
+            return replace(problem, hint=f"an environment variable is written `${{NAME}}`: `{cure}`")
+    return problem
