@@ -17,7 +17,6 @@ RELOAD_TIMEOUT: Final = 60.0
 
 
 def add_commands(add: Add) -> None:
-    """Register the commands."""
     health = add("healthcheck", _healthcheck, "Ask the admin listener of a running gateway whether it is ready.")
     health.add_argument("config", nargs="?", metavar="CONFIG", help="take the admin address from this file")
     health.add_argument("--admin", default="http://127.0.0.1:9900", metavar="URL", help="default: %(default)s")

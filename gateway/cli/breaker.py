@@ -9,7 +9,6 @@ from gateway.cli.common import Add, add_admin, ask, fail, told
 
 
 def add_commands(add: Add) -> None:
-    """Register the command."""
     breaker = add("breaker", _breaker, "Circuit breakers of a running gateway: see, hold open or closed, release.")
     breaker.add_argument("action", choices=("list", "open", "close", "release"), help="what to do")
     breaker.add_argument("upstream", nargs="?", metavar="UPSTREAM", help="its name; with `list`: default all")
