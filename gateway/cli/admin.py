@@ -14,7 +14,6 @@ RELOAD_TIMEOUT: Final = 60.0
 
 
 def add_commands(add: Add) -> None:
-    """Register the commands."""
     health = add("healthcheck", _healthcheck, "Ask the admin listener of a running gateway whether it is ready.")
     add_config(health)
     health.add_argument("--admin", metavar="URL", help=f"default: $GATEWAY_ADMIN, else as CONFIG says, else {ADMIN}")

@@ -9,7 +9,6 @@ from gateway.cli.common import Add, add_admin, ask, fail, table, told
 
 
 def add_commands(add: Add) -> None:
-    """Register the command."""
     breaker = add("breaker", _breaker, "Circuit breakers of a running gateway: see, hold open or closed, release.")
     breaker.add_argument(
         "action", nargs="?", default="list", choices=("list", "open", "close", "release"), help="default: %(default)s"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def add_commands(add: Add) -> None:
-    """Register the commands."""
     check = add_config(add("check", _check, "Validate a configuration; all problems at once."))
     check.add_argument("--format", choices=("text", "json", "github"), default="text", help="how to show the problems")
     diff = add("diff", _diff, "Say what one configuration changes in another; exit code 1 when anything.")

@@ -9,7 +9,6 @@ from gateway.cli.common import OK, UNREACHABLE, Add, colour, fail
 
 
 def add_commands(add: Add) -> None:
-    """Register the command."""
     logs = add("logs", _logs, "Show lines of the access log as people read them, from a file or standard input.")
     logs.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is appended, in a rotated file too")

@@ -9,7 +9,6 @@ from gateway.cli.common import OK, Add, add_config, config_path
 
 
 def add_commands(add: Add) -> None:
-    """Register the commands."""
     add_config(add("run", _run, "Run the gateway."))
     add("demo", lambda _: OK, "Run two demo services and the gateway in front of them.")
 

@@ -202,14 +202,12 @@ def _without_effect(loc: Loc, route: Model, action: str, positions: Positions) -
 
 
 def _match(loc: Loc, route: Route, config: Config, positions: Positions) -> Iterator[Problem]:
-    seen: dict[str, str] = {}
-    for name in route.match.headers:
-        place = (*loc, "match", "headers", name)
-        if name.lower() in seen:
-            yield positions.problem(place, f"the header stands twice, also as `{seen[name.lower()]}`", key=True)
-        seen[name.lower()] = name
+    names, place = list(route.match.headers), (*loc, "match", "headers")
+    for index, first in repeated(name.lower() for name in names):
+        yield positions.problem((*place, names[index]), f"the header stands twice, also as `{names[first]}`", key=True)
+    for name in names:
         if name.lower() == "host":
-            yield positions.problem(place, "use `match.host`", key=True)
+            yield positions.problem((*place, name), "use `match.host`", key=True)
     known = [str(one.address) for one in config.server.listen]
     for index, address in enumerate(route.match.listen):
         if str(address) not in known:

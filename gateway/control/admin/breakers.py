@@ -37,7 +37,6 @@ class BreakerPages:
         self._token = token
 
     def add_to(self, app: web.Application) -> None:
-        """Register the pages."""
         app.router.add_get("/breakers", self._list)
         app.router.add_post("/breakers/open", partial(self._force, do="open"))
         app.router.add_post("/breakers/close", partial(self._force, do="close"))

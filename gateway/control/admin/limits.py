@@ -64,7 +64,6 @@ class LimitPages:
         self._token = token
 
     def add_to(self, app: web.Application) -> None:
-        """Register the pages."""
         app.router.add_get("/limits", self._overview)
         app.router.add_get("/limits/key", self._state)
         app.router.add_post("/limits/reset", self._reset)

@@ -23,7 +23,6 @@ class ReloadPages:
         self._token = token
 
     def add_to(self, app: web.Application) -> None:
-        """Register the pages."""
         app.router.add_get("/reload", self._last)
         app.router.add_post("/reload", self._reload)
 

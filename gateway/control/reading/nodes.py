@@ -89,6 +89,8 @@ class TreeParser:
         self._expand = expand
         self._anchors: dict[str, Node | None] = {}
         """None: it has begun, and not ended yet."""
+        self._nulls: list[Problem] = []
+        """Said only of what is YAML: a quote that is missing makes many."""
         self._count = 0
 
     def parse(self) -> Node | None:
@@ -115,6 +117,7 @@ class TreeParser:
             return None
         if root is None:
             self._problem(Position(self.file, 1, 1), "the file is empty", "`gateway init FILE` writes one to start from")
+        self.problems += self._nulls
         return root
 
     def _problem(self, position: Position, message: str, hint: str = "") -> None:
@@ -227,7 +230,8 @@ class TreeParser:
     def _refuse_null(self, node: Node, place: Position, what: str) -> None:
         if isinstance(node, Scalar) and node.value is None and not node.broken:
             node.broken = True
-            self._problem(place, f"{what} has no value", "remove the line, or write a value")
+            hint = "remove the line, or write a value"
+            self._nulls.append(problem_at(place, self._lines, f"{what} has no value", hint))
 
 
 def _extent(node: Node) -> tuple[int, int]:

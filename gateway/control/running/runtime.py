@@ -94,9 +94,7 @@ class Runtime:
         """What the admin listener asks for before it changes something."""
         self.closing = False
         """Shutdown has begun: nothing is changed any more."""
-        self._access_log: AccessLog | None = None
-        self._log_file: tuple[int, int] | None = None
-        self._limit_store: LimitBatcher | None = None
+        self._running = Prepared(loaded, EMPTY)
         self._probes = Probes()
         self._discovery = Discovery(resolver or SystemResolver(), self._make_pool, self._probes.follow)
 
@@ -134,7 +132,7 @@ class Runtime:
         if settings is None:
             return
         if settings.file == "-":
-            prepared.log = self._access_log if former is not None and former.file == "-" else None
+            prepared.log = self._running.log if former is not None and former.file == "-" else None
             if prepared.log is None:
                 try:
                     prepared.log = AccessLog(sys.stdout.fileno(), self.metrics, lock=lock)
@@ -148,9 +146,9 @@ class Runtime:
         try:
             found = os.fstat(fd)
             prepared.log_file = (found.st_dev, found.st_ino)
-            same = self._access_log is not None and prepared.log_file == self._log_file
+            same = self._running.log is not None and prepared.log_file == self._running.log_file
             prepared.log = (
-                self._access_log
+                self._running.log
                 if same
                 else AccessLog(fd, self.metrics, path=settings.file, rights=settings.rights(), lock=lock)
             )
@@ -162,8 +160,8 @@ class Runtime:
         settings = prepared.snapshot.redis or (worker_store.SETTINGS if member is not None else None)
         if settings is None:
             return
-        if self._limit_store is not None and self._limit_store.settings == settings:
-            prepared.store = self._limit_store
+        if self._running.store is not None and self._running.store.settings == settings:
+            prepared.store = self._running.store
             return
         if settings is worker_store.SETTINGS and member is not None:
             prepared.store = LimitBatcher(settings, StoreMetrics(), lambda _: WorkerLink(member.connect), source=Answers.LOCAL)
@@ -198,9 +196,9 @@ class Runtime:
         for door in prepared.bound:
             door.close()
             door.remove()
-        if prepared.store is not None and prepared.store is not self._limit_store:
+        if prepared.store is not None and prepared.store is not self._running.store:
             await prepared.store.stop()
-        if prepared.log is not None and prepared.log is not self._access_log:
+        if prepared.log is not None and prepared.log is not self._running.log:
             await off_loop(prepared.log.close)
         self._keep_metrics()
 
@@ -215,11 +213,9 @@ class Runtime:
     async def commit(self, prepared: Prepared) -> None:
         """Run what was prepared: new requests live in it from the next line on. Exchanges keep the world they began in."""
         plane, metrics, snapshot = self.plane, self.metrics, prepared.snapshot
-        previous, former_log, former_store = plane.snapshot, self._access_log, self._limit_store
+        previous, former = plane.snapshot, self._running
         self.loaded, self.token = prepared.loaded, prepared.token
-        plane.log = self._access_log = prepared.log
-        self._log_file = prepared.log_file
-        self._limit_store = prepared.store
+        self._running, plane.log = prepared, prepared.log
         plane.limit_store = prepared.store or plane.local_counts
         outside = prepared.store is not None and prepared.store.settings is not worker_store.SETTINGS
         metrics.store = prepared.store.metrics if prepared.store is not None and outside else None
@@ -234,16 +230,16 @@ class Runtime:
         if not self.doors:
             await self._discovery.settle(LOOKUPS)
         await self._change_doors(prepared)
-        if former_store is not None and former_store is not prepared.store:
-            await former_store.stop()
-        if former_log is not None and former_log is not prepared.log:
-            await off_loop(former_log.close)
+        if former.store is not None and former.store is not prepared.store:
+            await former.store.stop()
+        if former.log is not None and former.log is not prepared.log:
+            await off_loop(former.log.close)
 
     def reopen_logs(self) -> None:
         """The log file has been renamed: go on in a new one."""
-        if self._access_log is not None:
-            self._access_log.reopen()
-            self._log_file = None
+        if self._running.log is not None:
+            self._running.log.reopen()
+            self._running.log_file = None
 
     def _attend(self, snapshot: Snapshot) -> None:
         """Look after the endpoints of `snapshot` from now on: their names and their health. All work in the background that
@@ -287,7 +283,7 @@ class Runtime:
         for upstream in self.plane.snapshot.upstreams:
             for endpoint in upstream.group.endpoints:
                 endpoint.pool.retire()
-        if self._limit_store is not None:
-            await self._limit_store.stop()
-        if self._access_log is not None:
-            self._access_log.close()
+        if self._running.store is not None:
+            await self._running.store.stop()
+        if self._running.log is not None:
+            self._running.log.close()

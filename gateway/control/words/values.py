@@ -87,11 +87,12 @@ def choice(*words: str, synonyms: dict[Any, str] | None = None) -> tuple[PlainVa
 def number_of(*numbers: int) -> tuple[PlainValidator, WithJsonSchema]:
     """One of a closed set of numbers."""
 
+    words = [str(number) for number in numbers]
+
     def validate(value: Any) -> int:
-        for number in numbers:
-            if value == str(number):
-                return number
-        raise invalid(f"expected {one_of([str(number) for number in numbers])}")
+        if value in words:
+            return int(value)
+        raise invalid(f"expected {one_of(words)}")
 
     return PlainValidator(validate), WithJsonSchema({"enum": list(numbers)})
 

@@ -13,7 +13,7 @@ from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
-from gateway.control.words.model import made_of, setting
+from gateway.control.words.model import setting
 from gateway.control.words.units import format_duration, format_size
 from gateway.control.words.values import ONE_OR_MANY, did_you_mean, duration_within, invalid, repeated, text_value
 from gateway.policies.retry import IDEMPOTENT, Cause, RetrySettings
@@ -112,11 +112,12 @@ def _made(written: Retry) -> RetrySnapshot | None:
     statuses = {int(word) for word in written.on if word.isdigit()}
     if ALL_5XX in written.on:
         statuses.update(range(500, 600))
-    settings = made_of(
-        written,
-        RetrySettings,
+    settings = RetrySettings(
+        max_retries=written.max_retries,
         causes=frozenset(_CAUSES[word] for word in written.on if word in _CAUSES),
         statuses=frozenset(statuses),
+        idempotency_key=written.idempotency_key,
+        replay=written.replay,
     )
     wait = wait_random_exponential(multiplier=written.backoff.base, max=written.backoff.max)
     return RetrySnapshot(settings, wait)

@@ -30,10 +30,7 @@ def fallbacks_first(fallbacks: Mapping[str, str | None]) -> list[str]:
     """The names of all upstreams, each behind its fallback."""
     order: dict[str, None] = {}
     for name in fallbacks:
-        steps = [name]
-        while (following := fallbacks[steps[-1]]) is not None and following not in order:
-            steps.append(following)
-        order.update(dict.fromkeys(reversed(steps)))
+        order.update(dict.fromkeys(reversed(chain(name, None, fallbacks))))
     return list(order)
 
 
@@ -41,12 +38,8 @@ def circles(fallbacks: Mapping[str, str | None]) -> Iterator[tuple[str, ...]]:
     """Upstreams that stand in for one another in a circle, each circle once, from the first of its members in the file."""
     listed = list(fallbacks)
     for name in listed:
-        steps = [name]
-        following = fallbacks[name]
-        while following is not None and following in fallbacks and following not in steps:
-            steps.append(following)
-            following = fallbacks[following]
-        if following == name and name == min(steps, key=listed.index):
+        steps = chain(name, None, fallbacks)
+        if fallbacks[steps[-1]] == name and name == min(steps, key=listed.index):
             yield (*steps, name)
 
 
