@@ -28,6 +28,7 @@ from gateway.policies.hedge import HedgeDelay
 from gateway.policies.max_in_flight import MaxInFlightSettings
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.retry import RetryBudget, RetrySettings
+from gateway.policies.rewrite_response import RewriteResponseSettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
 from gateway.request_key import KeyPart
@@ -271,6 +272,8 @@ class Route:
     """A path with dot segments is matched as it was sent and goes on; else it is refused."""
     request_edits: FieldEdits | None = None
     response_edits: FieldEdits | None = None
+    rewrite_response: RewriteResponseSettings | None = None
+    """None: what upstreams say of their own addresses stays."""
     upgrades: frozenset[bytes] = frozenset({b"websocket"})
     """Lower-case protocols that may be upgraded to."""
     server_timing: ServerTiming = ServerTiming.ON_REQUEST

@@ -16,6 +16,7 @@ from gateway.control.blocks.message.decompress_request import DecompressRequestV
 from gateway.control.blocks.message.fields import EDITS_OFF, FieldEdits
 from gateway.control.blocks.message.limits import RouteLimits
 from gateway.control.blocks.message.paths import RoutePaths
+from gateway.control.blocks.message.rewrite_response import RewriteResponseValue
 from gateway.control.blocks.message.server_timing import ServerTiming
 from gateway.control.blocks.message.upgrades import Upgrades
 from gateway.control.blocks.server.redis import Redis
@@ -58,6 +59,11 @@ class Policies(Model):
     )
     response_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
         None, "Changes to the response headers on the way to the client. `off`: none, whatever `defaults` says."
+    )
+    rewrite_response: RewriteResponseValue = setting(
+        None,
+        "Put right what upstreams say of their own addresses, where a prefix is taken off or replaced, and scheme and name. "
+        "`on`: in redirects and cookies; `off` (default): not, whatever `defaults` says.",
     )
     upgrades: Upgrades = setting(
         None,
