@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from gateway.access_log import AccessSettings
 from gateway.endpoints import Affinity, Endpoint, EndpointGroup
@@ -36,6 +36,23 @@ from gateway.router import Router
 from gateway.server_settings import Names, ServerSettings
 
 
+class Fact(Enum):
+    """What of a request may stand in the value of a field."""
+
+    CLIENT_IP = "client_ip"
+    REQUEST_ID = "request_id"
+    ROUTE = "route"
+    HOST = "host"
+    SCHEME = "scheme"
+    METHOD = "method"
+    PATH = "path"
+    """A parameter of the path."""
+
+
+FieldPart: TypeAlias = bytes | tuple[Fact, str]
+"""Text, or a fact with the name of the parameter."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldEdits:
     """Changes to a header section: drop all fields of these names, then append these lines."""
@@ -44,6 +61,8 @@ class FieldEdits:
     """Lower-case names: those removed and those about to be set."""
     lines: tuple[bytes, ...] = ()
     """Complete field lines without CRLF."""
+    parts: tuple[FieldPart, ...] = ()
+    """What stands behind them, from the first line with a fact of the request on: joined, complete lines with CRLF."""
 
 
 class ServerTiming(Enum):

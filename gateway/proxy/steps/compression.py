@@ -109,7 +109,9 @@ def least(x: Exchange, compression: Compression) -> int:
 
 def _read(x: Exchange, route: Route, compression: Compression, head: ResponseHead) -> Fields:
     """What the field lines mean. They are remembered unless the request has a say in them."""
-    source = route.response_edits if route.rewrite_response is None else _ONCE
+    source: object = route.response_edits
+    if route.rewrite_response is not None or (route.response_edits is not None and route.response_edits.parts):
+        source = _ONCE
     fields = head.fields.coding
     if fields is None or source is _ONCE or fields.source is not source or fields.settings is not compression.settings:
         fields = head.fields.coding = Fields(upstream_lines(x, route, head), compression.settings, source)

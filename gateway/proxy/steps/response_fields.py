@@ -47,7 +47,7 @@ def upstream_lines(x: Exchange, route: Route, head: ResponseHead) -> bytes:
     if route.rewrite_response is not None:
         block = client_lines(block, route.rewrite_response, addresses(x, route))
     edits = route.response_edits
-    return block if edits is None else edited(block, edits)
+    return block if edits is None else edited(block, edits, x)
 
 
 def addresses(x: Exchange, route: Route) -> Addresses:
