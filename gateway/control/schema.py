@@ -35,7 +35,7 @@ from gateway.control.blocks.upstream.health import Dns, Ejection, Health, Panic
 from gateway.control.blocks.upstream.keep_alive import UpstreamKeepAlive
 from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
 from gateway.control.blocks.upstream.retry_budget import RetryBudget
-from gateway.control.words import addresses, values
+from gateway.control.words import addresses, host_names, values
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, number_of
 
@@ -141,7 +141,7 @@ class Upstream(Model):
 class Match(Model):
     """Which requests a route takes. All conditions must hold."""
 
-    host: Annotated[tuple[values.MatchHost, ...] | None, ONE_OR_MANY] = setting(
+    host: Annotated[tuple[host_names.MatchHost, ...] | None, ONE_OR_MANY] = setting(
         None, "`api.example.com`, or `*.example.com` for all its subdomains; one or several. Default: any host.", max_length=256
     )
     path: Annotated[tuple[values.MatchPath, ...], ONE_OR_MANY] = setting(
