@@ -11,6 +11,7 @@ from calendar import monthrange, timegm
 from email.utils import formatdate
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
+from urllib.parse import quote_from_bytes
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 """One character of a token (RFC 9110 5.6.2), as a character class."""
@@ -29,6 +30,7 @@ _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
+_VISIBLE: Final = bytes(set(range(0x21, 0x7F)) - {0x25})
 _MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 _DAY: Final = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _MONTH: Final = b"(?P<month>" + b"|".join(_MONTHS) + b")"
@@ -205,6 +207,11 @@ def retry_after(fields: bytes, now: float) -> float | None:
 
 UNIX: Final = "unix"
 """Stands among addresses for the peers of Unix sockets."""
+
+
+def visible(value: bytes) -> bytes:
+    """A value of any bytes as part of a field: all but visible ASCII is percent-encoded, and `%`, so that it can be undone."""
+    return quote_from_bytes(value, _VISIBLE).encode("ascii")
 
 
 class Networks:

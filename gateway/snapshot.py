@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from gateway.access_log import AccessSettings
 from gateway.endpoints import Affinity, Endpoint, EndpointGroup
@@ -28,11 +28,29 @@ from gateway.policies.hedge import HedgeDelay
 from gateway.policies.max_in_flight import MaxInFlightSettings
 from gateway.policies.rate_limit import CostSettings, Headers, KeyDigest, LimitSettings, Missing, OnStoreError, Rule
 from gateway.policies.retry import RetryBudget, RetrySettings
+from gateway.policies.rewrite_response import RewriteResponseSettings
 from gateway.policies.timeout import TimeoutSettings
 from gateway.ports import Coder
 from gateway.request_key import KeyPart
 from gateway.router import Router
 from gateway.server_settings import Names, ServerSettings
+
+
+class Fact(Enum):
+    """What of a request may stand in the value of a field."""
+
+    CLIENT_IP = "client_ip"
+    REQUEST_ID = "request_id"
+    ROUTE = "route"
+    HOST = "host"
+    SCHEME = "scheme"
+    METHOD = "method"
+    PATH = "path"
+    """A parameter of the path."""
+
+
+FieldPart: TypeAlias = bytes | tuple[Fact, str]
+"""Text, or a fact with the name of the parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,8 @@ class FieldEdits:
     """Lower-case names: those removed and those about to be set."""
     lines: tuple[bytes, ...] = ()
     """Complete field lines without CRLF."""
+    parts: tuple[FieldPart, ...] = ()
+    """What stands behind them, from the first line with a fact of the request on: joined, complete lines with CRLF."""
 
 
 class ServerTiming(Enum):
@@ -271,6 +291,8 @@ class Route:
     """A path with dot segments is matched as it was sent and goes on; else it is refused."""
     request_edits: FieldEdits | None = None
     response_edits: FieldEdits | None = None
+    rewrite_response: RewriteResponseSettings | None = None
+    """None: what upstreams say of their own addresses stays."""
     upgrades: frozenset[bytes] = frozenset({b"websocket"})
     """Lower-case protocols that may be upgraded to."""
     server_timing: ServerTiming = ServerTiming.ON_REQUEST

@@ -35,10 +35,20 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """`good` for localhost and 127.0.0.1, `wrong` for another name, `expired`, and `self` that signed itself."""
+    """`good` for localhost and 127.0.0.1, `wrong` for another name, `expired`, and `self` that signed itself.
+
+    `wild` is for all names below wild.example, `one` for one of them, `address` for no name.
+    """
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     _openssl(folder, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=Test CA", "-days", "30")
-    names = {"good": "DNS:localhost,IP:127.0.0.1", "wrong": "DNS:other.example", "expired": "DNS:localhost,IP:127.0.0.1"}
+    names = {
+        "good": "DNS:localhost,IP:127.0.0.1",
+        "wrong": "DNS:other.example",
+        "expired": "DNS:localhost,IP:127.0.0.1",
+        "wild": "DNS:*.Wild.example,DNS:wild.example",
+        "one": "DNS:one.wild.example",
+        "address": "IP:127.0.0.1",
+    }
     (folder / "ca.conf").write_text(
         "[ca]\ndefault_ca=a\n[a]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
         "unique_subject=no\ncopy_extensions=copy\n[p]\ncommonName=supplied\n"

@@ -6,15 +6,12 @@ A series that begins with 1 has no rate for its first event, and what has never 
 from __future__ import annotations
 
 import logging
-import ssl
-from calendar import timegm
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from time import strptime
 from typing import Final
 
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.schema import Config
+from gateway.control.words.x509 import certificates, expires
 from gateway.errors import Failure
 from gateway.metrics import GatewayMetrics
 from gateway.snapshot import Route, Snapshot
@@ -58,55 +55,10 @@ def _reasons(route: Route) -> Iterator[Failure]:
 
 def _expiries(config: Config) -> Iterator[tuple[str, float]]:
     """Of each file that we show to somebody: path, and when the first certificate in it expires."""
-    shown = [listen.tls.certificate for listen in config.server.listen if listen.tls is not None]
+    shown = [entry.certificate for listen in config.server.listen for entry in listen.certificates]
     shown += [one.tls.certificate for one in config.upstreams.values() if one.tls is not None and one.tls.certificate]
     for path in dict.fromkeys(shown):
         try:
             yield str(path), min(map(expires, certificates(path)))
         except (OSError, ValueError) as error:
             _log.warning("cannot tell when `%s` expires: %s", path, error)
-
-
-def certificates(path: Path) -> list[bytes]:
-    """The certificates of a PEM file, in DER form. Raises OSError and ValueError."""
-    text = path.read_text(encoding="ascii", errors="replace")
-    blocks = text.split("-----BEGIN CERTIFICATE-----")[1:]
-    return [
-        ssl.PEM_cert_to_DER_cert(f"-----BEGIN CERTIFICATE-----{block.partition('-----END')[0]}-----END CERTIFICATE-----")
-        for block in blocks
-    ]
-
-
-def expires(der: bytes) -> float:
-    """When a certificate expires, in Unix time: `notAfter` (RFC 5280), which the standard library tells only of a peer.
-
-    Raises ValueError when it is not a certificate.
-    """
-    try:
-        _, certificate, _ = _element(der)
-        _, rest, _ = _element(certificate)
-        tag, _, after = _element(rest)
-        if tag == 0xA0:  # the version, which is absent in version 1
-            _, _, after = _element(after)
-        for _ in range(2):  # the signature's algorithm, the issuer
-            _, _, after = _element(after)
-        _, validity, _ = _element(after)
-        _, _, after = _element(validity)
-        tag, value, _ = _element(after)
-        text = value.decode("ascii")
-    except (IndexError, UnicodeDecodeError):
-        raise ValueError("it holds no X.509 certificate") from None
-    if tag == 0x17:  # UTCTime: years of two digits, up to 2049
-        text = ("19" if text >= "50" else "20") + text
-    return float(timegm(strptime(text, "%Y%m%d%H%M%SZ")))
-
-
-def _element(der: bytes) -> tuple[int, bytes, bytes]:
-    """The tag, the content of the first element, and what follows it (DER, X.690). Raises IndexError."""
-    tag, size, start = der[0], der[1], 2
-    if size & 0x80:
-        start += size & 0x7F
-        size = int.from_bytes(der[2:start], "big")
-    if len(der) < start + size:
-        raise IndexError
-    return tag, der[start : start + size], der[start + size :]

@@ -16,6 +16,7 @@ from gateway.control.blocks.message.decompress_request import DecompressRequestV
 from gateway.control.blocks.message.fields import EDITS_OFF, FieldEdits
 from gateway.control.blocks.message.limits import RouteLimits
 from gateway.control.blocks.message.paths import RoutePaths
+from gateway.control.blocks.message.rewrite_response import RewriteResponseValue
 from gateway.control.blocks.message.server_timing import ServerTiming
 from gateway.control.blocks.message.upgrades import Upgrades
 from gateway.control.blocks.server.redis import Redis
@@ -34,7 +35,7 @@ from gateway.control.blocks.upstream.health import Dns, Ejection, Health, Panic
 from gateway.control.blocks.upstream.keep_alive import UpstreamKeepAlive
 from gateway.control.blocks.upstream.load_balancing import LoadBalancing, Sticky
 from gateway.control.blocks.upstream.retry_budget import RetryBudget
-from gateway.control.words import addresses, values
+from gateway.control.words import addresses, host_names, values
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.values import ONE_OR_MANY, OrOff, choice, number_of
 
@@ -58,6 +59,11 @@ class Policies(Model):
     )
     response_fields: Annotated[FieldEdits | None, OrOff(EDITS_OFF)] = setting(
         None, "Changes to the response headers on the way to the client. `off`: none, whatever `defaults` says."
+    )
+    rewrite_response: RewriteResponseValue = setting(
+        None,
+        "Put right what upstreams say of their own addresses, where a prefix is taken off or replaced, and scheme and name. "
+        "`on`: in redirects and cookies; `off` (default): not, whatever `defaults` says.",
     )
     upgrades: Upgrades = setting(
         None,
@@ -135,7 +141,7 @@ class Upstream(Model):
 class Match(Model):
     """Which requests a route takes. All conditions must hold."""
 
-    host: Annotated[tuple[values.MatchHost, ...] | None, ONE_OR_MANY] = setting(
+    host: Annotated[tuple[host_names.MatchHost, ...] | None, ONE_OR_MANY] = setting(
         None, "`api.example.com`, or `*.example.com` for all its subdomains; one or several. Default: any host.", max_length=256
     )
     path: Annotated[tuple[values.MatchPath, ...], ONE_OR_MANY] = setting(

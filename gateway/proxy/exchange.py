@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.gates import Gate
+from gateway.headers import normalise_host
 from gateway.policies import NEVER
 from gateway.policies.max_in_flight import Waiter
 from gateway.proxy.bodies.body import Body
@@ -254,6 +255,15 @@ class Exchange:
             if said in (b"http", b"https"):
                 return said
         return client.scheme
+
+    def authority(self) -> bytes:
+        """What the client takes the gateway for, as it wrote it: a trusted proxy says what its own client wrote."""
+        forwarded = self.head.fields.forwarded if self.client.trusted else None
+        if forwarded is not None:
+            said = forwarded.get(b"x-forwarded-host", b"").rpartition(b",")[2].strip(b" \t")
+            if said and normalise_host(said) is not None:
+                return said
+        return self.host_field
 
     def query(self) -> dict[bytes, bytes]:
         """The decoded query parameters; of a repeated one, the first."""

@@ -133,10 +133,14 @@ def completed(block: Block, folder: Path, certificates: Certificates | None) -> 
         }
         (folder / "more.yaml").write_text(yaml.safe_dump({key: value for key, value in more.items() if value}))
         text += "\ninclude: more.yaml\n"
+    stems: list[str] = []
     for key, value in walk(written):
         if isinstance(value, str) and key in ("certificate", "key", "ca") and "." in value:
             assert certificates is not None
-            name = "ca.crt" if key == "ca" else f"good.{'crt' if key == 'certificate' else 'key'}"
+            if (stem := Path(value).stem) not in stems:
+                stems.append(stem)
+            kind = ("good", "wrong", "one", "wild")[stems.index(stem) % 4]
+            name = "ca.crt" if key == "ca" else f"{kind}.{'crt' if key == 'certificate' else 'key'}"
             (folder / value).parent.mkdir(parents=True, exist_ok=True)
             (folder / value).write_bytes(certificates[name].read_bytes())
         elif isinstance(value, str) and key.endswith("_file"):

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.control.metrics_compile import certificates as read_certificates
-from gateway.control.metrics_compile import expires
+from gateway.control.words.x509 import certificates as read_certificates
+from gateway.control.words.x509 import expires
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
 from tests.support import GET, OK, Gateway, accepts_and_hangs, answers, eventually, proxy, resets_at_once

@@ -155,8 +155,7 @@ def test_secrets_are_hidden() -> None:
     config = Config.model_validate({"version": "1", "server": {"listen": listen}, "routes": [route]})
 
     assert "hunter2" not in repr(config)
-    settings = config.server.listen[0].tls
-    assert settings is not None
+    (settings,) = config.server.listen[0].certificates
     assert settings.secret("key_password") == "hunter2"
 
 
@@ -167,9 +166,8 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     route = {"name": "a", "match": {}, "respond": "404"}
     document = {"version": "1", "server": {"listen": [{"address": ":1", "tls": tls}]}, "routes": [route]}
 
-    settings = Config.model_validate(document, context={"base": tmp_path}).server.listen[0].tls
+    (settings,) = Config.model_validate(document, context={"base": tmp_path}).server.listen[0].certificates
 
-    assert settings is not None
     assert settings.certificate == tmp_path / "a"
     assert settings.secret("key_password") == "hunter2"
 

@@ -14,6 +14,7 @@ from gateway.control.blocks.message import (
     fields,
     limits,
     paths,
+    rewrite_response,
     server_timing,
     upgrades,
 )
@@ -39,6 +40,7 @@ ROUTE_BLOCKS: Final[tuple[Block[RouteFacts], ...]] = (
     limits.BLOCK,
     paths.BLOCK,
     *fields.BLOCKS,
+    rewrite_response.BLOCK,
     upgrades.BLOCK,
     server_timing.BLOCK,
     access_log.BLOCK,

@@ -19,7 +19,7 @@ from gateway.control.reading.problems import printable
 from gateway.control.words.inherit import written_value
 from gateway.control.words.model import HIDDEN, Model
 
-NAMES: Final = ("name", "url", "address")
+NAMES: Final = ("name", "url", "address", "certificate")
 """Fields that tell the entries of a list apart."""
 MOST: Final = 200
 """Changes that are printed; the rest is counted."""

@@ -15,6 +15,7 @@ from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.reading.nodes import Loc
 from gateway.control.schema import Route
+from gateway.control.words.host_names import ascii_host, with_name
 from gateway.headers import FIELD_NAME, normalise_host
 from gateway.router import (
     LISTENER,
@@ -48,9 +49,10 @@ def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str])
     if parts.scheme not in ("", "http", "https") or (parts.scheme and not parts.netloc):
         raise RequestError(f"`{url}` is not a URL: write `https://host/path` or `/path`")
     path = parts.path or "/"
-    if not path.startswith("/") or not (url.isascii() and url.isprintable() and " " not in url):
+    rest = parts._replace(netloc="").geturl()
+    if not path.startswith("/") or not (rest.isascii() and url.isprintable() and " " not in url):
         raise RequestError(f"`{url}`: the path starts with `/` and is ASCII, percent-encoded where needed")
-    host = normalise_host(parts.netloc.rpartition("@")[2].encode("ascii") if parts.netloc else fields.get(b"host", b""))
+    host = _host(parts.netloc.rpartition("@")[2] or fields.get(b"host", b"").decode("utf-8", "replace"))
     if host is None:
         raise RequestError("the host is not valid")
     paths = loaded.config.server.paths
@@ -69,6 +71,13 @@ def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str])
     fields[SCHEME] = scheme.encode("ascii")
     fields[LISTENER] = str((by or loaded.config.server.listen)[0].address).encode()
     return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields, dots)
+
+
+def _host(authority: str) -> bytes | None:
+    try:
+        return normalise_host(ascii_host(authority).encode("ascii"))
+    except ValueError:
+        return None
 
 
 def _fields(headers: Sequence[str]) -> dict[bytes, bytes]:
@@ -137,7 +146,7 @@ def mismatches(match: Match, request: Request) -> list[str]:
     """Every condition of a route that the request does not meet, in words."""
     reasons = []
     if not _meets(Match(host=match.host), request):
-        reasons.append(f"host is not `{match.host}`")
+        reasons.append(with_name(f"host is not `{match.host}`"))
     if not _meets(Match(path=match.path), request):
         reasons.append(f"path is not `{match.path}`")
     if not _meets(Match(methods=match.methods), request):
@@ -168,7 +177,7 @@ def _methods(match: Match) -> str:
 
 
 def _why(match: Match) -> str:
-    parts = [f"host `{match.host}`"] if match.host else []
+    parts = [with_name(f"host `{match.host}`")] if match.host else []
     parts.append(f"path `{match.path}`")
     if match.methods:
         parts.append(f"method {_methods(match)}")
@@ -237,6 +246,7 @@ def route_table(loaded: Loaded) -> str:
         methods = ",".join(route.match.methods) or "*"
         conditions = len(match.headers) + len(match.query)
         path = match.path + (f" +{conditions}" if conditions else "")
-        rows.append((route.name, methods, match.host or "*", path, _action(route), _place(loaded, ("routes", index, "name"))))
+        host, place = with_name(match.host) or "*", _place(loaded, ("routes", index, "name"))
+        rows.append((route.name, methods, host, path, _action(route), place))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

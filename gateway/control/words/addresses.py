@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, ip_network
 from typing import Annotated, Final, TypeAlias
 
 from gateway.control.words.address_hints import endpoint_hint, listen_hint, network_hint, path_of_endpoint_hint
+from gateway.control.words.host_names import ascii_host
 from gateway.control.words.values import did_you_mean, invalid, text_value
 from gateway.headers import UNIX, normalise_host
 
@@ -90,6 +91,7 @@ def _parse_endpoint(text: str) -> EndpointUrl:
     scheme, authority, rest = match.groups()
     if "@" in authority:
         raise invalid("an endpoint has no user or password", "set the `Authorization` field in `request_fields`")
+    authority = ascii_host(authority)
     if rest:
         raise invalid("an endpoint has no path", path_of_endpoint_hint(authority, scheme, rest))
     default = 443 if scheme == "https" else 80
@@ -122,13 +124,15 @@ def _parse_network(text: str) -> str:
 def _parse_upstream_host(text: str) -> str:
     if text in ("preserve", "endpoint"):
         return text
-    if not text or normalise_host(text.encode("utf-8")) is None:
+    text = ascii_host(text)
+    if not text or normalise_host(text.encode("ascii")) is None:
         raise invalid("expected `preserve`, `endpoint` or a host name", did_you_mean(text, ("preserve", "endpoint")))
     return text
 
 
 def _parse_host_name(text: str) -> str:
-    if not text or normalise_host(text.encode("utf-8")) is None:
+    text = ascii_host(text)
+    if not text or normalise_host(text.encode("ascii")) is None:
         raise invalid("expected a host name, with or without a port")
     return text
 

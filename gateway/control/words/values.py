@@ -15,10 +15,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.control.words import units
-from gateway.control.words.path_hints import host_hint, path_hint, prefix_hint
+from gateway.control.words.path_hints import path_hint, prefix_hint
 from gateway.control.words.patterns import slow_pattern
 from gateway.control.words.unit_hints import means_no_limit
-from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP, normalise_host
+from gateway.headers import FIELD_NAME, FIELD_VALUE, HOP_BY_HOP
 from gateway.router import split_path
 
 OFF: Final = "off"
@@ -234,18 +234,6 @@ def _parse_method(text: str) -> str:
     return text
 
 
-def _parse_match_host(text: str) -> str:
-    wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
-    host = normalise_host(name.encode("utf-8"))
-    if not name or host is None or "*" in name or name.startswith("."):
-        raise invalid("not a host: write `api.example.com` or `*.example.com`", host_hint(text))
-    if re.search(r":[0-9]*$", name) is not None and not name.endswith("]"):
-        raise invalid("hosts are matched without port", f"did you mean `{wildcard}{host.decode('ascii')}`?")
-    if wildcard and name.startswith("["):
-        raise invalid("an address has no subdomains")
-    return wildcard + host.decode("ascii")
-
-
 def _parse_match_path(text: str) -> str:
     if len(text) > 1024 or any(character in text for character in "?#\\%"):
         raise invalid("a path is at most 1024 characters of decoded text without `?`, `#`, `%` and `\\`", path_hint(text))
@@ -276,7 +264,6 @@ FieldName: TypeAlias = Annotated[str, *text_value("a header name", parse_field_n
 OwnFieldName: TypeAlias = Annotated[str, *text_value("a header name", _own_field_name, pattern=_FIELD_NAME)]
 FieldValue: TypeAlias = Annotated[str, *text_value("a header value", _parse_field_value, type=["string", "number"])]
 Method: TypeAlias = Annotated[str, *text_value("a method", _parse_method)]
-MatchHost: TypeAlias = Annotated[str, *text_value("a host", _parse_match_host)]
 MatchPath: TypeAlias = Annotated[str, *text_value("a path", _parse_match_path, pattern="^/")]
 Prefix: TypeAlias = Annotated[str, *text_value("a prefix such as `/api`", _parse_prefix, pattern="^/")]
 Location: TypeAlias = Annotated[str, *text_value("a URL or a path", _parse_location, pattern="^(https?://|/)")]

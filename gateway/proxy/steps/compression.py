@@ -25,12 +25,15 @@ from gateway.policies.compression import (
 )
 from gateway.ports import Coder
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.steps.field_edits import edited
+from gateway.proxy.steps.response_fields import upstream_lines
 from gateway.proxy.wire.http1_request import without
 from gateway.proxy.wire.http1_response import ResponseHead
 from gateway.snapshot import Compression, Route
 
 _CONDITIONS: Final = (b"if-none-match", b"if-match")
+
+_ONCE: Final = object()
+"""The source of field lines that hold for one response."""
 
 Coding: TypeAlias = "tuple[Coder, CodingMetrics]"
 
@@ -83,7 +86,7 @@ def prepare(x: Exchange, compression: Compression) -> None:
 
 def shape(x: Exchange, route: Route, compression: Compression, head: ResponseHead, length: int) -> tuple[bytes, Coding | None]:
     """The field lines for the client, and how the body is coded; None: it goes out as it is. `length` -1: unknown."""
-    fields = _read(route, compression, head)
+    fields = _read(x, route, compression, head)
     asked = _asked(x, compression)
     choice = asked.choice
     reason = forbidden(compression.settings, fields, choice, head.status, length, asked.exempt)
@@ -104,12 +107,14 @@ def least(x: Exchange, compression: Compression) -> int:
     return compression.settings.min_size if _asked(x, compression).choice.plain else 1
 
 
-def _read(route: Route, compression: Compression, head: ResponseHead) -> Fields:
-    edits = route.response_edits
+def _read(x: Exchange, route: Route, compression: Compression, head: ResponseHead) -> Fields:
+    """What the field lines mean. They are remembered unless the request has a say in them."""
+    source: object = route.response_edits
+    if route.rewrite_response is not None or (route.response_edits is not None and route.response_edits.parts):
+        source = _ONCE
     fields = head.fields.coding
-    if fields is None or fields.settings is not compression.settings or fields.source is not edits:
-        block = head.fields.kept if edits is None else edited(head.fields.kept, edits)
-        fields = head.fields.coding = Fields(block, compression.settings, edits)
+    if fields is None or source is _ONCE or fields.source is not source or fields.settings is not compression.settings:
+        fields = head.fields.coding = Fields(upstream_lines(x, route, head), compression.settings, source)
         compression.tags.seen(fields.tag)
     return fields
 

@@ -27,10 +27,11 @@ def respond_own(x: Exchange, status: int, block: bytes, content: bytes) -> None:
     client.respond(status, REASONS.get(status, b""), lines, content, -1 if status in (204, 304) else size)
 
 
-def field_block(lines: tuple[bytes, ...], route: Route | None) -> bytes:
-    """Field lines without CRLF as one block, with the operator's changes for the route."""
-    if route is not None and route.response_edits is not None:
-        lines = edited_lines(lines, route.response_edits)
+def field_block(lines: tuple[bytes, ...], x: Exchange | None) -> bytes:
+    """Field lines without CRLF as one block, with the operator's changes for the route of the exchange, if there is one."""
+    route = None if x is None else x.route
+    if x is not None and route is not None and route.response_edits is not None:
+        return edited_lines(lines, route.response_edits, x)
     return b"".join([line + b"\r\n" for line in lines])
 
 
@@ -41,11 +42,11 @@ def answer_locally(x: Exchange, route: Route) -> None:
     x.committed = True
     if route.redirect is not None:
         line = b"Location: " + location(x, route.redirect)
-        respond_own(x, route.redirect.status, field_block((line,), route), b"")
+        respond_own(x, route.redirect.status, field_block((line,), x), b"")
         return
     respond = route.respond
     assert respond is not None
-    respond_own(x, respond.status, field_block(respond.lines, route), respond.body)
+    respond_own(x, respond.status, field_block(respond.lines, x), respond.body)
 
 
 def location(x: Exchange, redirect: Redirect) -> bytes:
@@ -78,4 +79,4 @@ def forwards_spent(x: Exchange) -> bool:
 def answer_options(x: Exchange) -> None:
     """Answer an OPTIONS request that goes no further, for the gateway itself."""
     x.committed = True
-    respond_own(x, 204, field_block((ALLOW,), x.route), b"")
+    respond_own(x, 204, field_block((ALLOW,), x), b"")

@@ -39,14 +39,15 @@ class _Rendered:
 def send_problem(x: Exchange, failed: Failed) -> None:
     """Answer the exchange with the problem of its failure."""
     route = x.route
-    if failed.ready is None:
-        block = field_block(problem_lines(failed, x.snapshot.server.name, route), route)
+    told_apart = route is not None and route.response_edits is not None and route.response_edits.parts
+    if failed.ready is None or told_apart:
+        block = field_block(problem_lines(failed, x.snapshot.server.name, route), x)
         respond_own(x, failed.failure.status, block, problem_body(failed, route, x.request_id))
         return
     name = None if route is None else route.name
     rendered: _Rendered | None = failed.ready.get(name)
     if rendered is None or rendered.snapshot is not x.snapshot:
-        block = field_block(problem_lines(failed, x.snapshot.server.name, route), route)
+        block = field_block(problem_lines(failed, x.snapshot.server.name, route), x)
         rendered = failed.ready[name] = _Rendered(x.snapshot, block, problem_body(failed, route, _PLACE).split(_PLACE))
     respond_own(x, failed.failure.status, rendered.block, x.request_id.join(rendered.parts))
 

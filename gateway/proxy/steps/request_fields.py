@@ -39,7 +39,7 @@ def request_lines(attempt: Attempt, now: float) -> list[bytes]:
     edits = attempt.route.request_edits
     deadline = x.deadline if x.deadline != NEVER else now + x.budget
     lines = [
-        head.kept if edits is None else edited(head.kept, edits),
+        head.kept if edits is None else edited(head.kept, edits, x),
         x.client.via_line,
         forwarded_lines(x, attempt.route),
         names.request_id_line,

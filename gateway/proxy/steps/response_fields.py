@@ -6,8 +6,10 @@ from time import monotonic
 from typing import Final
 
 from gateway.endpoints import Affinity
+from gateway.policies.rewrite_response import Addresses, client_lines
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.steps.field_edits import edited
+from gateway.proxy.steps.request_fields import host_for
 from gateway.proxy.steps.request_keys import cookie_value
 from gateway.proxy.wire.http1_response import ResponseHead
 from gateway.snapshot import Route, ServerTiming
@@ -24,8 +26,7 @@ def response_lines(x: Exchange, route: Route, head: ResponseHead, shaped: bytes 
     """
     fields = head.fields
     if shaped is None:
-        edits = route.response_edits
-        shaped = fields.kept if edits is None else edited(fields.kept, edits)
+        shaped = upstream_lines(x, route, head)
     lines = [shaped, x.snapshot.names.request_id_line, x.request_id, b"\r\n"]
     if not fields.has_date:
         lines.append(b"Date: %b\r\n" % x.client.plane.date)
@@ -38,6 +39,30 @@ def response_lines(x: Exchange, route: Route, head: ResponseHead, shaped: bytes 
     if x.upstream is not None and x.upstream.affinity is not None:
         lines.append(sticky_cookie(x, x.upstream.affinity, head.status))
     return lines
+
+
+def upstream_lines(x: Exchange, route: Route, head: ResponseHead) -> bytes:
+    """The upstream's own lines, put right for the client and with the operator's changes."""
+    block = head.fields.kept
+    if route.rewrite_response is not None:
+        block = client_lines(block, route.rewrite_response, addresses(x, route))
+    edits = route.response_edits
+    return block if edits is None else edited(block, edits, x)
+
+
+def addresses(x: Exchange, route: Route) -> Addresses:
+    """Where the request came from, and where it went."""
+    attempt, rewrite = x.attempt, route.rewrite
+    assert attempt is not None
+    endpoint = attempt.endpoint
+    return Addresses(
+        outer=b"" if rewrite is None else rewrite.old,
+        inner=b"" if rewrite is None else rewrite.new,
+        scheme=x.scheme(),
+        authority=x.authority(),
+        upstream_scheme=b"https" if endpoint.tls else b"http",
+        upstream_authorities=(host_for(attempt), endpoint.authority),
+    )
 
 
 def switching_lines(x: Exchange, head: ResponseHead) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Final, TypeAlias
 
 from gateway.control.blocks.block import Asked, Block, Making, Request, RouteFacts, Row
@@ -109,9 +110,10 @@ def plain_upstream(written: Compression, edits: FieldEdits | None) -> FieldEdits
     if written is COMPRESSION_OFF or written.accept_encoding == "forward":
         return edits
     own = edits or FieldEdits()
-    if any(line[:16].lower() == b"accept-encoding:" for line in own.lines):
+    told = b"".join([part for part in own.parts if isinstance(part, bytes)]).split(b"\r\n")
+    if any(line[:16].lower() == b"accept-encoding:" for line in (*own.lines, *told)):
         return edits
-    return FieldEdits(own.drop | {b"accept-encoding"}, (*own.lines, b"Accept-Encoding: identity"))
+    return replace(own, drop=own.drop | {b"accept-encoding"}, lines=(*own.lines, b"Accept-Encoding: identity"))
 
 
 def _fields_read(found: Resolved[Compression], facts: RouteFacts) -> Iterator[bytes]:

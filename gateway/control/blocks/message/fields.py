@@ -10,9 +10,11 @@ from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
+from gateway.control.words.facts import PATH, facts_in, parts_of, wrong_fact
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import HIDDEN, Model, setting
-from gateway.headers import HOP_BY_HOP
+from gateway.headers import HOP_BY_HOP, visible
+from gateway.router import SCHEME
 from gateway.snapshot import FieldEdits as FieldEditsSnapshot
 
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
@@ -23,7 +25,11 @@ class FieldEdits(Policy):
 
     nearest = frozenset({"set", "add", "remove"})
 
-    set: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to write, in place of any that were there.")
+    set: dict[values.FieldName, values.FieldValue] = setting(
+        {},
+        "Headers to write, in place of any that were there. Values may hold facts of the request: `{client_ip}`, "
+        "`{request_id}`, `{route}`, `{host}`, `{scheme}`, `{method}`, and `{path.NAME}`, a parameter of the path.",
+    )
     add: dict[values.FieldName, values.FieldValue] = setting({}, "Headers to add to those that are there.")
     remove: tuple[values.FieldName, ...] = setting((), "Headers to remove.")
 
@@ -84,7 +90,7 @@ def _refusal(name: str, *, request: bool) -> str:
     return ""
 
 
-def _check(written: FieldEdits, loc: Loc, positions: Positions, *, request: bool) -> Iterator[Problem]:
+def _check_written(written: FieldEdits, loc: Loc, positions: Positions, *, request: bool) -> Iterator[Problem]:
     yield from check_names((*loc, "set"), written.set, positions, request=request)
     yield from check_names((*loc, "add"), written.add, positions, request=request)
     for index, field in enumerate(written.remove):
@@ -96,6 +102,23 @@ def _check(written: FieldEdits, loc: Loc, positions: Positions, *, request: bool
             yield positions.problem(place, f"`{field}` is removed and set: `set` alone replaces it")
 
 
+def _check(found: Resolved[FieldEdits], facts: RouteFacts, positions: Positions, *, request: bool) -> Iterator[Problem]:
+    """Facts that there are not. Which parameters the path has only a route says."""
+    if request and facts.name and facts.upstream is None:
+        return
+    for kind in ("set", "add"):
+        for one in found.parts[kind].parts.values() if found.parts else ():
+            assert one.origin is not None
+            inherited = one.origin[: len(facts.loc)] != facts.loc
+            for word in facts_in(one.value):
+                wrong = wrong_fact(word, facts.parameters if facts.name else None)
+                if wrong is None or (inherited and wrong_fact(word, None) is not None):
+                    continue
+                loc: Loc = (*facts.loc, "match", "path") if inherited else one.origin
+                hint = f"`{one.origin[-1]}` of `{'.'.join(map(str, one.origin[:2]))}` tells it" if inherited else wrong[1]
+                yield positions.problem(loc, wrong[0], hint)
+
+
 def field_line(name: str, value: str) -> bytes:
     """A field line without CRLF."""
     return f"{name}: {value}".encode()
@@ -104,18 +127,35 @@ def field_line(name: str, value: str) -> bytes:
 def _compile(found: Resolved[FieldEdits], facts: RouteFacts, making: Making, *, slot: str) -> dict[str, Any]:
     edits = found.value
     drop = frozenset(name.lower().encode("ascii") for name in (*edits.set, *edits.remove))
-    lines = tuple(field_line(name, value) for name, value in (*edits.set.items(), *edits.add.items()))
-    return {slot: FieldEditsSnapshot(drop, lines) if drop or lines else None}
+    compiled = [parts_of(name, value, facts.name) for name, value in (*edits.set.items(), *edits.add.items())]
+    steady = next((at for at, parts in enumerate(compiled) if len(parts) > 1), len(compiled))
+    lines = tuple(part[:-2] for parts in compiled[:steady] for part in parts if isinstance(part, bytes))
+    parts = tuple(part for parts in compiled[steady:] for part in parts)
+    return {slot: FieldEditsSnapshot(drop, lines, parts) if drop or lines or parts else None}
 
 
 def _rows(found: Resolved[FieldEdits], facts: RouteFacts, asked: Asked, *, block: str) -> list[Row]:
-    """Header values may be credentials: only the name and the place are shown."""
+    """Header values may be credentials: only the name, the facts in the value and the place are shown."""
     return [
-        (f"{block}.{kind}", name, one.place(asked.positions))
+        (f"{block}.{kind}", ": ".join([name, *_told(one.value, facts, asked)]), one.place(asked.positions))
         for kind in ("remove", "set", "add")
         if kind in found.parts
         for name, one in found[kind].parts.items()
     ]
+
+
+def _told(value: str, facts: RouteFacts, asked: Asked) -> list[str]:
+    """The facts of the request in a value, in words."""
+    request = asked.request
+    known = {
+        "route": facts.name.encode("ascii"),
+        "host": request.host,
+        "scheme": request.headers[SCHEME],
+        "method": request.method,
+        **{PATH + name: visible(found) for name, found in asked.parameters.items()},
+    }
+    told = [f"{{{word}}} = {known[word].decode('ascii')}" if word in known else f"{{{word}}}" for word in facts_in(value)]
+    return [", ".join(told)] if told else []
 
 
 def _dump(found: Resolved[FieldEdits]) -> dict[str, Any]:
@@ -128,7 +168,8 @@ def _block(name: str, slot: str, *, request: bool) -> Block[RouteFacts]:
         name,
         FieldEdits(),
         forwards=request,
-        check_written=partial(_check, request=request),
+        check_written=partial(_check_written, request=request),
+        check=partial(_check, request=request),
         compile=partial(_compile, slot=slot),
         rows=partial(_rows, block=name),
         dump=_dump,

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
-from gateway.control.blocks.tls import ListenTls, check_tls, fingerprint, server_context
+from gateway.control.blocks.server.certificates import check_certificates, listen_context
+from gateway.control.blocks.tls import ListenTls, fingerprint
 from gateway.control.reading.nodes import Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses
@@ -35,18 +38,47 @@ ToHttps: TypeAlias = Annotated[
 ]
 
 
+class OneOrMore:
+    """Annotation: a list of such blocks may stand in place of one."""
+
+    def __init__(self, block: type[Any], most: int) -> None:
+        self._block = block
+        self._most = most
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        listed = core_schema.tuple_variable_schema(handler.generate_schema(self._block), min_length=1, max_length=self._most)
+
+        def validate(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            return None if value is None else inner(value) if isinstance(value, list) else inner([value])[0]
+
+        return core_schema.no_info_wrap_validator_function(validate, listed)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        listed = handler(schema)
+        return {"anyOf": [listed["items"], listed]}
+
+
 class Listen(FileRights):
     """One address to listen on. `mode`, `owner` and `group` are those of the file of a Unix socket."""
 
     short_form = ("address", {"type": "string"})
 
     address: addresses.ListenAddress = required("`host:port`, `:8080` (all interfaces), `[::1]:80` or `unix:/path`.")
-    tls: ListenTls | None = setting(None, "Serve HTTPS here.")
+    tls: Annotated[ListenTls | tuple[ListenTls, ...] | None, OneOrMore(ListenTls, 1024)] = setting(
+        None,
+        "Serve HTTPS here. Of a list of such blocks the one is shown whose certificate has the name that the client asks for; "
+        "where none has it, the first.",
+    )
     redirect_to_https: ToHttps = setting(
         False,
         "Answer plain HTTP with 308 to the same URL under HTTPS; ACME challenges pass. `true`: at port 443, or where the "
         "client named a port, at that of the first listener with `tls`. A number: at this port.",
     )
+
+    @property
+    def certificates(self) -> tuple[ListenTls, ...]:
+        """What it shows; the first one where no name fits."""
+        return self.tls if isinstance(self.tls, tuple) else () if self.tls is None else (self.tls,)
 
 
 def check_listen(listed: Sequence[Listen], positions: Positions) -> Iterator[Problem]:
@@ -54,7 +86,7 @@ def check_listen(listed: Sequence[Listen], positions: Positions) -> Iterator[Pro
     for index, listen in enumerate(listed):
         loc = ("server", "listen", index)
         if listen.tls is not None:
-            yield from check_tls(listen.tls, (*loc, "tls"), positions)
+            yield from check_certificates(listen.certificates, (*loc, "tls"), positions)
             if listen.redirect_to_https:
                 message = "`redirect_to_https` has no effect on a listener with `tls`: write it at the one for plain HTTP"
                 yield positions.problem((*loc, "redirect_to_https"), message, key=True)
@@ -77,8 +109,8 @@ def listener(listen: Listen, known: dict[Listener, Listener]) -> Listener:
         listen.address.port,
         listen.address.path,
         rights=listen.rights(),
-        tls_fingerprint=fingerprint(listen.tls) if listen.tls is not None else "",
+        tls_fingerprint=" ".join([fingerprint(entry) for entry in listen.certificates]),
     )
     if plain in known or listen.tls is None:
         return known.get(plain, plain)
-    return replace(plain, tls=server_context(listen.tls))
+    return replace(plain, tls=listen_context(listen.certificates))

@@ -9,6 +9,7 @@ from gateway.control.blocks.block import Asked, Block, Row, UpstreamFacts, line,
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import addresses
+from gateway.control.words.host_names import with_name
 from gateway.control.words.inherit import Resolved
 from gateway.control.words.model import Model, required, setting
 from gateway.control.words.values import repeated
@@ -36,7 +37,7 @@ def _rows(found: Resolved[tuple[Endpoint, ...]], facts: UpstreamFacts, asked: As
     return [
         (
             f"endpoint {at + 1}",
-            f"{endpoint.url.url} weight {endpoint.weight}{', backup' if endpoint.backup else ''}",
+            f"{with_name(endpoint.url.url)} weight {endpoint.weight}{', backup' if endpoint.backup else ''}",
             str(asked.positions.at((*facts.loc, "endpoints", at))),
         )
         for at, endpoint in enumerate(found.value)
@@ -48,4 +49,4 @@ def _host(written: str) -> bytes | None:
 
 
 ENDPOINTS: Final = Block[UpstreamFacts]("endpoints", check_written=_check, rows=_rows)
-HOST: Final = Block[UpstreamFacts]("host", compile=slot("host", _host), rows=line("host", str))
+HOST: Final = Block[UpstreamFacts]("host", compile=slot("host", _host), rows=line("host", with_name))
