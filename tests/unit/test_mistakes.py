@@ -283,6 +283,9 @@ def test_a_mistake_does_not_hide_another(tmp_path: Path) -> None:
 
     assert [problem.line for problem in found(tmp_path, text)] == [5, 7, 9]
 
+    text = GOOD.replace("upstream: app", "upstream: apq") + "extra: 1\n"
+    assert [problem.line for problem in found(tmp_path, text)] == [11, 12]
+
 
 @pytest.mark.parametrize(
     "line",

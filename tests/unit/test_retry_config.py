@@ -220,7 +220,7 @@ def test_an_inherited_mistake_is_told_once(config: Config) -> None:
 @pytest.mark.parametrize(
     "upstream,at,text",
     [
-        ("retry_budget: 0.2", "0.2", "did you mean `0.2%`?"),
+        ("retry_budget: 0.2", "0.2", "did you mean `20%`?"),
         ("retry_budget: {ratio: 120%}", "120%", "more than `100%`"),
         ("retry_budget: {window: 5m}", "5m", "between `100ms` and `60s`"),
         ("retry_budget: {min_per_second: -1}", "-1", "0"),

@@ -30,6 +30,8 @@ class Mended:
     problems: list[Problem] = field(default_factory=list)
     silenced: set[Position] = field(default_factory=set)
     """Keys without a value of which more is known now: that they have none is not said besides."""
+    provide: bool = False
+    """The upstreams may be what a word was meant for: those that routes name are not missing besides."""
 
 
 def mend(root: Mapping, errors: Iterable[dict[str, Any]], source: Source) -> Mended:
@@ -47,6 +49,7 @@ def mend(root: Mapping, errors: Iterable[dict[str, Any]], source: Source) -> Men
         if kind in ("model_type", "dict_type", "tuple_type"):
             _shape(root, loc, error, found, source)
     _cut_routes(root, missing, found, source.positions)
+    fill(root, provide=found.provide)
     return found
 
 
@@ -89,7 +92,7 @@ def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], foun
         parent.items["upstream"] = (parent.position, _nothing(parent.position))
     if foreign_file:
         parent.items["version"] = (parent.position, Scalar(parent.position, "1"))
-    fill(root, provide=names != [] and not block)
+    found.provide = found.provide or (names != [] and not block and "upstreams" not in parent.items)
 
 
 def _value_too(answer: Unknown, name: str, block: Loc, source: Source) -> Unknown:
@@ -224,7 +227,7 @@ def _shape(root: Mapping, loc: Loc, error: dict[str, Any], found: Mended, source
             if isinstance(item, Mapping):
                 item.items.pop("name", None)
         root.items["upstreams"] = (node.position, Mapping(node.position, items))
-        fill(root, provide=True)
+        found.provide = found.provide or not all(names)
     elif shape(loc) == ("upstreams", ANY):
         upstreams = root.items["upstreams"][1]
         name = str(loc[-1])
@@ -272,42 +275,54 @@ def _cut_routes(root: Mapping, missing: dict[Loc, list[str]], found: Mended, pos
 
 
 def fill(root: Mapping, *, provide: bool = False, nulls: bool = False) -> None:
-    """Let nothing follow from values that are missing or broken, and of which that is said already."""
+    """Let nothing follow from values that are missing or broken, and of which that is said already.
+
+    `provide`: the upstreams that routes name are there. `nulls`: upstreams without a value are, too.
+    """
     _merge(root)
+    listed = _below(root, "routes")
     upstreams = root.items["upstreams"][1] if "upstreams" in root.items else None
-    broken = isinstance(upstreams, Scalar) and upstreams.broken
-    if broken or (provide and upstreams is None):
-        upstreams = Mapping(root.position)
+    if (isinstance(upstreams, Scalar) and upstreams.broken) or (provide and upstreams is None):
+        provide, upstreams = True, Mapping(root.position)
         root.items["upstreams"] = (root.position, upstreams)
-    else:
-        provide = provide and isinstance(upstreams, Mapping)
-    routes = root.items["routes"][1] if "routes" in root.items else None
-    listed = [route for route in routes.items if isinstance(route, Mapping)] if isinstance(routes, Sequence) else []
-    blocks = (
-        [node for _, node in upstreams.items.values() if isinstance(node, Mapping)] if isinstance(upstreams, Mapping) else []
-    )
     if isinstance(upstreams, Mapping):
         for name, (key, node) in upstreams.items.items():
             if isinstance(node, Scalar) and node.broken and (nulls or not _is_null(node)):
                 upstreams.items[name] = (key, _upstream(node.position))
-        if broken or provide:
-            for route in listed:
-                for part in ("upstream", "fallback"):
-                    target = route.items[part][1] if part in route.items else None
-                    if isinstance(target, Scalar) and isinstance(target.value, str) and target.value not in ("", "off"):
-                        upstreams.items.setdefault(target.value, (target.position, _upstream(target.position)))
+        for target in (_scalar(route, part) for route in listed for part in ("upstream", "fallback")):
+            if provide and target is not None and isinstance(target.value, str) and target.value not in ("", "off"):
+                upstreams.items.setdefault(target.value, (target.position, _upstream(target.position)))
     first = next(iter(upstreams.items), None) if isinstance(upstreams, Mapping) else None
-    for block in (*listed, *blocks):
+    for block in _below(root, "upstreams"):
+        if (written := _scalar(block, "fallback")) is not None and written.broken:
+            del block.items["fallback"]
+    for block in listed:
         for part in (*_ACTIONS, "fallback"):
-            if part not in block.items or not (isinstance(node := block.items[part][1], Scalar) and node.broken):
+            if (written := _scalar(block, part)) is None or not written.broken:
                 continue
-            if part == "fallback":
-                del block.items[part]
-            elif part == "upstream" and first is not None:
-                block.items[part] = (block.items[part][0], Scalar(node.position, first))
-            elif block in listed:
-                del block.items[part]
-                block.items["respond"] = (node.position, Scalar(node.position, "404"))
+            key, _ = block.items.pop(part)
+            if part == "upstream" and first is not None:
+                block.items[part] = (key, Scalar(written.position, first))
+            elif part != "fallback":
+                block.items["respond"] = (key, Scalar(written.position, "404"))
+
+
+def _below(root: Mapping, name: str) -> list[Mapping]:
+    """The routes, or the upstreams, that are blocks."""
+    node = root.items[name][1] if name in root.items else None
+    nodes = (
+        node.items
+        if isinstance(node, Sequence)
+        else [one for _, one in node.items.values()]
+        if isinstance(node, Mapping)
+        else []
+    )
+    return [one for one in nodes if isinstance(one, Mapping)]
+
+
+def _scalar(block: Mapping, name: str) -> Scalar | None:
+    node = block.items[name][1] if name in block.items else None
+    return node if isinstance(node, Scalar) else None
 
 
 def _merge(node: Node) -> None:
