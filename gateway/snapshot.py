@@ -224,6 +224,8 @@ class Limit:
     """Fixed cost, no overrides, nothing exempt."""
     steady: bool
     """Plain, and the key says the same for all requests from one address to one host of one route."""
+    by_client: bool
+    """The client's address is a part of the key."""
     on_store_error: OnStoreError
     headers: Headers
     item: bytes

@@ -31,6 +31,7 @@ def add_commands(add: Add) -> None:
         "key", nargs="?", metavar="KEY", help="its value, such as an address; those of a combined key joined by |"
     )
     limits.add_argument("--limit", default="default", metavar="NAME", help="default: %(default)s")
+    limits.add_argument("--json", action="store_true", help="with `top`: all that `/limits` says, as JSON")
     add_admin(limits)
 
 
@@ -64,7 +65,10 @@ def _limits(options: argparse.Namespace) -> int:
     from urllib.parse import urlencode
 
     if options.action == "top":
-        return told(*ask(options, "GET", "/limits"))
+        from gateway.cli.limits import top_table
+
+        status, text = ask(options, "GET", "/limits")
+        return told(status, top_table(text) if status == 200 and not options.json else text)
     if options.route is None or options.key is None:
         fail(options.name, f"`{options.action}` needs ROUTE and KEY")
     query = urlencode({"route": options.route, "limit": options.limit, "key": options.key})

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class DeniedKey(NamedTuple):
+    """A key that a rate limit has denied, and how often."""
+
+    route: str
+    limit: str
+    digest: bytes
+    denied: int
+    error: int
+    """By how many `denied` is too high at most."""
+    client: bytes
+    """The client's address, where it is a part of the key, as keys have it (`request_keys.address_key`); empty: it is none.
+    The only part that is kept: the others may be secrets."""
+
 
 class TopKeys:
     """The keys that were denied most, in bounded memory (Space-Saving: a new key takes the place and the count of the least).
@@ -13,23 +29,23 @@ class TopKeys:
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
-        self._counts: dict[tuple[str, str, bytes], list[int]] = {}
+        self._counts: dict[tuple[str, str, bytes], tuple[list[int], bytes]] = {}
 
-    def denied(self, route: str, limit: str, digest: bytes) -> None:
+    def denied(self, route: str, limit: str, digest: bytes, client: bytes = b"") -> None:
         """One more denial."""
         key = (route, limit, digest)
         counts = self._counts
         entry = counts.get(key)
         if entry is not None:
-            entry[0] += 1
+            entry[0][0] += 1
             return
         error = 0
         if len(counts) >= self._size:
-            least = min(counts, key=lambda one: counts[one][0])
-            error = counts.pop(least)[0]
-        counts[key] = [error + 1, error]
+            least = min(counts, key=lambda one: counts[one][0][0])
+            error = counts.pop(least)[0][0]
+        counts[key] = [error + 1, error], client
 
-    def top(self) -> list[tuple[str, str, bytes, int, int]]:
-        """Route, limit, digest, count and error, the highest count first."""
-        ordered = sorted(self._counts.items(), key=lambda item: -item[1][0])
-        return [(*key, count, error) for key, (count, error) in ordered]
+    def top(self) -> list[DeniedKey]:
+        """The highest count first."""
+        ordered = sorted(self._counts.items(), key=lambda item: -item[1][0][0])
+        return [DeniedKey(*key, count, error, client) for key, ((count, error), client) in ordered]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gateway.headers import http_date
 from gateway.metrics import GatewayMetrics
-from gateway.metrics.top_keys import TopKeys
+from gateway.metrics.top_keys import DeniedKey, TopKeys
 from gateway.policies.overload import NOBODY
 from gateway.ports import LimitStore, LogSink
 from gateway.proxy.bodies.coding_threads import CodingThreads
@@ -113,8 +113,8 @@ class DataPlane:
         """Whether the store of rate limits outside the process answers; None without one."""
         return self.metrics.store.up if self.metrics.store is not None else None
 
-    async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
-        """The keys that rate limits have denied most; see `TopKeys.top`."""
+    async def denied_most(self) -> list[DeniedKey]:
+        """The keys that rate limits have denied most."""
         return self.top_keys.top()
 
     def forget_key(self, limit_id: bytes, digest: bytes) -> None:

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from gateway.metrics import UNMATCHED, ReloadMetrics
 from gateway.metrics.reloads import reload_families
 from gateway.metrics.sums import Sums, label_values
+from gateway.metrics.top_keys import DeniedKey
 from gateway.metrics.workers import WorkerMetrics, worker_families
 from gateway.snapshot import Snapshot
 from gateway.supervisor.slot import Slot, parts
@@ -81,13 +82,14 @@ class FleetMetrics:
             for slot in self._slots
         )
 
-    def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+    def denied_most(self) -> list[DeniedKey]:
         """The keys that rate limits have denied most, over all workers."""
-        counts: dict[tuple[str, str, bytes], tuple[int, int]] = {}
+        found: dict[tuple[str, str, str], DeniedKey] = {}
         for slot in self._slots:
-            for route, limit, digest, count, error in slot.report.get("denied", []):
-                key = (route, limit, bytes.fromhex(digest))
-                before = counts.get(key, (0, 0))
-                counts[key] = (before[0] + count, before[1] + error)
-        ordered = sorted(counts.items(), key=lambda item: -item[1][0])
-        return [(*key, count, error) for key, (count, error) in ordered]
+            for route, limit, digest, count, error, client in slot.report.get("denied", []):
+                one = DeniedKey(route, limit, bytes.fromhex(digest), count, error, bytes.fromhex(client))
+                before = found.get((route, limit, digest))
+                if before is not None:
+                    one = one._replace(denied=count + before.denied, error=error + before.error)
+                found[route, limit, digest] = one
+        return sorted(found.values(), key=lambda one: -one.denied)

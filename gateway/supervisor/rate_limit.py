@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from socket import socket
 
 from gateway.metrics import StoreMetrics
+from gateway.metrics.top_keys import DeniedKey
 from gateway.ports import LimitStore
 from gateway.proxy.rate_limit_store.batcher import LimitBatcher
 from gateway.proxy.rate_limit_store.local import LocalStore
@@ -63,7 +64,7 @@ class FleetCounts:
         """Whether the store outside answers; None without one."""
         return self._store.up if self._store is not None else None
 
-    async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
+    async def denied_most(self) -> list[DeniedKey]:
         """The keys that rate limits have denied most, over all workers."""
         await self._metrics.refresh()
         return self._metrics.denied_most()

@@ -207,7 +207,8 @@ class Orders:
             "number": number,
             "metrics": metrics,
             "denied": [
-                [route, name, digest.hex(), count, error] for route, name, digest, count, error in app.plane.top_keys.top()
+                [one.route, one.limit, one.digest.hex(), one.denied, one.error, one.client.hex()]
+                for one in app.plane.top_keys.top()
             ],
             "cpu": usage.ru_utime + usage.ru_stime,
             "memory": _resident(),

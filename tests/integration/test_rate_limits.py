@@ -284,17 +284,45 @@ async def test_state_and_reset_of_a_key(upstream: StartUpstream, gateway: StartG
 
 
 async def test_the_keys_that_are_denied_most(upstream: StartUpstream, gateway: StartGateway) -> None:
-    """They are shown as digests, with the limit and the count."""
+    """They are shown as digests, with the limit and the count; what a client sent as a key is never shown."""
     running = await limited(upstream, gateway, "{limit: 1/min, key: 'header:X-Key'}")
     await statuses(running, 5, "X-Key: hunter2")
-    code, output = await admin(running, "top")
+    code, output = await admin(running, "top", "--json")
     top = orjson.loads(output)["top"]
 
     assert code == 0
-    assert [(one["route"], one["limit"], one["denied"]) for one in top] == [("all", "default", 4)]
+    assert [(one["route"], one["limit"], one["denied"], one["client_ip"]) for one in top] == [("all", "default", 4, None)]
     assert "hunter2" not in output
     code, output = await admin(running, "key", "all", "hunter2")
     assert orjson.loads(output)["key"] == top[0]["key"]
+
+
+async def test_the_table_of_those_denied_most_leads_to_their_addresses(
+    upstream: StartUpstream, gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the client's address is a part of the key it stands in the table, as a trusted proxy tells it, and in no metric and
+    no log; what is in the table can be given to `limits key`."""
+    running = await limited(
+        upstream, gateway, "{limit: 1/min, key: [client_ip, route, 'header:X-Key']}", server="trusted_proxies: [127.0.0.1]"
+    )
+    assert (await admin(running, "top")) == (0, "no key has been denied\n")
+    await statuses(running, 4, "X-Key: hunter2", "X-Forwarded-For: 198.51.100.7")
+    await statuses(running, 2, "X-Key: hunter2", "X-Forwarded-For: 2001:db8:1:2:3::4")
+    await statuses(running, 3)
+    code, output = await admin(running, "top")
+    head, *rows = [line.split("  ") for line in output.splitlines()]
+
+    assert code == 0
+    assert [cell.strip() for cell in head if cell] == ["ROUTE", "LIMIT", "RULE", "DENIED", "KEY", "VALUE", "DIGEST"]
+    shown = [[cell.strip() for cell in row if cell] for row in rows]
+    assert [row[:6] for row in shown] == [
+        ["all", "default", "1 per 1m", str(denied), "client_ip|route|header:x-key", f"{client}|all|…"]
+        for denied, client in [(3, "198.51.100.7"), (2, "127.0.0.1"), (1, "2001:db8:1:2::/64")]
+    ]
+    code, output = await admin(running, "key", "all", "2001:db8:1:2::/64|all|hunter2")
+    assert (orjson.loads(output)["key"], orjson.loads(output)["remaining"]) == (shown[2][6], 0)
+    told = "".join(str(family.samples) for family in running.metrics.collect())
+    assert "rate_limit" in told and "198.51.100.7" not in told + caplog.text
 
 
 @pytest.mark.parametrize(

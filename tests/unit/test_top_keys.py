@@ -15,5 +15,15 @@ def test_the_worst_keys_are_found_among_many() -> None:
     rows = top.top()
 
     assert len(rows) == 16
-    assert rows[0][2] == b"worst"
-    assert rows[0][3] - rows[0][4] <= 500 <= rows[0][3]
+    assert rows[0].digest == b"worst"
+    assert rows[0].denied - rows[0].error <= 500 <= rows[0].denied
+
+
+def test_a_key_keeps_the_address_it_came_with_until_it_leaves() -> None:
+    """Addresses are kept for the keys that are listed, and for no others."""
+    top = TopKeys(size=2)
+    for number in range(4):
+        top.denied("r", "l", b"%d" % number, bytes([192, 0, 2, number]))
+    top.denied("r", "l", b"3")
+
+    assert [(one.digest, one.client) for one in top.top()] == [(b"3", bytes([192, 0, 2, 3])), (b"2", bytes([192, 0, 2, 2]))]

@@ -1,6 +1,7 @@
 """Rate limits at the admin listener: what there is, who is denied most, the state of a key, and its reset.
 
-Keys are shown as digests: they may be credentials. A reset changes something, so it is a POST with a token.
+Keys are shown as digests: they may be credentials. Of those denied most the client's address is told, where it is a part of the
+key. A reset changes something, so it is a POST with a token.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from aiohttp import web
 from gateway.control.admin.answers import Token, check_token, json_answer
 from gateway.control.blocks.traffic.rate_limit_compile import in_words, key_value
 from gateway.control.words.keys import Part
+from gateway.metrics.top_keys import DeniedKey
 from gateway.policies.rate_limit import seconds_up
 from gateway.ports import Answers, Check, LimitCall, LimitStore
 from gateway.proxy.rate_limit_store.local import LocalStore
+from gateway.proxy.steps.request_keys import key_address
 from gateway.snapshot import Limit, Snapshot
 
 PATIENCE: Final = 2.0
@@ -47,8 +50,8 @@ class LimitCounts(Protocol):
     def store_up(self) -> bool | None:
         """Whether the store outside answers; None without one."""
 
-    async def denied_most(self) -> list[tuple[str, str, bytes, int, int]]:
-        """The keys denied most: route, limit, digest, denials, and by how many that is too high at most."""
+    async def denied_most(self) -> list[DeniedKey]:
+        """The keys denied most, the highest count first."""
 
     def forget_key(self, limit_id: bytes, digest: bytes) -> None:
         """Whatever is remembered of a key in the processes of this gateway."""
@@ -90,8 +93,15 @@ class LimitPages:
                     for limit in route.rate_limit or ()
                 ],
                 "top": [
-                    {"route": route, "limit": limit, "key": digest.hex(), "denied": count, "too_high_by_at_most": error}
-                    for route, limit, digest, count, error in await counts.denied_most()
+                    {
+                        "route": one.route,
+                        "limit": one.limit,
+                        "key": one.digest.hex(),
+                        "client_ip": key_address(one.client) if one.client else None,
+                        "denied": one.denied,
+                        "too_high_by_at_most": one.error,
+                    }
+                    for one in await counts.denied_most()
                 ],
             }
         )

@@ -25,6 +25,11 @@ def address_key(address: IPv4Address | IPv6Address) -> bytes:
     return address.packed if address.version == 4 else address.packed[:8]
 
 
+def key_address(key: bytes) -> str:
+    """The address of such a key, as an operator writes it: `192.0.2.7` or `2001:db8:1:2::/64`."""
+    return str(IPv4Address(key)) if len(key) == 4 else f"{IPv6Address(key + bytes(8))}/64"
+
+
 def client_key(x: Exchange) -> bytes | None:
     """The client's address as a key; None when it has none (Unix sockets)."""
     if x.client_ip is not None:

@@ -147,6 +147,7 @@ def _limit(limit: RateLimit, scope: str, share: int, counted: LimitMetrics, *, c
         exempt_keys=exempt_keys,
         plain=plain,
         steady=plain and all(KeyPart(part.kind) in _STEADY for part in limit.key),
+        by_client=any(part.kind == KeyPart.CLIENT_IP.value for part in limit.key),
         on_store_error=OnStoreError(limit.on_store_error),
         headers=Headers(limit.headers) if enforce else Headers.NONE,
         item=b'"%b"' % limit.name.encode("ascii"),
