@@ -28,6 +28,8 @@ def salvage(data: dict[str, Any], faults: Iterable[Loc]) -> dict[str, Any]:
             left.pop(top, None)
         elif top == "routes":
             block[steps[0]] = _route(block[steps[0]], *steps)
+        elif isinstance(block, dict) and steps[0] not in block:
+            continue  # its key was a fault, and it has gone with it
         elif top == "upstreams" and steps[1:] != ["[key]"]:
             block[steps[0]] = _upstream(block[steps[0]], *steps[1:])
         elif isinstance(block, dict):
