@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from gateway.cli.examples import EXAMPLES
 from gateway.cli.main import _parser
 from gateway.demo import parser as demo_parser
 
@@ -72,6 +73,7 @@ def _lines() -> Iterator[str]:
     yield HEAD
     for name, parser in sorted(commands().items()):
         yield f"## `gateway {name}`\n\n{parser.description}\n\n```text\n{usage(name, parser)}\n```\n"
+        yield "```console\n{}\n```\n".format("\n".join(EXAMPLES[name]))
         actions = [action for action in parser._actions if not isinstance(action, _HelpAction)]
         if actions:
             yield "| argument | value | what it is |\n|---|---|---|"

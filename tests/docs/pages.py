@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.control.json_schema import rendered_schema
 from tests import architecture_page
-from tests.docs import commands_page, configuration_page, metrics_page, picture
+from tests.docs import commands_page, configuration_page, man_page, metrics_page, picture
 
 if __name__ == "__main__":
     docs = configuration_page.PAGE.parent
@@ -12,5 +12,6 @@ if __name__ == "__main__":
     (docs.parent / "config" / "gateway.schema.json").write_text(rendered_schema(), encoding="utf-8")
     commands_page.PAGE.write_text(commands_page.page(), encoding="utf-8")
     configuration_page.PAGE.write_text(configuration_page.page(), encoding="utf-8")
+    man_page.PAGE.write_text(man_page.page(), encoding="utf-8")
     picture.PAGE.write_text(picture.page(), encoding="utf-8")
     architecture_page.PAGE.write_text(architecture_page.page(), encoding="utf-8")

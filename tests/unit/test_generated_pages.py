@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.control.json_schema import json_schema
-from tests.docs import commands_page, configuration_page, metrics_page, picture
+from tests.docs import commands_page, configuration_page, man_page, metrics_page, picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {
@@ -16,6 +16,7 @@ PAGES = {
     "configuration.md": configuration_page.page,
     "explain.svg": picture.page,
     "metrics.md": metrics_page.reference,
+    "../deploy/man/gateway.1": man_page.page,
 }
 
 
