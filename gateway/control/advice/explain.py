@@ -50,6 +50,7 @@ _SHAPES: Final = {
     ("routes", "*", "max_in_flight"): "max_in_flight: 20",
     ("routes", "*", "hedge"): "hedge: p95",
     ("routes", "*", "retry"): "retry: 2",
+    ("routes", "*", "paths"): "match: {path: /api/**}",
     ("routes", "*", "rate_limit"): "rate_limit: 10/s",
     ("routes", "*", "redirect"): 'redirect: {to: "https://app.example.com", status: 308, keep_path: true}',
     ("routes", "*", "respond"): "respond: {status: 404, body: not here}",
