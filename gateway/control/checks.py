@@ -73,7 +73,7 @@ def _literal(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
     """Segments that other programs would take for parameters, and that stand for themselves here."""
     for one in resolved.routes:
         for path in one.facts.paths:
-            for segment in path.split("/"):
+            for segment in path.split("/") if "/:" in path or "/<" in path else ():
                 if segment[:1] in (":", "<"):
                     place = positions.at((*one.facts.loc, "match", "path"))
                     name = segment.strip(":<>").rpartition(":")[2] or "id"
