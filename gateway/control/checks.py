@@ -73,7 +73,7 @@ def _literal(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
     """Segments that other programs would take for parameters, and that stand for themselves here."""
     for one in resolved.routes:
         for path in one.facts.paths:
-            for segment in path.split("/"):
+            for segment in path.split("/") if "/:" in path or "/<" in path else ():
                 if segment[:1] in (":", "<"):
                     place = positions.at((*one.facts.loc, "match", "path"))
                     name = segment.strip(":<>").rpartition(":")[2] or "id"
@@ -167,7 +167,9 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
     if name is not None and name not in config.upstreams:
         known = list(config.upstreams)
         hint = did_you_mean(name, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
-        if "/" in name or ":" in name:
+        if name in ("off", "none", "false"):
+            hint = "without the line there is none: remove it"
+        elif "/" in name or ":" in name:
             hint = "a URL is an endpoint of an upstream: `upstreams: {app: {endpoints: [URL]}}`, and `upstream: app` here"
         yield positions.problem(loc, "there is no upstream of this name", hint)
 
@@ -175,7 +177,8 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
 def _names(config: Config, positions: Positions) -> Iterator[Problem]:
     for index, first in repeated(route.name for route in config.routes):
         place = positions.at(("routes", first, "name"))
-        yield positions.problem(("routes", index, "name"), f"another route has the same name, at {place}")
+        hint = f"write `{config.routes[index].name}-2`"
+        yield positions.problem(("routes", index, "name"), f"another route has the same name, at {place}", hint)
 
 
 def _route(index: int, route: Route, config: Config, positions: Positions) -> Iterator[Problem]:

@@ -100,12 +100,14 @@ def _candidates(value: Any, loc: Loc) -> Iterator[Any]:
     name = next((step for step in reversed(loc) if isinstance(step, str)), "")
     if isinstance(value, list):
         yield from value[:1] if len(value) == 1 else ()
+        if name in ("headers", "query") and all(isinstance(item, str) for item in value):
+            yield dict.fromkeys(value, True)
         if value and all(isinstance(item, dict) and len(item) == 1 for item in value):
             yield {key: item for one in value for key, item in one.items()}
             yield {"set": {key: item for one in value for key, item in one.items()}}
     elif isinstance(value, dict):
         yield [value]
-        yield from value.values() if len(value) == 1 else ()
+        yield from _of_single(*next(iter(value.items()))) if len(value) == 1 and name != "body" else ()
         if {"address", "port"} <= value.keys():
             yield [f"{value['address']}:{value['port']}"]
         if value and all(isinstance(item, str) for item in value.values()):
@@ -116,12 +118,22 @@ def _candidates(value: Any, loc: Loc) -> Iterator[Any]:
     yield from ({inner: value} for inner in _INSIDE.get(name, ()))
 
 
+def _of_single(key: str, value: Any) -> Iterator[Any]:
+    """A map with one key, which says how a text is meant elsewhere: `{prefix: /api}`, `{regexp: …}`."""
+    if key in ("prefix", "path_prefix", "startsWith") and isinstance(value, str):
+        yield f"{value.rstrip('/')}/**"
+    if key in ("regexp", "re", "pattern", "match", "safe_regex"):
+        yield {"regex": value}
+    if key != "regex":
+        yield value
+
+
 def _of_scalar(text: str, name: str, value: Any) -> Iterator[Any]:
     lower = text.strip().lower()
     if lower in _OFF:
-        yield from ("off", False, {"listen": "off"}, {"max_idle": "0"}, {"watch": False}, [])
-    if lower in _ON and name != "sticky":
-        yield from ("on", True, "always", "both", ["websocket"])
+        yield from ("off", False, "0%", {"listen": "off"}, {"max_idle": "0"}, {"watch": False}, [])
+    if lower in _ON and name not in ("sticky", "host", "name"):
+        yield from ("on", True, "always", "enforce", "both", ["websocket"])
     yield from _synonyms(text, name)
     if not isinstance(value, str):
         return
@@ -133,6 +145,12 @@ def _of_scalar(text: str, name: str, value: Any) -> Iterator[Any]:
     yield from ([text], [text.upper()], [text.lower()])
     if name == "rewrite_prefix" and text.startswith("/"):
         yield {"from": "/", "to": text}
+    pair = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)\s*[=:]\s*(.+)", text)
+    if pair is not None:
+        yield {pair[1]: pair[2]}
+    status = re.match(r"([2-5][0-9]{2})\b", text)
+    if status is not None:
+        yield status[1]
     if text.startswith("-"):
         yield [text[1:]]
     if lower not in _OFF | _ON:

@@ -11,7 +11,7 @@ from gateway.control.advice.cures import cure
 from gateway.control.advice.places import shape, shown_value, within
 from gateway.control.advice.tables import read_table
 from gateway.control.json_schema import known_fields
-from gateway.control.reading.nodes import Loc, Mapping, Positions, Scalar, Sequence
+from gateway.control.reading.nodes import Loc, Mapping, Node, Positions, Scalar, Sequence
 from gateway.control.reading.problems import Problem, hide_secrets
 
 _PLAIN_TEXTS: Final = {
@@ -37,6 +37,9 @@ _SHAPES: Final = {
     ("upstreams",): 'upstreams: {app: {endpoints: ["http://127.0.0.1:9000"]}}',
     ("upstreams", "*"): 'app: {endpoints: ["http://127.0.0.1:9000"]}',
     ("upstreams", "*", "health"): "health: {path: /healthz, interval: 5s}",
+    ("upstreams", "*", "health", "statuses"): "statuses: [200-399]",
+    ("upstreams", "*", "circuit_breaker", "statuses"): "statuses: [500, 502, 503, 504]",
+    ("upstreams", "*", "dns"): "dns: 30s",
     ("upstreams", "*", "sticky"): "sticky: SERVERID",
     ("server", "listen", "*", "tls"): "tls: {certificate: tls.crt, key: tls.key}",
     ("upstreams", "*", "tls"): "tls: {ca: ca.pem}",
@@ -47,6 +50,7 @@ _SHAPES: Final = {
     ("routes", "*", "max_in_flight"): "max_in_flight: 20",
     ("routes", "*", "hedge"): "hedge: p95",
     ("routes", "*", "retry"): "retry: 2",
+    ("routes", "*", "paths"): "match: {path: /api/**}",
     ("routes", "*", "rate_limit"): "rate_limit: 10/s",
     ("routes", "*", "redirect"): 'redirect: {to: "https://app.example.com", status: 308, keep_path: true}',
     ("routes", "*", "respond"): "respond: {status: 404, body: not here}",
@@ -124,14 +128,14 @@ def explained(error: dict[str, Any], source: Source) -> Problem | None:
     if isinstance(node, Scalar) and node.written:
         # What stands for `${…}` may be secret, and a hint may quote it.
         hint = f"after `{node.written[:80]}` was replaced" if not node.written.startswith("${file") else ""
-    elif not on_key and (not hint or (hint.startswith("did you mean") and isinstance(node, Scalar) and _listed(node.value))):
+    elif not on_key and (not hint or hint.startswith("as text") or (hint.startswith("did you mean") and _listed(node))):
         hint = _hint(kind, written, source, name, context) or hint
     return positions.problem(loc, f"`{name}`: {message}" if name else message, hint, key=on_key)
 
 
 def example_of(name: str) -> str:
     """What a field looks like; empty for the names that are free."""
-    shapes = {place[-1]: shape for place, shape in _SHAPES.items() if place[-1] != "*"}
+    shapes = {place[-1]: shape for place, shape in _SHAPES.items() if place[-1] not in ("*", "statuses")}
     return _EXAMPLES.get(name) or shapes.get(name, "")
 
 
@@ -155,8 +159,9 @@ def _missing(loc: Loc, positions: Positions) -> Problem | None:
     return positions.problem(block, f"the field `{name}` is missing{within(block, positions)}", hint)
 
 
-def _listed(value: Any) -> bool:
-    return isinstance(value, str) and any(mark in value for mark in ",|; ")
+def _listed(node: Node) -> bool:
+    """Whether a text has several parts."""
+    return isinstance(node, Scalar) and isinstance(node.value, str) and any(mark in node.value for mark in ",|; ")
 
 
 def _hint(kind: str, loc: Loc, source: Source, name: str, context: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], foun
             message = f"unknown fields {several}{within(block, positions)}"
         found.problems.append(positions.problem((*block, together[0]), message, answer.hint, key=True))
     for name, answer in answers.items():
-        _put_right(root, parent, block, name, answer)
+        _put_right(root, block, name, answer, missing)
     if foreign_file or any(not (answer.meant or answer.stands_for or answer.elsewhere) for answer in answers.values()):
         for name in missing:
             parent.items.setdefault(name, (parent.position, _nothing(parent.position)))
@@ -137,15 +137,21 @@ def _dedent(root: Mapping, block: Loc, name: str, found: Mended, positions: Posi
     return True
 
 
-def _put_right(root: Mapping, parent: Mapping, block: Loc, name: str, answer: Unknown) -> None:
+def _put_right(root: Mapping, block: Loc, name: str, answer: Unknown, missing: list[str]) -> None:
+    parent: Node = root
+    for step in block:
+        parent = _inside(parent, step)
+    assert isinstance(parent, Mapping)
     key, node = parent.items.pop(name)
     if answer.meant:
         if answer.meant in _ACTIONS and parent.items.keys() & set(_ACTIONS):
             return  # a route has only one of them
         parent.items.setdefault(answer.meant, (key, node))
     elif answer.stands_for:
-        parent.items.setdefault(answer.stands_for, (key, _nothing(node.position)))
-    elif answer.place is not None:
+        # (A limit that is broken would be taken out, and be missing then.)
+        least = answer.stands_for == "limit" and block[-1:] == ("max_in_flight",)
+        parent.items.setdefault(answer.stands_for, (key, Scalar(key, "1000") if least else _nothing(node.position)))
+    elif answer.place is not None and (not answer.place[len(block) :] or answer.place[len(block)] in missing):
         _move(root, block, answer.place, name, (key, node))
 
 

@@ -23,13 +23,18 @@ _REFERENCES: Final = (
 
 def polish(problems: Iterable[Problem], lines: Mapping[str, list[str]]) -> list[Problem]:
     """The problems, told by their cause."""
-    return [_hinted(_reference(_character(problem, lines), lines)) for problem in problems]
+    listed = list(problems)
+    tagged = {(one.file, one.line, one.column) for one in listed if one.message.startswith("the tag `")}
+    told = [one for one in listed if one.message.startswith("the tag `") or (one.file, one.line, one.column) not in tagged]
+    return [_hinted(_reference(_character(problem, lines), lines)) for problem in told]
 
 
 def _hinted(problem: Problem) -> Problem:
     """A cure for mistakes that are found where nothing is known of what else is in the file."""
     if problem.hint:
         return problem
+    if problem.message.startswith("the tag `"):
+        return replace(problem, hint="a text that begins with `!` needs quotes")
     if "stands twice; first on line" in problem.message:
         return replace(problem, hint="remove one of the two, or put what they hold under one of them")
     if problem.message == "a key must be plain text" and "{{" in problem.source:

@@ -47,10 +47,19 @@ def all_problems(root: Mapping, lines: dict[str, list[str]], base: Path, problem
             found.update(dict.fromkeys(checks.check(config, resolve_config(config), positions)))
             break
         faults = [tuple(one["loc"]) for one in errors]
+        same: set[tuple[Loc, str, int]] = set()
         for one in errors:
             # What is missing only now has just been taken out.
             problem = explained(one, source) if not turn or one["type"] not in ("missing", "too_short") else None
-            found.update({} if problem is None else {problem: None})
+            if problem is None:
+                continue
+            # Entries of one list, in one line, that are wrong in the same way are one mistake.
+            loc = tuple(one["loc"])
+            entry = next((at for at in range(len(loc) - 1, 1, -1) if isinstance(loc[at], int)), len(loc))
+            mark = (loc[:entry], problem.message, problem.line)
+            if mark not in same:
+                found[problem] = None
+            same.add(mark)
     return list(found)
 
 
@@ -61,6 +70,8 @@ def _null(problem: Problem, root: Mapping) -> Problem:
         return problem
     upstreams = root.items["upstreams"][1] if "upstreams" in root.items else None
     names = list(upstreams.items) if isinstance(upstreams, Mapping) else []
+    if re.search(r":\s*&\S+\s*$", problem.source):
+        return replace(problem, hint="a text that begins with `&` needs quotes")
     example = f"{match[1]}: {names[0]}" if match[1] in ("upstream", "fallback") and names else example_of(match[1])
     return replace(problem, hint=f"write `{example}`, or remove the line") if example else problem
 

@@ -82,7 +82,7 @@ def _known(problem: str, context: str, lines: list[str], opened: tuple[int, int]
     line = lines[at[0]] if at[0] < len(lines) else ""
     if "',' or" in problem:
         return _in_brackets(lines, opened, at)
-    if "alphabetic or numeric" in problem or "cannot start any token" in problem:
+    if "comment or line break" in problem or "alphabetic or numeric" in problem or "cannot start any token" in problem:
         return _first_character(lines[opened[0]], *opened)
     if "could not find expected ':'" in problem:
         return _without_colon(lines[opened[0]], *opened)
@@ -135,6 +135,13 @@ def _in_brackets(lines: list[str], opened: tuple[int, int], at: tuple[int, int])
         return Mistake(
             at[0] + 1, column + 1, 1, f"not valid YAML: `{bracket}` is closed by `{line[column]}`", f"write `{closing}`"
         )
+    if line[column : column + 1] == ":" and (start := line.rfind(": ", 0, column)) >= 0:
+        text = re.split(r"[,}\]]", line[start + 2 :])[0].strip()
+        message = "not valid YAML: a value with a colon and a blank in it needs quotes"
+        return Mistake(at[0] + 1, start + 3, len(text), message, f'write `"{text}"`')
+    if at[0] == opened[0] and line[column : column + 1] == '"':
+        text = (re.match(r'"[^"]*"', line[column:]) or ['"'])[0]
+        return Mistake(at[0] + 1, column + 1, len(text), "not valid YAML: a comma is missing", f"write `, {text}`")
     if at[0] == opened[0]:
         return Mistake(
             at[0] + 1,

@@ -124,6 +124,10 @@ def _parse_network(text: str) -> str:
 def _parse_upstream_host(text: str) -> str:
     if text in ("preserve", "endpoint"):
         return text
+    if "$" in text:
+        raise invalid(
+            "there are no variables: `preserve` sends the client's own `Host`, `endpoint` that of the URL", "write `preserve`"
+        )
     text = ascii_host(text)
     if not text or normalise_host(text.encode("ascii")) is None:
         raise invalid("expected `preserve`, `endpoint` or a host name", did_you_mean(text, ("preserve", "endpoint")))

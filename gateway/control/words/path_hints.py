@@ -25,7 +25,7 @@ def path_hint(text: str) -> str:
     if re.match(r"https?://", written):
         host, path = urlsplit(written).netloc, urlsplit(written).path or "/**"
         return f"host and path are two words: `match: {{host: {host}, path: {path}}}`" if _right(path) else ""
-    if written.startswith("/") and "?" in written:
+    if re.fullmatch(r"/[^?()\\]*\?[A-Za-z0-9_.-]+(?:=.*)?", written):
         path, _, query = written.partition("?")
         name, _, value = query.partition("&")[0].partition("=")
         return f'the query is another word: `match: {{path: {path}, query: {{{name}: "{value}"}}}}`' if _right(path) else ""
@@ -39,7 +39,12 @@ def path_hint(text: str) -> str:
 def _like(text: str) -> str:
     """`write …` for a path in another dialect."""
     path = re.sub(r"^(?:~\*?|\^~|=)\s*", "", text)
-    path = path.removeprefix("^").removesuffix("$")
+    path = path.removeprefix("^").removesuffix("$").removesuffix("/?")
+    path = re.sub(r"\{([A-Za-z_]\w*(?:-\w+)+)\}", lambda match: match[0].replace("-", "_"), path)
+    path = re.sub(
+        r"(?<=/)[A-Za-z0-9._-]+\{([A-Za-z_]\w*)\}[A-Za-z0-9._-]*|(?<=/)\{([A-Za-z_]\w*)\}[A-Za-z0-9._-]+", r"{\1\2}", path
+    )
+    path = re.sub(r"\{([A-Za-z0-9._-]+(?:,[A-Za-z0-9._-]+)+)\}", lambda match: f"({match[1].replace(',', '|')})", path)
     path = re.sub(r"(?:/\.\*|\(/\.\*\)\??|/\*|/?\(\.\*\)|\(/\|\$\))$", "/**", path)
     path = re.sub(r"(?<=[^/*.])\*$|(?<=[^/])\.\*$", "/**", path)
     path = re.sub(r"/:[A-Za-z_]\w*\*$", "/**", path)

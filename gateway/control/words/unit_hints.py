@@ -73,7 +73,8 @@ def means_no_limit(text: str) -> bool:
 
 def size_hint(text: str) -> str:
     """A size, or empty."""
-    match = re.fullmatch(r"([0-9]+(?:[.,][0-9]+)?|[0-9]{1,3}(?:[_,][0-9]{3})+)([a-z]*)", text.replace(" ", "").lower())
+    written = re.sub(r"(?:/s|ps)$", "", text.replace(" ", "").lower())
+    match = re.fullmatch(r"([0-9]+(?:[.,][0-9]+)?|[0-9]{1,3}(?:[_,][0-9]{3})+)([a-z]*)", written)
     if match is None or len(text) > _LONGEST or match[2] not in _SIZES:
         return ""
     number = match[1]

@@ -47,7 +47,10 @@ def parse_duration(text: str) -> float:
 
 def parse_duration_within(text: str, least: str, most: str) -> float:
     """Seconds from a duration between these two. Raises UnitError."""
-    seconds = parse_duration(text)
+    try:
+        seconds = parse_duration(text)
+    except UnitError as error:
+        raise UnitError(str(error), error.hint if error.hint != "0s" else "") from None
     if not parse_duration(least) <= seconds <= parse_duration(most):
         raise UnitError(f"must be between `{least}` and `{most}`")
     return seconds

@@ -28,6 +28,7 @@ NO_LIMIT: Final = -1
 
 _FIELD_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}")
+_VARIABLE: Final = re.compile(r"\$\{?[a-z_]+|\$[0-9]|\{(?:uri|path|host|http\.)")
 _LOCATION: Final = re.compile(r"[!-~]+")
 
 
@@ -235,6 +236,9 @@ def _parse_method(text: str) -> str:
 
 
 def _parse_match_path(text: str) -> str:
+    if text.startswith("/") and re.search(r"[,|\s]\s*/", text) is not None:
+        parts = re.split(r"[,|\s]+", text.strip())
+        raise invalid("these are several paths", f"write `path: [{', '.join(parts)}]`")
     if len(text) > 1024 or any(character in text for character in "?#\\%"):
         raise invalid("a path is at most 1024 characters of decoded text without `?`, `#`, `%` and `\\`", path_hint(text))
     try:
@@ -253,6 +257,10 @@ def _parse_prefix(text: str) -> str:
 
 
 def _parse_location(text: str) -> str:
+    variable = _VARIABLE.search(text)
+    if variable is not None:
+        kept = text[: variable.start()] or "https://app.example.com"
+        raise invalid("there are no variables in a redirect", f'write `redirect: {{to: "{kept}", keep_path: true}}`')
     if len(text) > 2048 or _LOCATION.fullmatch(text) is None or re.match(r"(?:https?://[^/?#]|/(?!/))", text) is None:
         raise invalid("a redirect leads to `https://…`, `http://…` or `/…`, in printable ASCII without blanks")
     return text
