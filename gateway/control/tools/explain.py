@@ -45,14 +45,19 @@ def explain(
     listed = route_matches(loaded.config)
     found = _found(Router((match, (index, match)) for index, match in listed), x)
     if route is None or not isinstance(found, Found):
-        lines += [_refused(found, trial.failed), *who, "", *_routes(loaded, listed, x)]
+        lines += [_refused(found, trial.failed), *_challenge(loaded, trial), *who, "", *_routes(loaded, listed, x)]
         return "\n".join(lines)
     winner, taking = found.value
     place = _place(loaded, ("routes", winner, "name"))
     lines.append(f"→ route `{route.name}` ({place}), {_action(loaded.config.routes[winner])}")
-    if x.client.listener in x.snapshot.to_https and x.scheme() == b"http":
-        lines.append(f"  ACME challenges pass: {_redirecting(loaded, trial)} takes the rest of plain HTTP")
-    lines += [*who, "", *_routes(loaded, listed, x, winner, taking), "", f"what holds for `{route.name}`:"]
+    lines += [
+        *_challenge(loaded, trial),
+        *who,
+        "",
+        *_routes(loaded, listed, x, winner, taking),
+        "",
+        f"what holds for `{route.name}`:",
+    ]
     return "\n".join(lines + _table(_holds(loaded, loaded.resolved.routes[winner], trial, asked)))
 
 
@@ -99,6 +104,14 @@ def _to_https(loaded: Loaded, trial: Trial, redirect: Redirect) -> list[str]:
         f"→ {redirect.status}, Location: {location(trial.x, redirect).decode('ascii', 'replace')}",
         f"  {_redirecting(loaded, trial)} takes all of plain HTTP but ACME challenges ({ACME.decode('ascii')}…)",
     ]
+
+
+def _challenge(loaded: Loaded, trial: Trial) -> list[str]:
+    """Why a listener that sends plain HTTP to HTTPS has let the request pass."""
+    x = trial.x
+    if x.client.listener not in x.snapshot.to_https or x.scheme() != b"http":
+        return []
+    return [f"  ACME challenges pass: {_redirecting(loaded, trial)} takes the rest of plain HTTP"]
 
 
 def _redirecting(loaded: Loaded, trial: Trial) -> str:

@@ -154,7 +154,8 @@ def try_out(
         x = Exchange(caller, snapshot, request_reader(snapshot).read(head, len(head)), 0.0)
         route, refused = _matched(x)
     except Failed as failed:
-        raise RequestError(f"answered {failed.failure.status} before routing: {failed.detail}") from None
+        why = failed.detail or failed.failure.title
+        raise RequestError(f"answered {failed.failure.status} before routing: {why}") from None
     if route is not None:
         start_deadline(x, route)
     return Trial(x, route, refused, by, peer is not None, trusted.asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.control.blocks.block import Row
@@ -13,7 +14,7 @@ from gateway.endpoints import Affinity
 from gateway.headers import UNIX, Networks
 from gateway.policies.timeout import parse_budget_ms, remaining_ms
 from gateway.proxy.attempts.load_balancing import hash_key, pick
-from gateway.proxy.steps.request_keys import cookie_value
+from gateway.proxy.steps.request_keys import cookie_value, key_part
 from gateway.request_key import KeyPart
 from gateway.snapshot import Upstream
 
@@ -23,16 +24,14 @@ _PROXIES: Final = ("server", "trusted_proxies")
 def asking(loaded: Loaded, trial: Trial) -> list[Row]:
     """Who asks, as the gateway believes it, and by which listener and scheme."""
     listener: Row = ("listener", str(trial.listen.address), _listener_place(loaded, trial))
-    return [("client", _client(loaded, trial), _proxies_place(loaded)), listener, ("scheme", _scheme(trial), "")]
+    # Where proxies are believed, what is said of the client names the place of each.
+    proxies = "" if trial.x.client.trusted else str(loaded.positions.written(_PROXIES) or BUILT_IN)
+    return [("client", _client(loaded, trial), proxies), listener, ("scheme", _scheme(trial), "")]
 
 
 def _listener_place(loaded: Loaded, trial: Trial) -> str:
     index = loaded.config.server.listen.index(trial.listen)
     return str(loaded.positions.written(("server", "listen", index)) or BUILT_IN)
-
-
-def _proxies_place(loaded: Loaded) -> str:
-    return str(loaded.positions.written(_PROXIES) or BUILT_IN)
 
 
 def _forwarded(trial: Trial, name: bytes) -> bytes | None:
@@ -142,10 +141,15 @@ def _endpoint(trial: Trial, upstream: Upstream, affinity: Affinity) -> str:
         if value and value in upstream.group.by_cookie:
             return f"{chosen.label}, if available: the cookie `{cookie}` names it"
         ignored = f"; the cookie `{cookie}` " + ("is missing" if not value else "names no endpoint")
-    parts = " and ".join(kind.value + (f":{name.decode()}" if name else "") for kind, name in affinity.key)
-    if affinity.key and hash_key(x, route, affinity) is not None:
-        return f"{chosen.label}, if available and not over its share: by the hash of {parts}{ignored}"
-    if not trial.from_known and any(part is KeyPart.CLIENT_IP for part, _ in affinity.key):
-        return f"not known: by the hash of {parts}, say who asks with --from ADDRESS{ignored}"
-    missing = f": {parts} is missing" if affinity.key else ""
-    return f"any of them{missing}{ignored}"
+    if not affinity.key:
+        return f"any of them{ignored}"
+    if hash_key(x, route, affinity) is not None:
+        return f"{chosen.label}, if available and not over its share: by the hash of {_parts(affinity.key)}{ignored}"
+    missing = [(kind, name) for kind, name in affinity.key if key_part(x, route, kind, name) is None]
+    if missing == [(KeyPart.CLIENT_IP, b"")] and not trial.from_known:
+        return f"not known: by the hash of {_parts(affinity.key)}, and --from ADDRESS says who asks{ignored}"
+    return f"any of them: {_parts(missing)} is missing{ignored}"
+
+
+def _parts(key: Sequence[tuple[KeyPart, bytes]]) -> str:
+    return " and ".join(f"{kind.value}:{name.decode()}" if name else kind.value for kind, name in key)

@@ -170,7 +170,8 @@ def _rows(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, asked: Aske
         exact = " (exact)" if settings.exact else ""
         rows.append((name, f"{in_words(settings)}, {limit.algorithm}{exact}{mode}{shared}", place))
         if (counted := asked.counted.get(limit.name)) is not None:
-            rows += _counted(name, limit, counted, str(asked.positions.at((*found.origin, number, "exempt"))))
+            places = {word: str(asked.positions.at((*found.origin, number, word))) for word in ("exempt", "overrides")}
+            rows += _counted(name, limit, counted, places)
         if limit.candidate is not None:
             rows.append(
                 (f"{name}.candidate", f"{in_words(settings_of(candidate_of(limit, limit.candidate)))}, only counted", "")
@@ -186,15 +187,15 @@ def _who_counts(asked: Asked) -> Row:
     return "rate_limit counts", "in the supervisor, for all workers", str(written(("server", "workers")) or BUILT_IN)
 
 
-def _counted(name: str, limit: RateLimit, counted: Counted, exempt: str) -> Iterator[Row]:
+def _counted(name: str, limit: RateLimit, counted: Counted, places: dict[str, str]) -> Iterator[Row]:
     """What the data plane counts the request by, and as how much."""
     yield f"{name}.key", _key(limit, counted), ""
     if counted.digest is not None:
         yield f"{name}.digest", counted.digest.hex(), ""
     if counted.decision == "exempt":
-        yield f"{name}.exempt", "yes: it is not counted", exempt
+        yield f"{name}.exempt", "yes: it is not counted", places["exempt"]
     if counted.overridden:
-        yield f"{name}.overrides", f"{in_words(counted.settings)} for this key", ""
+        yield f"{name}.overrides", f"{in_words(counted.settings)} for this key", places["overrides"]
     cost = limit.cost.header or limit.cost.query
     if cost or limit.cost.default != 1:
         text = f"{cost}, {limit.cost.min} to {limit.cost.max}" if cost else str(limit.cost.default)
