@@ -196,8 +196,9 @@ def _settle_each(
 
 def _refuse(x: Exchange, route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check]]) -> None:
     for _, limit, check in denied:
-        client = client_key(x) if limit.by_client else None
-        plane.top_keys.denied(route.name, limit.name, check.digest, client or b"")
+        if not plane.top_keys.again(route.name, limit.name, check.digest):
+            client = client_key(x) if limit.by_client else None
+            plane.top_keys.enter(route.name, limit.name, check.digest, client or b"")
     wait, limit, _ = max(denied, key=lambda one: one[0])
     seconds = seconds_up(wait)
     raise Failed(
