@@ -23,6 +23,12 @@ def add_commands(add: Add) -> None:
     explain.add_argument("config", metavar="CONFIG")
     explain.add_argument("method", metavar="METHOD")
     explain.add_argument("url", metavar="URL", help="https://host/path?query, or /path")
+    explain.add_argument(
+        "--from", dest="peer", metavar="ADDRESS", help="who is at the other end of the connection: an address, or `unix`"
+    )
+    explain.add_argument(
+        "--listen", metavar="ADDRESS", help="the listener it comes in by, as in `server.listen`; default: the first that fits"
+    )
     explain.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'", help="a request header")
     add_config(add("routes", _routes, "List the routes in the order in which they are tried."))
     add("schema", _schema, "Print the JSON schema of the configuration file.")
@@ -96,10 +102,12 @@ def diff_running(options: argparse.Namespace, file: str) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from gateway.control.tools.explain import RequestError, explain
+    from gateway.control.tools.explain import explain
+    from gateway.control.tools.trial import RequestError
 
     try:
-        print(explain(load(options.config), options.method, options.url, options.header))
+        loaded = load(options.config)
+        print(explain(loaded, options.method, options.url, options.header, peer=options.peer, listen=options.listen))
     except RequestError as error:
         fail(options.name, str(error))
     return OK

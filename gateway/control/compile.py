@@ -29,6 +29,8 @@ from gateway.snapshot import Redirect, Route, Snapshot, Upstream
 
 TO_HTTPS: Final = "_to_https"
 """The name of the routes that `redirect_to_https` makes."""
+REDIRECT_FACTS: Final = RouteFacts(("server", "listen"), TO_HTTPS)
+"""What their blocks, those of `defaults`, know of them."""
 
 
 def compile_config(
@@ -114,6 +116,6 @@ def _to_https(server: Server, defaults: ResolvedRoute, making: Making) -> dict[b
         if port is not False:
             other, named = (HTTPS, first) if port is True else (port, port)
             suffixes = (https_port(other), https_port(named))
-            route = _route(replace(defaults, facts=RouteFacts(("server", "listen"), TO_HTTPS)), {}, making)
+            route = _route(replace(defaults, facts=REDIRECT_FACTS), {}, making)
             found[str(listen.address).encode()] = replace(route, redirect=Redirect(308, b"", True, True, suffixes))
     return found

@@ -31,19 +31,22 @@ class TopKeys:
         self._size = size
         self._counts: dict[tuple[str, str, bytes], tuple[list[int], bytes]] = {}
 
-    def denied(self, route: str, limit: str, digest: bytes, client: bytes = b"") -> None:
-        """One more denial."""
-        key = (route, limit, digest)
+    def again(self, route: str, limit: str, digest: bytes) -> bool:
+        """One more denial of a key that is listed. False: it is not, so `enter` it; only then its client is asked for."""
+        entry = self._counts.get((route, limit, digest))
+        if entry is None:
+            return False
+        entry[0][0] += 1
+        return True
+
+    def enter(self, route: str, limit: str, digest: bytes, client: bytes) -> None:
+        """The first denial of a key that is not listed."""
         counts = self._counts
-        entry = counts.get(key)
-        if entry is not None:
-            entry[0][0] += 1
-            return
         error = 0
         if len(counts) >= self._size:
             least = min(counts, key=lambda one: counts[one][0][0])
             error = counts.pop(least)[0][0]
-        counts[key] = [error + 1, error], client
+        counts[route, limit, digest] = [error + 1, error], client
 
     def top(self) -> list[DeniedKey]:
         """The highest count first."""

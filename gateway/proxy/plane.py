@@ -19,6 +19,13 @@ from gateway.proxy.wire.http1_request import RequestReader, request_kinds
 from gateway.snapshot import Snapshot
 
 
+def request_reader(snapshot: Snapshot) -> RequestReader:
+    """Reads request heads, and keeps of their fields what the snapshot asks for."""
+    names = snapshot.names
+    noted = {names.request_id, names.budget, b"x-server-timing"} | ({names.priority} if names.priority else set())
+    return RequestReader(request_kinds(noted, snapshot.match_fields))
+
+
 class PlaneConnection(Protocol):
     """What the plane asks of the connections of its clients."""
 
@@ -70,7 +77,6 @@ class DataPlane:
 
     def apply(self, snapshot: Snapshot) -> None:
         """New requests live in `snapshot` from now on."""
-        names = snapshot.names
         self._open_gates(snapshot)
         self.snapshot = snapshot
         for upstream in snapshot.upstreams:
@@ -79,8 +85,7 @@ class DataPlane:
         limits = self.limits = snapshot.server.limits
         # A field line has at least 4 bytes, so a head of this size can break no limit.
         self.surely_small = min(limits.target, limits.headers, 4 * limits.header_count)
-        noted = {names.request_id, names.budget, b"x-server-timing"} | ({names.priority} if names.priority else set())
-        self.reader = RequestReader(request_kinds(noted, snapshot.match_fields))
+        self.reader = request_reader(snapshot)
         self.via_line = b"Via: 1.1 %b\r\n" % snapshot.server.name.encode("ascii")
         self.local_counts.resize(snapshot.server.limits.rate_limit_keys)
         self.limit_store.forget()

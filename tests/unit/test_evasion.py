@@ -8,7 +8,8 @@ import pytest
 
 from gateway.control.load import Loaded, load
 from gateway.control.reading.problems import ConfigError
-from gateway.control.tools.explain import RequestError, explain
+from gateway.control.tools.explain import explain
+from gateway.control.tools.trial import RequestError
 
 FORWARD = "paths: {dot_segments: forward}"
 S3 = "{name: s3, match: {host: s3.test}, upstream: u, paths: {dot_segments: forward}}"

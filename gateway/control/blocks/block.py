@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from gateway.control.reading.nodes import Loc, Positions
@@ -13,6 +13,7 @@ from gateway.control.words.inherit import Resolved
 from gateway.errors import Failure
 from gateway.gates import Gate
 from gateway.metrics import GatewayMetrics
+from gateway.policies.rate_limit import LimitSettings
 from gateway.router import split_path
 from gateway.snapshot import GateSettings, Route
 
@@ -76,13 +77,27 @@ class Request:
     """A request to explain, with its field names in lower case."""
 
     method: bytes
-    host: bytes
-    path: bytes
-    """Normalised; as it was sent when it holds dot segments."""
-    query: dict[bytes, bytes]
     headers: dict[bytes, bytes]
-    dots: bool = False
-    """The path holds dot segments."""
+    facts: Mapping[str, bytes]
+    """What the gateway knows of it, by the words of `request_fields`; what it does not know is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the data plane makes of a request at one rate limit."""
+
+    values: tuple[bytes | None, ...]
+    """Of the parts of its key; None: the request has no such part."""
+    from_known: bool
+    """It was said who asks; else a client's address is not missing but unknown."""
+    digest: bytes | None
+    """What it is counted under; None: it is not counted, or the client of which its key is made is not known."""
+    decision: str
+    """`exempt`, `skipped` or `missing_denied` (`metrics.rate_limit.DECISIONS`); empty: it is counted."""
+    settings: LimitSettings
+    """The numbers that hold for this key."""
+    overridden: bool
+    cost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,6 @@ class Asked:
     """What explaining needs of the request and of the rest of the file."""
 
     request: Request
-    parameters: Mapping[str, bytes]
     positions: Positions
     file: Blocks
     """The blocks at the top of the file."""
@@ -101,6 +115,8 @@ class Asked:
     """By scope and name: a limit on what is in flight, and the ranks of the requests that pass it."""
     fallbacks: tuple[Resolved[str], ...] = ()
     """The upstreams that serve in place of the route's own."""
+    counted: Mapping[str, Counted] = field(default_factory=dict)
+    """By the names of the rate limits."""
 
 
 F = TypeVar("F", RouteFacts, UpstreamFacts)

@@ -3,131 +3,140 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
-from gateway.control.blocks.block import Asked, Request
-from gateway.control.blocks.message.paths import FORWARD
+from gateway.control.blocks.block import Asked, Request, Row
 from gateway.control.blocks.registry import ROUTE_BLOCKS, UPSTREAM_BLOCKS
 from gateway.control.blocks.upstream.fallback import places
+from gateway.control.compile import REDIRECT_FACTS
 from gateway.control.load import Loaded
 from gateway.control.matches import route_matches
 from gateway.control.reading.nodes import Loc
+from gateway.control.resolved import ResolvedRoute
 from gateway.control.schema import Route
-from gateway.control.words.host_names import ascii_host, with_name
-from gateway.headers import FIELD_NAME, normalise_host
+from gateway.control.tools.trial import Trial, field_of, try_out
+from gateway.control.tools.who import asking, forwarded
+from gateway.control.words.host_names import with_name
+from gateway.errors import Failed
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.steps.match import ACME
+from gateway.proxy.steps.own_answer import location
 from gateway.router import (
     LISTENER,
     SCHEME,
-    AmbiguousPathError,
-    DotSegmentError,
     Found,
     Match,
     MethodNotAllowed,
     Router,
     Unmatched,
-    normalise_path,
     rank,
 )
+from gateway.snapshot import Redirect
 
 T = TypeVar("T")
 
 
-class RequestError(ValueError):
-    """The request to explain is not one."""
-
-
-def parse_request(loaded: Loaded, method: str, url: str, headers: Sequence[str]) -> Request:
-    """The request of a command line. Raises RequestError."""
-    fields = _fields(headers)
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise RequestError(f"`{url}` is not a URL: {error}") from None
-    if parts.scheme not in ("", "http", "https") or (parts.scheme and not parts.netloc):
-        raise RequestError(f"`{url}` is not a URL: write `https://host/path` or `/path`")
-    path = parts.path or "/"
-    rest = parts._replace(netloc="").geturl()
-    if not path.startswith("/") or not (rest.isascii() and url.isprintable() and " " not in url):
-        raise RequestError(f"`{url}`: the path starts with `/` and is ASCII, percent-encoded where needed")
-    host = _host(parts.netloc.rpartition("@")[2] or fields.get(b"host", b"").decode("utf-8", "replace"))
-    if host is None:
-        raise RequestError("the host is not valid")
-    paths = loaded.config.server.paths
-    sent, dots = path.encode("ascii"), False
-    try:
-        normalised = normalise_path(
-            sent, encoded_slash=paths.encoded_slash == "match", double_slash=paths.double_slash == "match"
-        )
-    except DotSegmentError:
-        normalised, dots = sent, True
-    except AmbiguousPathError as error:
-        raise RequestError(f"answered 400 before routing: {error}") from None
-    query = parse_qsl(parts.query.encode("ascii"), keep_blank_values=True)
-    scheme = parts.scheme or "http"
-    by = [listen for listen in loaded.config.server.listen if (listen.tls is not None) is (scheme == "https")]
-    fields[SCHEME] = scheme.encode("ascii")
-    fields[LISTENER] = str((by or loaded.config.server.listen)[0].address).encode()
-    return Request(method.encode("ascii", "replace"), host, normalised, dict(reversed(query)), fields, dots)
-
-
-def _host(authority: str) -> bytes | None:
-    try:
-        return normalise_host(ascii_host(authority).encode("ascii"))
-    except ValueError:
-        return None
+def explain(
+    loaded: Loaded, method: str, url: str, headers: Sequence[str] = (), *, peer: str | None = None, listen: str | None = None
+) -> str:
+    """The whole explanation as text. `peer`: who is at the other end of the connection, an address or `unix`; `listen`: the
+    listener that it comes in by. Raises RequestError when the request is none or is refused before routing."""
+    trial = try_out(loaded, method, url, headers, peer=peer, listen=listen)
+    x, route = trial.x, trial.route
+    lines = [f"{method} {url}"]
+    who = [] if peer is None and listen is None else ["", "who asks, as the gateway sees it:", *_table(asking(loaded, trial))]
+    asked = Request(x.head.method, _fields(headers), _facts(trial))
+    if route is not None and route.redirect is not None and route.redirect.to_https is not None:
+        defaults = replace(loaded.resolved.defaults, facts=REDIRECT_FACTS)
+        lines += [*_to_https(loaded, trial, route.redirect), *who]
+        return "\n".join([*lines, "", "what holds for the redirect:", *_table(_holds(loaded, defaults, trial, asked))])
+    listed = route_matches(loaded.config)
+    found = _found(Router((match, (index, match)) for index, match in listed), x)
+    if route is None or not isinstance(found, Found):
+        lines += [_refused(found, trial.failed), *_challenge(loaded, trial), *who, "", *_routes(loaded, listed, x)]
+        return "\n".join(lines)
+    winner, taking = found.value
+    place = _place(loaded, ("routes", winner, "name"))
+    lines.append(f"→ route `{route.name}` ({place}), {_action(loaded.config.routes[winner])}")
+    lines += [
+        *_challenge(loaded, trial),
+        *who,
+        "",
+        *_routes(loaded, listed, x, winner, taking),
+        "",
+        f"what holds for `{route.name}`:",
+    ]
+    return "\n".join(lines + _table(_holds(loaded, loaded.resolved.routes[winner], trial, asked)))
 
 
 def _fields(headers: Sequence[str]) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
-    for header in headers:
-        name, colon, value = header.partition(":")
-        encoded = name.encode("utf-8").lower()
-        if not colon or FIELD_NAME.fullmatch(encoded) is None:
-            raise RequestError(f"`{header}` is not a header: write 'Name: value'")
-        content = value.strip(" \t").encode("utf-8", "surrogateescape")
-        fields[encoded] = fields[encoded] + b", " + content if encoded in fields else content
+    for name, value in map(field_of, headers):
+        lower = name.lower()
+        fields[lower] = fields[lower] + b", " + value if lower in fields else value
     return fields
 
 
-def explain(loaded: Loaded, method: str, url: str, headers: Sequence[str] = ()) -> str:
-    """The whole explanation as text. Raises RequestError when the request is none or is refused before routing."""
-    request = parse_request(loaded, method, url, headers)
+def _routes(
+    loaded: Loaded, listed: Sequence[tuple[int, Match]], x: Exchange, winner: int = -1, taking: Match | None = None
+) -> Iterator[str]:
+    """Each route with the reason why it takes the request or does not."""
     routes = loaded.config.routes
-    listed = route_matches(loaded.config)
-    router: Router[tuple[int, Match]] = Router((match, (index, match)) for index, match in listed)
-    found = _found(router, request)
-    winner, taking = found.value if isinstance(found, Found) else (-1, None)
-    if request.dots and (winner < 0 or loaded.resolved.routes[winner].blocks["paths"].value.dot_segments != FORWARD):
-        raise RequestError("answered 400 before routing: the path holds a dot segment, and no route for it forwards these")
-    lines = [f"{method} {url}", *_verdict(loaded, found, winner), "", "routes, in the order in which they are tried:"]
     width = max(len(route.name) for route in routes)
     nearest: dict[int, Match] = {}
-    for index, match in sorted(listed, key=lambda one: (len(mismatches(one[1], request)), rank(one[1], one[0]))):
+    yield "routes, in the order in which they are tried:"
+    for index, match in sorted(listed, key=lambda one: (len(mismatches(one[1], x)), rank(one[1], one[0]))):
         nearest.setdefault(index, match)
     for index, match in sorted(nearest.items(), key=lambda one: rank(one[1], one[0])):
         mark = ">" if index == winner else " "
         place = _place(loaded, ("routes", index, "name"))
-        reason = "; ".join(mismatches(match, request))
+        reason = "; ".join(mismatches(match, x))
         if index == winner:
             reason = "takes it: " + _why(match)
         elif not reason and taking is not None:
             reason = f"matches too, but `{routes[winner].name}` has {_advantage(taking, match)}"
-        lines.append(f"{mark} {routes[index].name:<{width}}  {place}  {reason}")
-    if isinstance(found, Found):
-        lines += ["", f"what holds for `{routes[winner].name}`:", *_holds(loaded, winner, found.parameters, request)]
-    return "\n".join(lines)
+        yield f"{mark} {routes[index].name:<{width}}  {place}  {reason}"
 
 
-def _verdict(loaded: Loaded, found: Any, winner: int) -> list[str]:
-    if isinstance(found, Found):
-        route = loaded.config.routes[winner]
-        return [f"→ route `{route.name}` ({_place(loaded, ('routes', winner, 'name'))}), {_action(route)}"]
+def _facts(trial: Trial) -> dict[str, bytes]:
+    x = trial.x
+    facts = {"host": x.host, "scheme": x.scheme(), "method": x.head.method}
+    if trial.from_known:
+        address = x.client.peer if x.client_ip is None else x.client_ip
+        facts["client_ip"] = str(address or "unknown").encode("ascii")
+    return facts | {f"path.{name}": value for name, value in x.parameters}
+
+
+def _refused(found: Any, failed: Failed | None) -> str:
+    if failed is not None and failed.detail:
+        return f"→ {failed.failure.status}: {failed.detail}"
     if isinstance(found, MethodNotAllowed):
-        return [f"→ 405: the path is served, but not with this method; Allow: {b', '.join(found.allow).decode('ascii')}"]
-    return ["→ 404: no route takes it" if found.host_known else "→ 421: no route is for this host"]
+        return f"→ 405: the path is served, but not with this method; Allow: {b', '.join(found.allow).decode('ascii')}"
+    return "→ 404: no route takes it" if found.host_known else "→ 421: no route is for this host"
+
+
+def _to_https(loaded: Loaded, trial: Trial, redirect: Redirect) -> list[str]:
+    """The verdict where a listener sends plain HTTP to HTTPS."""
+    return [
+        f"→ {redirect.status}, Location: {location(trial.x, redirect).decode('ascii', 'replace')}",
+        f"  {_redirecting(loaded, trial)} takes all of plain HTTP but ACME challenges ({ACME.decode('ascii')}…)",
+    ]
+
+
+def _challenge(loaded: Loaded, trial: Trial) -> list[str]:
+    """Why a listener that sends plain HTTP to HTTPS has let the request pass."""
+    x = trial.x
+    if x.client.listener not in x.snapshot.to_https or x.scheme() != b"http":
+        return []
+    return [f"  ACME challenges pass: {_redirecting(loaded, trial)} takes the rest of plain HTTP"]
+
+
+def _redirecting(loaded: Loaded, trial: Trial) -> str:
+    index = loaded.config.server.listen.index(trial.listen)
+    place = _place(loaded, ("server", "listen", index, "redirect_to_https"))
+    return f"`redirect_to_https` of `{trial.listen.address}` ({place})"
 
 
 def _action(route: Route) -> str:
@@ -142,18 +151,18 @@ def _place(loaded: Loaded, loc: Loc) -> str:
     return str(loaded.positions.at(loc))
 
 
-def mismatches(match: Match, request: Request) -> list[str]:
+def mismatches(match: Match, x: Exchange) -> list[str]:
     """Every condition of a route that the request does not meet, in words."""
     reasons = []
-    if not _meets(Match(host=match.host), request):
+    if not _meets(Match(host=match.host), x):
         reasons.append(with_name(f"host is not `{match.host}`"))
-    if not _meets(Match(path=match.path), request):
+    if not _meets(Match(path=match.path), x):
         reasons.append(f"path is not `{match.path}`")
-    if not _meets(Match(methods=match.methods), request):
+    if not _meets(Match(methods=match.methods), x):
         reasons.append(f"method is not {_methods(match)}")
-    for kind, conditions, given in (("header", match.headers, request.headers), ("query", match.query, request.query)):
+    for kind, conditions, given in (("header", match.headers, x.field_value), ("query", match.query, x.query().get)):
         for name, pattern in conditions:
-            value = given.get(name)
+            value = given(name)
             if name in _FACTS and pattern is not None:
                 if value is None or pattern.fullmatch(value) is None:
                     reasons.append(f"{_FACTS[name]} is not {_fact(pattern)}")
@@ -164,12 +173,12 @@ def mismatches(match: Match, request: Request) -> list[str]:
     return reasons
 
 
-def _meets(condition: Match, request: Request) -> bool:
-    return isinstance(_found(Router([(condition, 0)]), request), Found)
+def _meets(condition: Match, x: Exchange) -> bool:
+    return isinstance(_found(Router([(condition, 0)]), x), Found)
 
 
-def _found(router: Router[T], request: Request) -> Found[T] | MethodNotAllowed | Unmatched:
-    return router.match(request.host, request.path, request.method, request.headers.get, lambda: request.query)
+def _found(router: Router[T], x: Exchange) -> Found[T] | MethodNotAllowed | Unmatched:
+    return router.match(x.host, x.path, x.head.method, x.field_value, x.query)
 
 
 def _methods(match: Match) -> str:
@@ -210,22 +219,21 @@ def _advantage(better: Match, worse: Match) -> str:
     return next(word for mine, other, word in pairs if mine != other)
 
 
-def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...], request: Request) -> list[str]:
+def _holds(loaded: Loaded, route: ResolvedRoute, trial: Trial, request: Request) -> list[Row]:
     resolved = loaded.resolved
-    route = resolved.routes[index]
     facts, blocks = route.facts, route.blocks
     upstream = resolved.upstreams[facts.upstream] if facts.upstream is not None else None
     asked = Asked(
         request=request,
-        parameters=dict(parameters),
         positions=loaded.positions,
         file=resolved.file,
         upstream=upstream.blocks if upstream is not None else {},
         priority=blocks["priority"],
         in_flight=resolved.in_flight,
         fallbacks=places(blocks["fallback"], facts),
+        counted=trial.counted(),
     )
-    rows = [(f"parameter {name}", repr(value)[1:], "") for name, value in parameters]
+    rows: list[Row] = [(f"parameter {name}", repr(value)[1:], "") for name, value in trial.x.parameters]
     if upstream is not None:
         rows.append(("upstream", upstream.facts.name, _place(loaded, (*facts.loc, "upstream"))))
         for upstream_block in UPSTREAM_BLOCKS:
@@ -233,6 +241,12 @@ def _holds(loaded: Loaded, index: int, parameters: tuple[tuple[str, bytes], ...]
     for block in ROUTE_BLOCKS:
         if upstream is not None or not block.forwards:
             rows += block.rows(blocks[block.name], facts, asked)
+    if upstream is not None:
+        rows += forwarded(trial, blocks["timeout"]["request"].place(loaded.positions))
+    return rows
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
     wide, long = max(len(row[0]) for row in rows), min(48, max(len(row[1]) for row in rows))
     return [f"  {name:<{wide}}  {value:<{long}}  {origin}".rstrip() for name, value, origin in rows]
 

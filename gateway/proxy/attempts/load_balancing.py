@@ -33,10 +33,10 @@ def _by_affinity(x: Exchange, route: Route, upstream: Upstream, affinity: Affini
             return endpoint
         if not affinity.key:
             return upstream.group.pick(random(), failed)
-    return upstream.group.pick(random(), failed, _key(x, route, affinity))
+    return upstream.group.pick(random(), failed, hash_key(x, route, affinity))
 
 
-def _key(x: Exchange, route: Route, affinity: Affinity) -> bytes | None:
+def hash_key(x: Exchange, route: Route, affinity: Affinity) -> bytes | None:
     """The request's key for consistent hashing; None when it lacks a part of it."""
     key = b""
     for part, name in affinity.key:

@@ -196,8 +196,9 @@ def _settle_each(
 
 def _refuse(x: Exchange, route: Route, plane: DataPlane, denied: list[tuple[int, Limit, Check]]) -> None:
     for _, limit, check in denied:
-        client = client_key(x) if limit.by_client else None
-        plane.top_keys.denied(route.name, limit.name, check.digest, client or b"")
+        if not plane.top_keys.again(route.name, limit.name, check.digest):
+            client = client_key(x) if limit.by_client else None
+            plane.top_keys.enter(route.name, limit.name, check.digest, client or b"")
     wait, limit, _ = max(denied, key=lambda one: one[0])
     seconds = seconds_up(wait)
     raise Failed(
@@ -216,7 +217,7 @@ def _checks(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> list[Check]
     checks = []
     steady = x.client_ip is None
     for limit in limits:
-        check = _check(x, route, limit)
+        check = check_limit(x, route, limit)
         if check is not None:
             checks.append(check)
         steady = steady and limit.steady and check is not None
@@ -226,8 +227,8 @@ def _checks(x: Exchange, route: Route, limits: tuple[Limit, ...]) -> list[Check]
     return checks
 
 
-def _check(x: Exchange, route: Route, limit: Limit) -> Check | None:
-    """The limit with the request's key and cost; None when it does not apply."""
+def check_limit(x: Exchange, route: Route, limit: Limit) -> Check | None:
+    """The limit with the request's key and cost; None when it does not apply. Raises `Failed`."""
     values = [key_part(x, route, part, name) for part, name in limit.key]
     digest = limit.digest.many(values) if None not in values else _digest_without(limit, values)
     if digest is None:

@@ -10,11 +10,10 @@ from gateway.control.blocks.block import Asked, Block, Making, RouteFacts, Row
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words import values
-from gateway.control.words.facts import PATH, facts_in, parts_of, wrong_fact
+from gateway.control.words.facts import facts_in, parts_of, wrong_fact
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import HIDDEN, Model, setting
 from gateway.headers import HOP_BY_HOP, visible
-from gateway.router import SCHEME
 from gateway.snapshot import FieldEdits as FieldEditsSnapshot
 
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
@@ -146,14 +145,7 @@ def _rows(found: Resolved[FieldEdits], facts: RouteFacts, asked: Asked, *, block
 
 def _told(value: str, facts: RouteFacts, asked: Asked) -> list[str]:
     """The facts of the request in a value, in words."""
-    request = asked.request
-    known = {
-        "route": facts.name.encode("ascii"),
-        "host": request.host,
-        "scheme": request.headers[SCHEME],
-        "method": request.method,
-        **{PATH + name: visible(found) for name, found in asked.parameters.items()},
-    }
+    known = {"route": facts.name.encode("ascii"), **{word: visible(value) for word, value in asked.request.facts.items()}}
     told = [f"{{{word}}} = {known[word].decode('ascii')}" if word in known else f"{{{word}}}" for word in facts_in(value)]
     return [", ".join(told)] if told else []
 

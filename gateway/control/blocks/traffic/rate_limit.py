@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from gateway.control.blocks.block import Asked, Block, RouteFacts, Row
+from gateway.control.blocks.block import Asked, Block, Counted, RouteFacts, Row
 from gateway.control.blocks.server.redis import Redis
 from gateway.control.blocks.traffic.rate_limit_compile import (
     candidate_of,
@@ -20,14 +20,17 @@ from gateway.control.blocks.traffic.rate_limit_model import RateLimit
 from gateway.control.reading.nodes import Loc, Positions
 from gateway.control.reading.problems import Problem
 from gateway.control.words.inherit import BUILT_IN, Resolved
-from gateway.control.words.keys import Part, fields_of_key
+from gateway.control.words.keys import fields_of_key
 from gateway.control.words.values import did_you_mean, repeated
 from gateway.errors import Failure
 from gateway.policies.rate_limit import LARGEST_LOG, Algorithm, LimitSettings
+from gateway.proxy.steps.request_keys import key_address
 from gateway.snapshot import Route
 
 _LONGEST: Final = 40
 """Characters of a value that are shown."""
+_EFFECTS: Final = {"skipped": "not limited", "missing_denied": "denied"}
+"""What follows from a part of the key that is missing, by the decision that is counted."""
 
 
 def _check_written(limits: tuple[RateLimit, ...], scope: Loc, positions: Positions) -> Iterator[Problem]:
@@ -166,11 +169,9 @@ def _rows(found: Resolved[tuple[RateLimit, ...]], facts: RouteFacts, asked: Aske
         settings = settings_of(limit)
         exact = " (exact)" if settings.exact else ""
         rows.append((name, f"{in_words(settings)}, {limit.algorithm}{exact}{mode}{shared}", place))
-        rows.append((f"{name}.key", _key(facts.name, limit, asked), ""))
-        cost = limit.cost.header or limit.cost.query
-        if cost or limit.cost.default != 1:
-            text = f"{cost}, {limit.cost.min} to {limit.cost.max}" if cost else str(limit.cost.default)
-            rows.append((f"{name}.cost", text, ""))
+        if (counted := asked.counted.get(limit.name)) is not None:
+            places = {word: str(asked.positions.at((*found.origin, number, word))) for word in ("exempt", "overrides")}
+            rows += _counted(name, limit, counted, places)
         if limit.candidate is not None:
             rows.append(
                 (f"{name}.candidate", f"{in_words(settings_of(candidate_of(limit, limit.candidate)))}, only counted", "")
@@ -186,36 +187,37 @@ def _who_counts(asked: Asked) -> Row:
     return "rate_limit counts", "in the supervisor, for all workers", str(written(("server", "workers")) or BUILT_IN)
 
 
-def _key(route: str, limit: RateLimit, asked: Asked) -> str:
+def _counted(name: str, limit: RateLimit, counted: Counted, places: dict[str, str]) -> Iterator[Row]:
+    """What the data plane counts the request by, and as how much."""
+    yield f"{name}.key", _key(limit, counted), ""
+    if counted.digest is not None:
+        yield f"{name}.digest", counted.digest.hex(), ""
+    if counted.decision == "exempt":
+        yield f"{name}.exempt", "yes: it is not counted", places["exempt"]
+    if counted.overridden:
+        yield f"{name}.overrides", f"{in_words(counted.settings)} for this key", places["overrides"]
+    cost = limit.cost.header or limit.cost.query
+    if cost or limit.cost.default != 1:
+        text = f"{cost}, {limit.cost.min} to {limit.cost.max}" if cost else str(limit.cost.default)
+        yield f"{name}.cost", f"{text}: {counted.cost}" if cost and counted.cost else text, ""
+
+
+def _key(limit: RateLimit, counted: Counted) -> str:
+    without = _EFFECTS.get(counted.decision, "one count for all such requests")
     parts = []
-    for part in limit.key:
-        if part.kind == "client_ip":
-            parts.append("client_ip (of the connection, or what a trusted proxy says)")
-            continue
-        value = _value(part, route, asked)
-        if value is None:
-            effect = {"share": "one count for all such requests", "skip": "not limited", "deny": "denied"}[limit.missing]
-            parts.append(f"{part} is missing: {effect}")
+    for part, value in zip(limit.key, counted.values, strict=True):
+        if part.kind == "client_ip" and value is None and not counted.from_known:
+            parts.append("client_ip (of the connection, or what a trusted proxy says: --from ADDRESS tells)")
+        elif value is None:
+            parts.append(f"{part} is missing: {without}")
+        elif part.kind == "client_ip":
+            parts.append(f"client_ip = {key_address(value)}")
         elif part.kind == "constant":
             parts.append(str(part))
         else:
             shown = repr(value[:_LONGEST])[1:] + ("…" if len(value) > _LONGEST else "")
             parts.append(f"{part} = {shown}")
     return " and ".join(parts)
-
-
-def _value(part: Part, route: str, asked: Asked) -> bytes | None:
-    name = part.name.encode("utf-8")
-    if part.kind == "header":
-        return asked.request.headers.get(name)
-    if part.kind == "query":
-        return asked.request.query.get(name)
-    if part.kind == "cookie":
-        pairs = (pair.strip().partition(b"=") for pair in asked.request.headers.get(b"cookie", b"").split(b";"))
-        return next((value for found, _, value in pairs if found == name), None)
-    if part.kind == "path":
-        return asked.parameters.get(part.name)
-    return {"host": asked.request.host, "method": asked.request.method, "route": route.encode("ascii")}.get(part.kind, name)
 
 
 BLOCK: Final = Block[RouteFacts](
