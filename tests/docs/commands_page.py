@@ -73,7 +73,7 @@ def _lines() -> Iterator[str]:
     yield HEAD
     for name, parser in sorted(commands().items()):
         yield f"## `gateway {name}`\n\n{parser.description}\n\n```text\n{usage(name, parser)}\n```\n"
-        yield "```console\n{}\n```\n".format("\n".join(EXAMPLES[name]))
+        yield "```text\n{}\n```\n".format("\n".join(EXAMPLES[name]))
         actions = [action for action in parser._actions if not isinstance(action, _HelpAction)]
         if actions:
             yield "| argument | value | what it is |\n|---|---|---|"
