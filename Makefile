@@ -1,5 +1,5 @@
 # make run     try it: demo services and the gateway in front of them
-# make test    everything: format, lint, types, import contracts, all tests with coverage
+# make test    everything: format, lint, types, import contracts, all tests; COVERAGE=1 measures what they reach, in half as long again
 # make check   the same without the slower tests: seconds
 # make docs    write the generated pages anew from the code, and build the documentation as a site in build/site
 # make bench   measure, against the other proxies that are installed
@@ -25,13 +25,17 @@ run: $(VENV)/.installed-run
 
 # As many tests at once as there are processors: more of them would only make one another late. JOBS=0: one after the other.
 test: lint
+ifdef COVERAGE
 	@$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
+else
+	$(PYTEST) -n $(JOBS) --dist loadgroup
+endif
 
 check: lint
-	$(PYTEST) -q tests/unit tests/test_architecture.py
+	$(PYTEST) -q -n $(JOBS) tests/unit tests/test_architecture.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check --quiet $(CHECKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 
 import pytest
 
@@ -140,11 +141,13 @@ async def test_plain_http_is_sent_to_https(
 
 async def test_a_client_that_names_a_port_goes_to_that_of_https(gateway: StartGateway, certificates: Certificates) -> None:
     """`true`: who came by a port of ours finds HTTPS at a port of ours; who came by port 80 finds it at 443."""
-    text = both(certificates, "redirect_to_https: true").replace("localhost:0", "localhost:18443")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    text = both(certificates, "redirect_to_https: true").replace("localhost:0", f"localhost:{port}")
     running = await gateway(text)
     client = await running.client()
 
-    assert (await client.ask(get(host="a.example:8080"))).value(b"location") == b"https://a.example:18443/a?b=c"
+    assert (await client.ask(get(host="a.example:8080"))).value(b"location") == b"https://a.example:%d/a?b=c" % port
     assert (await client.ask(get(host="a.example"))).value(b"location") == b"https://a.example/a?b=c"
 
 
