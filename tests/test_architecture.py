@@ -105,6 +105,89 @@ def test_nothing_is_mocked(path: Path) -> None:
     assert mocks == []
 
 
+CLOCKS = {"monotonic", "perf_counter", "time"}
+TOOK = {"took", "elapsed", "duration", "seconds_passed"}
+WALL_CLOCK = {"tests/support.py", "tests/fleets.py"}
+"""Where tests may ask a clock again and again, and sleep in between: `eventually`, `until`, `holds`, `time_passes`."""
+PLAIN_TESTS = [path for path in TEST_SOURCES if TESTS / "bench" not in path.parents]
+"""Without the benches, which measure."""
+
+
+def called(node: ast.AST) -> str:
+    """The last part of the name of what is called; empty for what is no call."""
+    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+
+def is_a_duration(node: ast.AST) -> bool:
+    """`monotonic() - began`, a name that says so, or `entry["duration_ms"]`."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+        return called(node.left) in CLOCKS
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.slice, ast.Constant) and str(node.slice.value).endswith("_ms")
+    return isinstance(node, ast.Name) and node.id in TOOK
+
+
+def upper_bounds(module: ast.Module) -> Iterator[str]:
+    """Comparisons that say that something took less than a number of seconds that stands there."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for left, operator, right in zip(sides, node.ops, sides[1:], strict=False):
+                less, more = (left, right) if isinstance(operator, (ast.Lt, ast.LtE)) else (right, left)
+                ordered = isinstance(operator, (ast.Lt, ast.LtE, ast.Gt, ast.GtE))
+                if ordered and is_a_duration(less) and isinstance(more, ast.Constant):
+                    yield f"{node.lineno}: {ast.unparse(node)}"
+
+
+def loops_without_end(module: ast.Module) -> Iterator[str]:
+    """`while` in a test or a helper of tests, but for those that end: with their peer, or with the time they are given.
+
+    A behaviour of an upstream ends with its connection, `peer` or `reader`; what goes on beside a test ends with its task, and
+    says so by the name `for_ever`.
+    """
+
+    def ends(node: ast.AST) -> bool:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            told = {one.arg for one in node.args.args} & {"peer", "reader", "source", "data"}
+            return bool(told) or "for_ever" in node.name
+        return isinstance(node, ast.AsyncWith) and any("timeout" in called(item.context_expr) for item in node.items)
+
+    def look(node: ast.AST, bounded: bool) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            inside = bounded or ends(child)
+            if isinstance(child, ast.While) and not inside:
+                waits = any(isinstance(one, ast.Await) for one in ast.walk(child))
+                if waits or ast.unparse(child.test) == "True":
+                    yield f"{child.lineno}: while {ast.unparse(child.test)}"
+            yield from look(child, inside)
+
+    return look(module, False)
+
+
+@pytest.mark.parametrize("path", PLAIN_TESTS, ids=name)
+def test_no_test_sleeps(path: Path) -> None:
+    """A sleep hopes: what a test waits for is a state or an event. Slowness that is meant is `time_passes` of support.py."""
+    sleeps = [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and called(node) == "sleep" and ast.unparse(node.args[0]) != "0"
+    ]
+
+    assert name(path) in WALL_CLOCK | {"tests/redis_server.py", "tests/integration/framing/judge.py"} or sleeps == [], sleeps
+
+
+@pytest.mark.parametrize("path", PLAIN_TESTS, ids=name)
+def test_no_test_demands_that_the_machine_is_fast(path: Path) -> None:
+    """How long something takes says more about the machine than about the code; processor time may be compared."""
+    assert list(upper_bounds(tree(path))) == []
+
+
+@pytest.mark.parametrize("path", PLAIN_TESTS, ids=name)
+def test_no_test_waits_for_ever(path: Path) -> None:
+    """A loop that waits has a deadline, or ends with its peer: a failure is told, not hung upon."""
+    assert name(path) in WALL_CLOCK or list(loops_without_end(tree(path))) == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_no_file_uses_the_undocumented_parsers(path: Path) -> None:
     """aiohttp's parsers are not documented API: they are an oracle for tests, nothing the gateway may come to rest on."""

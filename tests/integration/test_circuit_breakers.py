@@ -19,6 +19,7 @@ from tests.conftest import StartGateway, StartUpstream
 from tests.support import (
     GET,
     OK,
+    PATIENCE,
     Behaviour,
     Gateway,
     Peer,
@@ -277,8 +278,9 @@ async def test_time_alone_lets_it_probe(upstream: StartUpstream, gateway: StartG
     await fail(running)
     switch.behaviour = once(OK)
     statuses = []
-    while 200 not in statuses:
-        statuses.append((await running.get()).status)
+    async with asyncio.timeout(PATIENCE):
+        while 200 not in statuses:
+            statuses.append((await running.get()).status)
 
     assert set(statuses) <= {200, 503}
     await eventually(lambda: state(running) == "half_open")
@@ -292,8 +294,9 @@ async def test_only_the_bad_endpoint_is_shut_off(upstream: StartUpstream, gatewa
     bad, good = await upstream(answers(ERROR % 500)), await upstream(answers(OK))
     running = await gateway(breaking(bad.url, good.url))
     breakers = {one.endpoint.url: one.breaker for one in running.plane.breakers}
-    while breakers[bad.url].state is BreakerState.CLOSED:
-        await running.get()
+    async with asyncio.timeout(PATIENCE):
+        while breakers[bad.url].state is BreakerState.CLOSED:
+            await running.get()
     asked = len(bad.requests)
 
     assert [(await running.get()).status for _ in range(20)] == [200] * 20

@@ -33,10 +33,10 @@ class Mute:
         self.ended = False
         """The other end has closed its socket."""
 
-    async def _step(self, do: Callable[[], bytes | None]) -> bytes:
+    async def _step(self, source: Callable[[], bytes | None]) -> bytes:
         while True:
             try:
-                found = do()
+                found = source()
             except ssl.SSLWantReadError:
                 self._flush()
                 data = await self.reader.read(65536)

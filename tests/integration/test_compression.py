@@ -440,8 +440,9 @@ async def test_every_event_arrives_before_the_next_is_sent(
     for event in events:
         app.gate.release()
         found = b""
-        while len(found) < len(event):
-            found += decode(await chunk(client))
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < len(event):
+                found += decode(await chunk(client))
         assert found == event
     app.gate.release()
 

@@ -50,7 +50,7 @@ async def test_a_slow_connection_has_a_name_of_its_own(gateway: StartGateway, ba
     response = await running.get()
 
     assert (response.status, response.code) == (504, "connection_timeout")
-    assert running.log.entries[0]["duration_ms"] < 400
+    assert running.log.entries[0]["detail"] == "no connection within 0.1 s (timeout.connect)"
 
 
 async def test_the_budget_ends_a_slow_connection_too(gateway: StartGateway, backlog: int) -> None:
@@ -94,7 +94,7 @@ async def test_a_trusted_clients_budget_is_enforced(upstream: StartUpstream, gat
     response = await running.get("/", f"X-Request-Timeout-Ms: {given}")
 
     assert (response.status, response.code) == (504, "deadline_exceeded")
-    assert running.log.entries[0]["duration_ms"] < 300
+    assert running.log.entries[0]["detail"] == f"no response within {int(given) / 1000:g} s (what the client gives it)"
 
 
 @pytest.mark.parametrize("warm", [0, 1], ids=["new-connection", "pooled-connection"])

@@ -18,7 +18,7 @@ from gateway.control.words.x509 import certificates as read_certificates
 from gateway.control.words.x509 import expires
 from tests.certificates import Certificates
 from tests.conftest import StartGateway, StartUpstream
-from tests.support import GET, OK, Gateway, accepts_and_hangs, answers, eventually, proxy, resets_at_once
+from tests.support import GET, OK, PATIENCE, Gateway, accepts_and_hangs, answers, eventually, proxy, resets_at_once
 
 FAILS = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
@@ -212,8 +212,9 @@ async def test_requests_go_on_while_a_scrape_is_written(upstream: StartUpstream,
     client = await running.client()
     answered: list[int] = []
     scraping = asyncio.ensure_future(scrape(running))
-    while not scraping.done():
-        answered.append((await client.ask(b"GET /7 HTTP/1.1\r\nHost: a\r\n\r\n")).status)
+    async with asyncio.timeout(PATIENCE):
+        while not scraping.done():
+            answered.append((await client.ask(b"GET /7 HTTP/1.1\r\nHost: a\r\n\r\n")).status)
     series = await scraping
 
     assert len(answered) > 1 and set(answered) == {200}

@@ -179,7 +179,7 @@ async def ask_for_ever(url: str, *paths: str, every: float = 0.1, at_once: int =
             for path in paths:
                 for _ in range(at_once):
                     group.create_task(ask(path))
-            await asyncio.sleep(every)
+            await time_passes(every)
 
 
 def stack_config(folder: Path, redis: str, **ports: int) -> Process:
@@ -241,7 +241,7 @@ LIMITED: Final = (
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
-async def stop_and_go(process: Process) -> None:
+async def stop_and_go_for_ever(process: Process) -> None:
     """A machine that gives the process too little time."""
     while True:
         process.process.send_signal(signal.SIGSTOP)
@@ -256,7 +256,7 @@ async def fill_the_log(process: Process) -> None:
     await ask_for_ever(process.url, path, every=0.05, at_once=20)
 
 
-async def crowd(process: Process) -> None:
+async def crowd_for_ever(process: Process) -> None:
     """More connections than are allowed, and nearly as many as there are open files."""
     pid = process.process.pid
 
@@ -279,7 +279,7 @@ async def crowd(process: Process) -> None:
             writer.close()
 
 
-async def kill_workers(process: Process) -> None:
+async def kill_workers_for_ever(process: Process) -> None:
     """The first worker ends as soon as it is there: the waits before the next start grow."""
     survivor = process.children()[-1]
     while True:
@@ -410,10 +410,10 @@ async def test_every_alert_fires_for_its_trouble_alone_and_every_panel_shows_som
             ask_for_ever(faults.url, "/users/slow?ms=300", every=0.2, at_once=2),
             ask_for_ever(slow.url, "/"),
             ask_for_ever(whole.url, "/reports/1"),
-            stop_and_go(poor),
+            stop_and_go_for_ever(poor),
             fill_the_log(poor),
-            crowd(neglected),
-            kill_workers(workers),
+            crowd_for_ever(neglected),
+            kill_workers_for_ever(workers),
             restart(again, prometheus),
         ):
             with contextlib.suppress(TimeoutError):

@@ -473,7 +473,7 @@ async def test_the_back_off_is_not_overhead(upstream: StartUpstream, gateway: St
     assert entry["backoff_ms"] >= 1000
     parts = entry["upstream_ms"] + entry["queue_ms"] + entry["backoff_ms"] + entry["overhead_ms"]
     assert parts == pytest.approx(entry["duration_ms"], abs=0.005)
-    assert 0 < entry["overhead_ms"] < 1000
+    assert 0 < entry["overhead_ms"] < entry["backoff_ms"]
     assert app.metrics.overhead.total * 1000 == pytest.approx(entry["overhead_ms"], abs=0.002)
     told = re.match(rb"gateway;dur=([0-9.]+), upstream;dur=([0-9.]+);", response.value(b"server-timing") or b"")
     assert told is not None and 0 < float(told[1]) <= entry["overhead_ms"] + 0.1

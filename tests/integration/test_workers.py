@@ -166,13 +166,14 @@ async def test_a_killed_worker_loses_its_own_connections(upstream: StartUpstream
     origin = await upstream(switches())
     gate = await fleet(config(origin.url))
     tunnels: dict[int, list[Client]] = {}
-    while len(tunnels) < 2 or sum(map(len, tunnels.values())) < 8:
-        client = await gate.client()
-        await client.send(UPGRADE)
-        assert (await client.head()).status == 101
-        port = client.writer.get_extra_info("sockname")[1]
-        (owner,) = [pid for pid in gate.pids() if port in connections_of(pid, gate.port)]
-        tunnels.setdefault(owner, []).append(client)
+    async with asyncio.timeout(STARTS_WITHIN):
+        while len(tunnels) < 2 or sum(map(len, tunnels.values())) < 8:
+            client = await gate.client()
+            await client.send(UPGRADE)
+            assert (await client.head()).status == 101
+            port = client.writer.get_extra_info("sockname")[1]
+            (owner,) = [pid for pid in gate.pids() if port in connections_of(pid, gate.port)]
+            tunnels.setdefault(owner, []).append(client)
     before = counters(await gate.page("/metrics"))
     victim, survivor = tunnels
     os.kill(victim, signal.SIGKILL)
@@ -458,8 +459,9 @@ async def test_what_one_breaker_finds_out_reaches_all(upstream: StartUpstream, f
     gate = await fleet(config(origin.url, upstream=BREAKER, route="retry: off"))
     clients = await gate.clients()
     first, second = clients.values()
-    while (await first.ask(GET)).status != 503:
-        pass
+    async with asyncio.timeout(STARTS_WITHIN):
+        while (await first.ask(GET)).status != 503:
+            pass
     asked = len(origin.requests)
 
     async def told() -> bool:
@@ -483,8 +485,9 @@ async def test_the_probes_of_one_close_all(upstream: StartUpstream, fleet: Start
     clients = await gate.clients()
     first, second = clients.values()
     statuses = set()
-    while 503 not in statuses:
-        statuses.add((await first.ask(GET)).status)
+    async with asyncio.timeout(STARTS_WITHIN):
+        while 503 not in statuses:
+            statuses.add((await first.ask(GET)).status)
 
     async def closed() -> bool:
         await first.ask(GET)

@@ -67,6 +67,10 @@ class Seen:
     complete: bool
 
 
+LONGEST: Final = 20
+"""Times the patience: then an exchange is over, whatever still comes."""
+
+
 async def exchange(
     gateway: Gateway, parts: list[bytes | float], *, patience: float, quiet: float, half_close: bool = False
 ) -> tuple[bytes, bool]:
@@ -78,20 +82,21 @@ async def exchange(
     sending = asyncio.create_task(_send(writer, parts, half_close))
     data, closed = b"", False
     try:
-        while not closed:
-            answered = re.search(rb"HTTP/1\.[01] [2-9]", data) is not None
-            try:
-                async with asyncio.timeout(quiet if answered else patience):
-                    part = await reader.read(1 << 20)
-            except TimeoutError:
-                if answered or sending.done():
-                    break
-                continue
-            except ConnectionError:
-                part = b""
-            data += part
-            closed = not part
-        return data, closed
+        async with asyncio.timeout(LONGEST * patience):
+            while not closed:
+                answered = re.search(rb"HTTP/1\.[01] [2-9]", data) is not None
+                try:
+                    async with asyncio.timeout(quiet if answered else patience):
+                        part = await reader.read(1 << 20)
+                except TimeoutError:
+                    if answered or sending.done():
+                        break
+                    continue
+                except ConnectionError:
+                    part = b""
+                data += part
+                closed = not part
+            return data, closed
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
