@@ -15,6 +15,7 @@ from gateway.app import App
 from gateway.control.load import Loaded, load
 from gateway.control.reading.problems import ConfigError, render_text
 from gateway.event_loop import loop_factory
+from gateway.proxy.downstream.handshakes import unraisable
 from gateway.proxy.downstream.listeners import StartError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def processors() -> int:
 def run(path: str) -> int:
     """Run a configuration file until told to stop; the exit code (0 stopped, 1 did not start)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    sys.unraisablehook = unraisable
     try:
         loaded = load(path)
     except ConfigError as error:

@@ -77,8 +77,13 @@ class Connection(asyncio.Protocol):
             self._parting = asyncio.get_running_loop().call_later(PART_AGAIN, self._part)
             return
         sock = self.transport.get_extra_info("socket")
-        with contextlib.suppress(OSError), socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
-            same.shutdown(socket.SHUT_RD)
+        # The socket itself: a duplicate would be one more open file, and there may be none left.
+        with contextlib.suppress(OSError, ValueError):
+            same = socket.socket(sock.family, sock.type, fileno=sock.fileno())
+            try:
+                same.shutdown(socket.SHUT_RD)
+            finally:
+                same.detach()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""

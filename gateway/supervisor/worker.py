@@ -26,6 +26,7 @@ from gateway.control.running.off_loop import off_loop
 from gateway.control.running.runtime import Member, Prepared
 from gateway.event_loop import loop_factory
 from gateway.metrics.sums import pieces
+from gateway.proxy.downstream.handshakes import unraisable
 from gateway.proxy.downstream.listeners import StartError, close_all
 from gateway.supervisor.channel import Channel, ChannelClosedError, RefusedError
 from gateway.supervisor.circuit_breaker import WorkerBreakers
@@ -238,6 +239,7 @@ def _resident() -> int:
 def work(file: int, number: int) -> int:
     """Run a worker whose channel is the open file `file`; the exit code."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s worker {number}: %(message)s", stream=sys.stderr)
+    sys.unraisablehook = unraisable
     sock = socket.socket(fileno=file)
 
     async def main() -> None:

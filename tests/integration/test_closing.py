@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shutil
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -192,6 +195,8 @@ async def test_a_slow_client_still_gets_all_of_its_answer(
     got = await client.read_all()
 
     assert len(got.partition(b"\r\n\r\n")[2]) == size
+    client.writer.close()
+
     assert client.told
     await eventually(lambda: not running.plane.connections)
     client.writer.close()
@@ -305,3 +310,34 @@ async def test_a_refused_client_is_let_go_after_a_while(
     assert await client.read_all() == b""
     assert client.told
     client.writer.close()
+
+
+@contextmanager
+def no_files_left() -> Iterator[None]:
+    """This process may open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_closing_opens_no_file(upstream: StartUpstream, gateway: StartGateway, certificates: Certificates) -> None:
+    """Where there are none left, connections that close must not stay for half a minute: closing is what helps."""
+    origin = await upstream(answers(OK))
+    running = await gateway(proxy(origin.url, listen=https(certificates)))
+    client = await mute_client(running, certificates)
+    client.send(GET)
+    await client.read_until(b"OK")
+    with no_files_left():
+        client.send(LAST)
+        await client.read_until(b"OK")
+        await client.read_all()
+
+    client.writer.close()
+
+    assert client.told
+    await eventually(lambda: not running.plane.connections)

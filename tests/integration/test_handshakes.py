@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import shutil
 import ssl
+import sys
 
 import pytest
 
+from gateway.proxy.downstream.handshakes import unraisable
 from tests.certificates import Certificates
 from tests.conftest import StartGateway
 from tests.support import GET, Client, Gateway, eventually
@@ -16,12 +18,14 @@ from tests.support import GET, Client, Gateway, eventually
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with the openssl command")
 
 
-async def secure(gateway: StartGateway, certificates: Certificates, more: str = "", server: str = "") -> Gateway:
-    """A gateway that speaks HTTPS alone."""
-    tls = f'certificate: "{certificates["good.crt"]}", key: "{certificates["good.key"]}"{more}'
+async def secure(
+    gateway: StartGateway, certificates: Certificates, more: str = "", server: str = "", names: tuple[str, ...] = ("good",)
+) -> Gateway:
+    """A gateway that speaks HTTPS alone, with these certificates."""
+    tls = ", ".join(f'{{certificate: "{certificates[f"{one}.crt"]}", key: "{certificates[f"{one}.key"]}"{more}}}' for one in names)
     return await gateway(f"""
 version: 1
-server: {{listen: [{{address: "127.0.0.1:0", tls: {{{tls}}}}}], overload: {{default: off, sheddable: off}}{server}}}
+server: {{listen: [{{address: "127.0.0.1:0", tls: [{tls}]}}], overload: {{default: off, sheddable: off}}{server}}}
 admin: {{listen: "127.0.0.1:0"}}
 access_log: "off"
 routes: [{{name: all, match: {{}}, respond: {{body: OK}}}}]
@@ -90,6 +94,30 @@ async def test_a_client_that_does_not_trust_us_is_counted(
 
     assert counted(running) == {"tls_certificate_refused": 1}
     assert "TLS handshake with 127.0.0.1 failed: the client does not accept our certificate" in caplog.messages
+
+
+async def test_a_name_that_is_not_ascii_is_one_failure_among_others(
+    gateway: StartGateway,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CPython would print a traceback for each such name, and any client can send thousands a second."""
+    monkeypatch.setattr(sys, "unraisablehook", unraisable)
+    running = await secure(gateway, certificates, names=("good", "wild"))
+    client, outgoing = await running.client(), ssl.MemoryBIO()
+    tls = certificates.client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="odd.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    await client.send(outgoing.read().replace(b"odd.example", b"\xffdd.example"))
+    await client.closed()
+    await eventually(lambda: counted(running))
+
+    assert counted(running) == {"tls_error": 1}
+    assert "TLS handshake with 127.0.0.1 failed: the name that the client asks for is not ASCII" in caplog.messages
+    assert capsys.readouterr().err == ""
+    assert await served(running, certificates)
 
 
 async def test_versions_that_do_not_meet_are_counted(

@@ -205,3 +205,18 @@ def test_a_log_is_followed_over_its_rotation(tmp_path: Path) -> None:
         assert next(lines) == b"three\n"
         path.write_bytes(b"4\n")
         assert next(lines) == b"4\n"
+
+
+def test_a_log_that_was_rotated_is_let_go(tmp_path: Path) -> None:
+    """An open file keeps its place on the disk, though it was removed."""
+    path = tmp_path / "access.log"
+    path.write_bytes(b"0\n")
+    with contextlib.ExitStack() as stack:
+        lines = followed(path, stack, 0.01)
+        for number in range(1, 6):
+            next(lines)
+            path.rename(tmp_path / "access.log.1")
+            path.write_bytes(b"%d\n" % number)
+        assert next(lines) == b"5\n"
+        held = [str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+        assert [name for name in held if name.startswith(str(tmp_path))] == [str(path)]

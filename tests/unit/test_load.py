@@ -98,6 +98,7 @@ def test_duplicate_keys(write: Write) -> None:
         ("a: *x\n", "has no anchor before it"),
         ("? [a]\n: b\n", "a key must be plain text"),
         ("? *x\n: b\n", "a key cannot be an alias"),
+        (f"? {'k' * 1025}\n: b\n", "a key has at most 1024 characters"),
         ("a: " + "[" * 40 + "]" * 40, "nested deeper than"),
         ('a: "\\0"\n', "NUL"),
         ("a: \x07\n", "not valid YAML"),
@@ -459,7 +460,7 @@ def test_of_a_long_line_the_beginning_is_shown(write: Write) -> None:
     )
     found = problems(write(line))
 
-    assert len(found) >= 500
+    assert len(found) > 100
     assert max(len(problem.source) for problem in found) <= 160
     assert {problem.source for problem in found} == {"{version: 1, routes: 1, unknown: http://" + "*" * 120}
 

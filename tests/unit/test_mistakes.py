@@ -328,3 +328,11 @@ def test_cures_do_not_show_secrets(tmp_path: Path, line: str) -> None:
         load(path, {"X": "hunter2"})
 
     assert all("hunter2" not in problem.text for problem in caught.value.problems)
+
+
+def test_a_file_of_something_else_is_not_told_word_by_word(tmp_path: Path) -> None:
+    """The first hundred unknown words of a block are; each costs a search for what was meant, and nobody reads thousands."""
+    problems = found(tmp_path, GOOD + "".join(f"word{number}: 1\n" for number in range(5000)))
+
+    assert len(problems) == 101
+    assert [one.message for one in problems if "more unknown" in one.message] == ["4900 more unknown fields"]

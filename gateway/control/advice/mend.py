@@ -21,6 +21,8 @@ from gateway.control.schema import Config
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
 _STAND_IN: Final = "https://stand-in"
+_MOST: Final = 100
+"""Unknown words of one block that are looked at one by one: nobody has misspelt more."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,12 @@ def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], foun
     if not isinstance(parent, Mapping):
         return
     names = [name for name in names if name in parent.items]
+    names, more = names[:_MOST], names[_MOST:]
+    if more:
+        message = f"{len(more)} more unknown fields{within(block, positions)}"
+        found.problems.append(positions.problem((*block, more[0]), message, key=True))
+        for name in more:
+            del parent.items[name]
     found.silenced.update(key for key, node in (parent.items[name] for name in names) if _is_null(node))
     names = [name for name in names if not _indent(parent, block, name, found, positions)]
     names = [name for name in names if not _dedent(root, block, name, found, source.positions)]

@@ -58,6 +58,15 @@ def table() -> dict[tuple[str, str], Row]:
     return found
 
 
+@functools.cache
+def _by_word() -> dict[str, tuple[str, Row]]:
+    """Word ▸ the first block that the table has it for, and the answer."""
+    found: dict[str, tuple[str, Row]] = {}
+    for (scope, word), row in table().items():
+        found.setdefault(word, (scope, row))
+    return found
+
+
 def scope_of(loc: Loc) -> str:
     """What the table calls a block."""
     place = shape(loc)
@@ -124,7 +133,7 @@ def _foreign(scope: str, name: str, message: str, known: list[str]) -> Unknown |
 
 def _of_another_block(name: str, message: str) -> Unknown | None:
     """A word of another proxy that the table has only for other blocks."""
-    row, scope = next(((row, scope) for (scope, word), row in table().items() if word == plain(name)), (None, ""))
+    scope, row = _by_word().get(plain(name), ("", None))
     if row is None:
         return None
     where = {"top": "at the top of the file", "route": "in a route", "upstream": "in an upstream", "endpoint": "of an endpoint"}

@@ -15,6 +15,8 @@ import yaml
 from gateway.control.reading.problems import Problem, shown
 
 MAX_DEPTH: Final = 32
+MAX_KEY: Final = 1024
+"""Characters of a key: more than YAML allows a key without `?`."""
 MAX_NODES: Final = 200_000
 """Nodes of one file after expansion of aliases: an alias counts as much as what it stands for."""
 
@@ -221,6 +223,8 @@ class TreeParser:
             self._stop(position, "a key cannot be an alias" if alias else "a key must be plain text")
         self._check_tag(event.tag, position)
         key = event.value
+        if len(key) > MAX_KEY:
+            self._stop(position, f"a key has at most {MAX_KEY} characters")
         if key == "<<":
             self._problem(position, "merge keys (`<<`) are not supported", "put what routes share under `defaults`")
         elif key in node.items:

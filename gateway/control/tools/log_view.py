@@ -101,6 +101,8 @@ def followed(path: Path, stack: ExitStack, interval: float = 0.25) -> Iterator[b
         if now.st_size < file.tell() and now.st_ino == ours.st_ino:
             file.seek(0)
         elif (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) and file.tell() >= ours.st_size:
+            # Who follows for months must not keep a disk full of logs that were taken away.
+            file.close()
             file = stack.enter_context(path.open("rb"))
         else:
             time.sleep(interval)

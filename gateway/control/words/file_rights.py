@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import grp
 import pwd
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from gateway.control.words.model import Model, setting
 from gateway.control.words.values import invalid, text_value
 from gateway.server_settings import Rights
+
+_NUMBERS: Final = 2**32 - 1
+"""Of users and groups. The last one means nobody to the system."""
 
 
 def _parse_mode(text: str) -> int:
@@ -17,16 +20,27 @@ def _parse_mode(text: str) -> int:
     return int(text, 8)
 
 
+def _number(text: str) -> int | None:
+    """None: it is a name."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text) > len(str(_NUMBERS)) or int(text) >= _NUMBERS:
+        raise invalid(f"the system has no numbers above {_NUMBERS - 1}")
+    return int(text)
+
+
 def _parse_owner(text: str) -> int:
+    number = _number(text)
     try:
-        return int(text) if text.isdigit() else pwd.getpwnam(text).pw_uid
+        return pwd.getpwnam(text).pw_uid if number is None else number
     except (KeyError, ValueError):
         raise invalid("there is no user of this name here") from None
 
 
 def _parse_group(text: str) -> int:
+    number = _number(text)
     try:
-        return int(text) if text.isdigit() else grp.getgrnam(text).gr_gid
+        return grp.getgrnam(text).gr_gid if number is None else number
     except (KeyError, ValueError):
         raise invalid("there is no group of this name here") from None
 

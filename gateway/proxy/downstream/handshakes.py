@@ -12,11 +12,15 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.proxy.plane import DataPlane
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 LOG_EVERY: Final = 1.0
 """Seconds between two lines of the log."""
@@ -48,7 +52,17 @@ _IN_WORDS: Final = {
     "tls_certificate_refused": "the client does not accept our certificate",
 }
 
+_SAID: Final = {"CALLBACK_FAILED": "the name that the client asks for is not ASCII"}
+"""What OpenSSL says, where that says nothing to people."""
+
 _log = logging.getLogger("gateway")
+
+
+def unraisable(found: UnraisableHookArgs) -> None:
+    """A hook for errors that no code can catch (`sys.unraisablehook`). A name (SNI) that is not ASCII is one to CPython, with a
+    traceback of each: here it is a handshake that has failed, counted and logged as any other."""
+    if not (isinstance(found.exc_value, UnicodeDecodeError) and isinstance(found.object, bytes)):
+        sys.__unraisablehook__(found)
 
 
 class Handshakes:
@@ -140,7 +154,7 @@ class Handshakes:
         except ssl.SSLError as error:
             said = error.reason or "TLS error"
             reason = _REASONS.get(said, "tls_error")
-            self._failed(peer, reason, _IN_WORDS.get(reason) or said.replace("_", " ").lower())
+            self._failed(peer, reason, _IN_WORDS.get(reason) or _SAID.get(said) or said.replace("_", " ").lower())
         except OSError:
             # The loops tell a handshake that takes too long in words of their own, and only so.
             if monotonic() - began >= 0.95 * patience:

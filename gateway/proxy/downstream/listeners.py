@@ -98,25 +98,35 @@ def _bind_path(one: Listener) -> socket.socket:
     path = one.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # Full of connections that wait is no less alive, and must not hold us up.
+        sock.setblocking(False)
         try:
-            stale = stat.S_ISSOCK(Path(path).stat().st_mode)
+            if stat.S_ISSOCK(Path(path).stat().st_mode):
+                _make_way(path, sock)
         except FileNotFoundError:
-            stale = False
-        if stale:
-            try:
-                sock.connect(path)
-            except OSError:
-                Path(path).unlink(missing_ok=True)
-            else:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            pass
         sock.bind(path)
         # Nobody can connect before it listens.
         grant(path, one.rights)
-        sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _make_way(path: str, sock: socket.socket) -> None:
+    """Take a socket away whose process has gone: who asks is refused then, and only then. Raises OSError."""
+    try:
+        sock.connect(path)
+    except ConnectionRefusedError:
+        Path(path).unlink(missing_ok=True)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError:
+        # It waits for connections, but not now, or for something else than connections.
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
+    else:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def close_all(sockets: Sequence[socket.socket]) -> None:
