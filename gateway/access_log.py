@@ -40,6 +40,8 @@ class AccessSettings:
     fallback_key: bytes = b""
     breaker_key: bytes = b""
     attempts_key: bytes = b""
+    connect: bytes = b""
+    """The template of what opening connections took."""
     backoff: bytes = b""
     """The template of what was waited between attempts."""
     optional: bool = False

@@ -26,7 +26,7 @@ def add_commands(add: Add) -> None:
     add_admin(upstreams)
     limits = add("limits", _limits, "Rate limits of a running gateway: keys denied most, state of a key, reset of a key.")
     limits.add_argument("action", choices=("top", "key", "reset"), help="what to do")
-    limits.add_argument("route", nargs="?", metavar="ROUTE", help="with `key` and `reset`")
+    limits.add_argument("route", nargs="?", metavar="ROUTE", help="with `top`: only of this one; default: all")
     limits.add_argument(
         "key", nargs="?", metavar="KEY", help="its value, such as an address; those of a combined key joined by |"
     )
@@ -38,9 +38,12 @@ def add_commands(add: Add) -> None:
 def _healthcheck(options: argparse.Namespace) -> int:
     from gateway.cli.admin_client import request
 
-    url = Admin(options).url
+    admin = Admin(options)
+    url = admin.url
     status, text = request(url, "GET", "/readyz", {})
-    if status:
+    if not status and admin.note:
+        text = f"{text}\n{admin.note}"
+    elif status:
         text = "ready" if status == 200 else f"not ready: {url}/readyz answered {status}"
     print(text, file=sys.stdout if status == 200 else sys.stderr)
     return OK if status == 200 else UNREACHABLE
@@ -52,7 +55,7 @@ def _reload(options: argparse.Namespace) -> int:
     if options.file is not None:
         if not options.dry_run:
             fail(options.name, "a running gateway reads its own file: FILE goes with --dry-run")
-        return diff_running(options, options.file)
+        return diff_running(options, options.file, changed=OK, invalid=INVALID)
     status, text = ask(options, "POST", "/reload?dry_run=1" if options.dry_run else "/reload", RELOAD_TIMEOUT)
     try:
         text = str(json.loads(text)["text"])
@@ -65,9 +68,16 @@ def _limits(options: argparse.Namespace) -> int:
     from urllib.parse import urlencode
 
     if options.action == "top":
-        from gateway.cli.limits import top_table
+        from gateway.cli.limits import limited_routes, of_route, top_table
 
         status, text = ask(options, "GET", "/limits")
+        if status == 200 and options.route is not None:
+            known = limited_routes(text)
+            if options.route not in known:
+                fail(
+                    options.name, f"no route `{options.route}` has rate limits; there are {', '.join(known) or 'none'}", INVALID
+                )
+            text = of_route(text, options.route)
         return told(status, top_table(text) if status == 200 and not options.json else text)
     if options.route is None or options.key is None:
         fail(options.name, f"`{options.action}` needs ROUTE and KEY")
@@ -83,8 +93,8 @@ def _upstreams(options: argparse.Namespace) -> int:
         return told(status, text)
     found = [one for one in json.loads(text) if options.upstream in (None, one["name"])]
     if not found and options.upstream is not None:
-        known = ", ".join(str(one["name"]) for one in json.loads(text)) or "there are none"
-        fail(options.name, f"there is no upstream `{options.upstream}`: {known}", INVALID)
+        known = ", ".join(str(one["name"]) for one in json.loads(text)) or "none"
+        fail(options.name, f"there is no upstream `{options.upstream}`; there are {known}", INVALID)
     rows: list[tuple[str, ...]] = [
         ("UPSTREAM", "ENDPOINT", "STATE", "BREAKER", "IN FLIGHT", "REQUESTS", "FAILED", "LAST FAILURE", "WHY")
     ]

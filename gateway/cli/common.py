@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO, TypeAlias
 
 if TYPE_CHECKING:
+    from gateway.control.blocks.server.server import Admin as AdminBlock
     from gateway.control.load import Loaded
     from gateway.control.words.addresses import Address
 
@@ -61,30 +62,28 @@ class Admin:
     """The admin listener of the running gateway that a command is about."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """`--admin`, else `GATEWAY_ADMIN`, else what the configuration says: one that is not valid any more says nothing."""
+        """`--admin`, else `GATEWAY_ADMIN`, else what the configuration says, even if it is not valid."""
         self.url = options.admin or os.environ.get("GATEWAY_ADMIN") or ""
-        self._loaded: Loaded | None = None
+        self.note = ""
+        """Why the configuration told neither address nor token, where there is one that could have."""
+        self._written: AdminBlock | None = None
         path = options.config or os.environ.get("GATEWAY_CONFIG") or _first_there_is()
         if path is not None and (not self.url or options.config):
-            self._loaded = self._load(str(path), required=bool(options.config))
-        if not self.url and self._loaded is not None:
-            listen = self._loaded.config.admin.listen
+            self._written = self._read(str(path), required=bool(options.config))
+            if self._written is None:
+                self.note = f"`{path}` is not valid, so its `admin` could not be read: `gateway check {path}`, or name --admin"
+        if not self.url and self._written is not None:
+            listen = self._written.listen
             if listen is None:
                 fail(options.name, f"`{path}` has no admin listener")
             self.url = _reachable(listen)
         self.url = self.url or ADMIN
 
     @staticmethod
-    def _load(path: str, *, required: bool) -> Loaded | None:
-        from gateway.control.load import load as load_file
-        from gateway.control.reading.problems import ConfigError
+    def _read(path: str, *, required: bool) -> AdminBlock | None:
+        from gateway.control.load import load_admin
 
-        if required:
-            return load(path)
-        try:
-            return load_file(path)
-        except ConfigError:
-            return None
+        return load(path).config.admin if required else load_admin(path)
 
     def token(self, options: argparse.Namespace) -> str | None:
         """What proves that something may be changed: of `--token-file`, else of the configuration."""
@@ -94,7 +93,7 @@ class Admin:
             except (OSError, UnicodeDecodeError):
                 fail(options.name, f"cannot read `{options.token_file}`")
         try:
-            return None if self._loaded is None else self._loaded.config.admin.secret("token")
+            return None if self._written is None else self._written.secret("token")
         except ValueError:
             return None
 
@@ -134,7 +133,11 @@ def ask(options: argparse.Namespace, method: str, target: str, timeout: float = 
 
     admin = Admin(options)
     token = admin.token(options)
-    return request(admin.url, method, target, {} if token is None else {"Authorization": f"Bearer {token}"}, timeout)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    status, text = request(admin.url, method, target, headers, timeout)
+    if admin.note and status in (0, 401, 403):
+        text = f"{text.rstrip()}\n{admin.note}"
+    return status, text
 
 
 def told(status: int, text: str) -> int:

@@ -84,21 +84,22 @@ def _diff(options: argparse.Namespace) -> int:
     return INVALID if changes else OK
 
 
-def diff_running(options: argparse.Namespace, file: str) -> int:
-    """What would change in the running gateway if the file were applied: exit code 1 when anything."""
+def diff_running(options: argparse.Namespace, file: str, *, changed: int = INVALID, invalid: int = USAGE) -> int:
+    """What would change in the running gateway if the file were applied. `changed`: the exit code when anything would,
+    `invalid`: when the file is not valid."""
     import json
 
     from gateway.control.tools.diff import diff_effective, render
     from gateway.control.tools.dump import effective_config
 
-    new = effective_config(load(file, USAGE))
+    new = effective_config(load(file, invalid))
     status, text = ask(options, "GET", "/config")
     if status != 200:
         return told(status, text)
     changes = diff_effective(json.loads(text), json.loads(json.dumps(new)))
     print(render(changes))
     print("(secrets, values of headers and the content of files are not compared)", file=sys.stderr)
-    return INVALID if changes else OK
+    return changed if changes else OK
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -22,6 +22,18 @@ def top_table(text: str) -> str:
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def limited_routes(text: str) -> list[str]:
+    """The routes of what `/limits` answered: those that have limits, and those of which denials are remembered."""
+    page = json.loads(text)
+    return list(dict.fromkeys(str(one["route"]) for part in ("limits", "top") for one in page[part]))
+
+
+def of_route(text: str, route: str) -> str:
+    """What `/limits` answered of one route."""
+    page = json.loads(text)
+    return json.dumps(page | {part: [one for one in page[part] if one["route"] == route] for part in ("limits", "top")})
+
+
 def _row(denied: dict[str, Any], limit: dict[str, Any]) -> tuple[str, ...]:
     """A limit that is not configured any more has neither rule nor key."""
     most, error = denied["denied"], denied["too_high_by_at_most"]

@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return processes.worker(arguments[1:])
         if arguments[:1] == ["demo"]:
             return processes.demo(arguments[1:])
-        options = _parser().parse_args(arguments)
+        parser = _parser()
+        options, rest = parser.parse_known_args(arguments)
+        if rest:
+            _commands(parser)[options.name].error(f"one too many, or unknown: {' '.join(rest)}")
         return int(options.command(options))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else USAGE

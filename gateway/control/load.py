@@ -17,6 +17,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from gateway.control import checks
+from gateway.control.blocks.server.server import Admin
 from gateway.control.reading.expand import expand, read_secret
 from gateway.control.reading.files import Sources, digest, digest_of, digests_of, matching
 from gateway.control.reading.nodes import (
@@ -66,6 +67,17 @@ STDIN: Final = Path("-")
 def load(path: str | Path, environ: Environment[str, str] | None = None) -> Loaded:
     """Read and validate a configuration file and what it includes. Raises ConfigError with all problems."""
     return _Loader(Path(path), os.environ if environ is None else environ).load()
+
+
+def load_admin(path: str | Path) -> Admin | None:
+    """The `admin` of a file that may not be valid otherwise: who edits it must still reach the gateway that runs."""
+    loader = _Loader(Path(path), os.environ)
+    root = loader._parse(loader.path)
+    written = to_data(root).get("admin", {}) if isinstance(root, Mapping) else None
+    try:
+        return None if written is None else Admin.model_validate(written, context={"base": loader.base})
+    except ValidationError:
+        return None
 
 
 def from_data(data: Any, path: Path, name: str) -> Loaded:

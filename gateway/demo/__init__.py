@@ -42,7 +42,12 @@ class _DemoError(Exception):
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = argparse.ArgumentParser(prog="gateway demo", description="Two demo services, and the gateway in front of them.")
+    options = argparse.ArgumentParser(
+        prog="gateway demo",
+        description="Two demo services, and the gateway in front of them.",
+        epilog="examples:\n  gateway demo\n  gateway demo --load http://127.0.0.1:8080",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add_argument("--service", action="append", choices=list(APPS), help="only this service; may be repeated")
     options.add_argument("--services-only", action="store_true", help="no gateway")
     options.add_argument("--host", default="127.0.0.1", help="address the services listen on (default: %(default)s)")

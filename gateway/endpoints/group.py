@@ -317,6 +317,12 @@ class EndpointGroup:
         self.refresh(now)
         return seconds
 
+    @staticmethod
+    def cut(endpoint: Endpoint, why: str, now: float) -> None:
+        """A body has ended too early, behind a head that counted as success: it is shown, and nothing is decided by it."""
+        endpoint.failed += 1
+        endpoint.last_failure, endpoint.failed_at = why, now
+
     def _spare(self, endpoint: Endpoint, out: int) -> None:
         """It fails as others that are ejected, and goes on: with it too few would be left."""
         known, among = endpoint.spared, len(self.endpoints)

@@ -102,7 +102,8 @@ class GatewayMetrics:
             yield from store_families(self.store)
         own = Each((), [((), self)])
         yield alone(reading(self.overhead)).histogram(
-            "gateway_overhead_seconds", "Time a request spent in the gateway itself: total minus upstream, queues and back-off"
+            "gateway_overhead_seconds",
+            "Time a request spent in the gateway itself: total minus upstream, connecting to it, queues and back-off",
         )
         yield alone(self.connections).gauge("gateway_connections", "Open downstream connections")
         yield alone(self.accepted).counter("gateway_connections_accepted", "Downstream connections that were opened")

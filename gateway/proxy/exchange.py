@@ -113,10 +113,10 @@ class Exchange:
 
     __slots__ = (
         "_coroutine", "_raised", "_running", "added", "answer", "attempt", "attempts", "budget", "client", "client_ip",
-        "coding", "committed", "deadline", "detail", "due", "due_failure", "failure", "framed", "head", "host", "host_field",
-        "keep_alive", "legacy_limit_lines", "parameters", "path", "query_at", "queued", "request_body", "request_id",
-        "responded_at", "response_body", "response_bytes", "route", "slots", "snapshot", "started", "status", "tries", "tunnel",
-        "upstream", "upstream_seconds", "waiter",
+        "coding", "committed", "connect_seconds", "deadline", "detail", "due", "due_failure", "failure", "framed", "head",
+        "host", "host_field", "keep_alive", "legacy_limit_lines", "parameters", "path", "query_at", "queued", "request_body",
+        "request_id", "responded_at", "response_body", "response_bytes", "route", "slots", "snapshot", "started", "status",
+        "tries", "tunnel", "upstream", "upstream_seconds", "waiter",
     )  # fmt: skip
 
     detail: str
@@ -161,6 +161,8 @@ class Exchange:
         self.attempts = 0
         """Attempts begun so far, with those that got no connection."""
         self.upstream_seconds = 0.0
+        self.connect_seconds = 0.0
+        """Waiting for new connections to endpoints; not in `upstream_seconds`, which says how long the service took."""
         self.tries: Tries | None = None
         """The attempts one by one, from the first that failed."""
         self.slots: tuple[Gate, ...] = ()
@@ -222,7 +224,7 @@ class Exchange:
 
     def overhead(self, seconds: float) -> float:
         """What the gateway itself took of `seconds` since the start: neither the upstream, nor waits that a policy ordered."""
-        seconds -= self.upstream_seconds + self.queued
+        seconds -= self.upstream_seconds + self.connect_seconds + self.queued
         if self.tries is not None:
             seconds -= self.tries.backoff
         return seconds if seconds > 0.0 else 0.0

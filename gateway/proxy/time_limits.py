@@ -97,6 +97,8 @@ def limit_in_words(x: Exchange, failure: Failure) -> str:
     if failure is _ATTEMPT_TIMEOUT and x.due < x.deadline:
         return f"no response within {timeout.attempt:g} s (timeout.attempt)"
     whose = "timeout.request" if x.budget == timeout.request else "what the client gives it"
+    if failure is Failure.CONNECT_TIMEOUT:
+        return f"no connection within what was left of {x.budget:g} s ({whose})"
     return f"no response within {x.budget:g} s ({whose})"
 
 

@@ -20,7 +20,7 @@ HEAD: Final = """# Commands
 | exit code | means |
 |---|---|
 | 0 | ok |
-| 1 | the configuration is not valid, the gateway could not start, or a running one refused; of `diff`: there are changes |
+| 1 | the configuration is not valid, the gateway could not start or refused, nothing has this name; of `diff`: changes |
 | 2 | wrong usage; of `diff`: a file is not valid |
 | 3 | not reachable; of `logs`: the file cannot be read |
 

@@ -92,7 +92,9 @@ out, its series end with the reload. Besides, there are `process_…` and `pytho
 the process that answers.
 
 Whose fault is a 5xx? `gateway_rejections_total` by `source` are those that the gateway made: `gateway` by its own decision,
-`upstream` because there was no answer. What `gateway_requests_total` has beyond them, the upstream has answered itself.
+`upstream` because there was no answer, or not all of one: `http_response_incomplete` and `connection_read_timeout` come
+behind a head, whose status is the one that counts. What `gateway_requests_total` has beyond the others, the upstream has
+answered itself.
 
 A scrape of 1 000 routes is about 35 000 lines. It is written in slices of half a millisecond, between which requests go on.
 """

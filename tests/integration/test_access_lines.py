@@ -34,7 +34,7 @@ async def test_a_line_says_all_there_is_to_say(upstream: StartUpstream, gateway:
     await eventually(lambda: running.log.entries)
     (entry,) = running.log.entries
 
-    assert list(entry) == FLAT_FIELDS
+    assert list(entry) == [*FLAT_FIELDS, "connect_ms"]
     assert {name: entry[name] for name in ("client_ip", "method", "scheme", "host", "path", "proto", "status")} == {
         "client_ip": "127.0.0.1",
         "method": "POST",
@@ -49,7 +49,7 @@ async def test_a_line_says_all_there_is_to_say(upstream: StartUpstream, gateway:
     assert (entry["bytes_in"], entry["bytes_out"], entry["coding"]) == (3, 2, None)
     assert (entry["trace_id"], entry["span_id"]) == (trace[3:35], trace[36:52])
     assert entry["user_agent"] == "curl/8"
-    assert 0 < entry["upstream_ms"] < entry["duration_ms"]
+    assert 0 < entry["connect_ms"] < entry["upstream_ms"] < entry["duration_ms"]
     assert entry["overhead_ms"] == pytest.approx(entry["duration_ms"] - entry["upstream_ms"] - entry["queue_ms"], abs=0.003)
     assert entry["ttfb_ms"] == entry["duration_ms"]
 
@@ -195,7 +195,7 @@ async def test_formats_rename_and_rescale(log: str, names: Any, upstream: StartU
     await eventually(lambda: running.log.entries)
     (entry,) = running.log.entries
 
-    assert list(entry) == [names.names.get(name, name) for name in FLAT_FIELDS]
+    assert list(entry) == [names.names.get(name, name) for name in (*FLAT_FIELDS, "connect_ms")]
     duration, upstream_time = entry[names.names["duration_ms"]], entry[names.names["upstream_ms"]]
     assert 0 < upstream_time / names.duration_scale < duration / names.duration_scale < 5
     assert abs(entry[names.names["ts"]] / names.time_scale - 1.79e9) < 1e9

@@ -197,6 +197,7 @@ async def test_an_upstream_without_tls_is_502(
     response = await running.get()
 
     assert (response.status, response.code) == (502, "tls_protocol_error")
+    assert running.log.entries[0]["detail"].startswith("what came back is no TLS: is it an `http://` endpoint? (")
 
 
 async def answers_with_noise(peer: Peer) -> None:

@@ -79,6 +79,52 @@ async def test_no_valid_response_is_502(
 
 
 @pytest.mark.parametrize(
+    "behaviour,detail",
+    [
+        (closes_without_an_answer, "closed before any byte of a response"),
+        (resets_at_once, "reset before any byte of a response"),
+        (resets_mid_headers, "reset within the response head"),
+        (answers_and_closes(b"HTTP/1.1 200 OK\r\nContent-Le"), "closed within the response head"),
+        (answers_and_closes(b"HTTP/1.1 103 Early Hints\r\n\r\n"), "closed behind an interim response"),
+        (answers_and_closes(b"SSH-2.0-OpenSSH_9\r\n"), "it answers in SSH"),
+        (answers_and_closes(b"\x15\x03\x01\x00\x02\x02\x16"), "it answers in TLS: is it an `https://` endpoint?"),
+        (answers_and_closes(b"220 mail ESMTP\r\n"), "it answers as a mail or FTP server does"),
+        (answers_and_closes(b"<html>\r\n\r\n"), "it answers with a document and no response head"),
+        (answers_and_closes(b"nonsense\r\n\r\n"), "the status line is not valid"),
+        (sends_half_a_body, "5 of 10 bytes of the body have arrived"),
+        (sends_half_a_chunked_body, "and no end of it"),
+    ],
+)
+async def test_a_line_of_the_log_names_the_cause(
+    upstream: StartUpstream, gateway: StartGateway, behaviour: Behaviour, detail: str
+) -> None:
+    """Line, endpoint and counters say that it was the upstream, and the line how it failed: nothing else has to be asked."""
+    origin = await upstream(behaviour)
+    running = await gateway(proxy(origin.url, route="retry: 0"))
+    client = await running.client()
+    await client.send(GET)
+    await eventually(lambda: running.log.entries)
+    (entry,) = running.log.entries
+    ((endpoint,),) = (one.group.endpoints for one in running.plane.snapshot.upstreams)
+
+    assert detail in entry["detail"]
+    assert entry["upstream_addr"] == origin.url
+    assert (endpoint.failed, endpoint.last_failure) == (1, entry["failure"])
+    assert running.route.rejections == {entry["failure"]: 1}
+
+
+async def test_a_service_that_is_slow_to_accept_is_no_overhead(gateway: StartGateway, backlog: int) -> None:
+    """A connection that nobody accepts is waited for on the upstream's account, and the limit that ended it is named."""
+    running = await gateway(proxy(f"http://127.0.0.1:{backlog}", route="retry: 0, timeout: {request: 200ms, connect: 200ms}"))
+    response = await running.get()
+    (entry,) = running.log.entries
+
+    assert (response.status, entry["failure"]) == (504, "connection_timeout")
+    assert entry["detail"] == "no connection within what was left of 0.2 s (timeout.request)"
+    assert entry["upstream_ms"] == entry["connect_ms"] >= 150 > entry["overhead_ms"]
+
+
+@pytest.mark.parametrize(
     "behaviour",
     [sends_half_a_body, sends_half_a_chunked_body],
     ids=["length", "chunked"],

@@ -106,6 +106,30 @@ def test_a_broken_file_does_not_hide_the_gateway_that_runs(
     assert "here.sock" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["reload"], ["healthcheck"], ["breaker"]])
+def test_a_mistake_in_the_file_does_not_lead_to_another_gateway(elsewhere: Path, capsys: Captured, command: list[str]) -> None:
+    """The `admin` of a file with a mistake elsewhere still holds; where it cannot be read at all, that is said."""
+    (elsewhere / "gateway.yaml").write_text(
+        CONFIG.replace("respond", "respnod") + "admin: {listen: 'unix:/nowhere/there.sock'}\n"
+    )
+    assert main(command) == UNREACHABLE
+    assert "there.sock" in capsys.readouterr().err
+
+    (elsewhere / "gateway.yaml").write_text("admin: {listen: 'unix:/nowhere/there.sock'\n")
+    assert main([*command, "--admin", "unix:here.sock"]) == UNREACHABLE
+    assert "is not valid" not in capsys.readouterr().err
+    assert main(command) == UNREACHABLE
+    assert (
+        "`gateway.yaml` is not valid, so its `admin` could not be read: `gateway check gateway.yaml`" in capsys.readouterr().err
+    )
+
+
+def test_what_is_too_much_is_said_by_the_command(capsys: Captured) -> None:
+    """An argument too many is named, with the help of the command that got it."""
+    assert main(["check", "a.yaml", "b.yaml"]) == USAGE
+    assert "gateway check: error: one too many, or unknown: b.yaml\nTry `gateway check --help`." in capsys.readouterr().err
+
+
 def test_something_else_that_answers_is_said(capsys: Captured, elsewhere: Path) -> None:
     """What is no gateway is not taken for one."""
     with subprocess.Popen(

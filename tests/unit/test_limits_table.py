@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gateway.cli.limits import top_table
+from gateway.cli.limits import limited_routes, of_route, top_table
 
 LIMIT = {"route": "users", "limit": "client", "rule": "2 per 1m", "key": ["client_ip", "constant:eu", "cookie:session"]}
 
@@ -35,6 +35,14 @@ def test_a_limit_that_is_gone() -> None:
     (row,) = cells(top_table(json.dumps({"limits": [], "top": [denied()]})))
 
     assert row == ["users", "client", "-", "9", "-", "-", "ab" * 16]
+
+
+def test_one_route_of_several() -> None:
+    """A route alone, be it that its limits are gone; the others are known by name, so that a slip of the pen is told."""
+    text = json.dumps({"limits": [LIMIT], "top": [denied(), denied(route="gone")]})
+
+    assert limited_routes(text) == ["users", "gone"]
+    assert [row[0] for row in cells(top_table(of_route(text, "gone")))] == ["gone"]
 
 
 def test_nothing_to_show() -> None:

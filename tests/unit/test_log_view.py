@@ -41,6 +41,13 @@ def test_a_line_says_when_what_how_long_and_who() -> None:
     )
 
 
+def test_a_line_says_how_long_it_took_to_connect() -> None:
+    """A service that is slow to accept looks other than one that is slow to answer."""
+    (text,) = shown(lines({"connect_ms": 11.0}), Filter(), colour=False)
+
+    assert "← http://10.0.0.1:80 11.5ms (connecting 11.0ms)" in text
+
+
 def test_a_failure_says_who_and_why() -> None:
     """Flag and code of the failure stand in the line, and how often it was tried."""
     (text,) = shown(lines({"status": 504, "failure": "deadline_exceeded", "flags": "UT", "attempts": 2}), Filter(), colour=True)

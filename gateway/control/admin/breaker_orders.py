@@ -39,7 +39,7 @@ def obey(plane: DataPlane, order: Order) -> Shown:
     now = monotonic()
     upstream, endpoint = order["upstream"], order["endpoint"]
     if order["do"] == "list":
-        named = [one for one in plane.breakers if upstream in (None, one.upstream) and endpoint in (None, one.endpoint.label)]
+        named = list(plane.breakers) if upstream is None else _named(plane, upstream, endpoint)
     else:
         named = _named(plane, upstream, endpoint)
         for one in named:

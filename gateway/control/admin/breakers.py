@@ -43,7 +43,7 @@ class BreakerPages:
         app.router.add_post("/breakers/release", self._release)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return json_answer({"breakers": await self._gateway.order_breakers(_order(request, "list"))})
+        return json_answer({"breakers": await self._ordered(_order(request, "list"))})
 
     async def _force(self, request: web.Request, do: str) -> web.Response:
         check_token(request, self._token())
@@ -73,14 +73,14 @@ class BreakerPages:
     async def _release(self, request: web.Request) -> web.Response:
         check_token(request, self._token())
         by = _who(request)
-        held = [one for one in await self._gateway.order_breakers(_order(request, "list")) if one["forced"] is not None]
+        held = [one for one in await self._ordered(_order(request, "list")) if one["forced"] is not None]
         shown = await self._ordered(_order(request, "release") | {"by": by})
         for one in held:
             _log.warning("audit: %s releases the circuit breaker of %s at %s", by, one["upstream"], one["endpoint"])
         return json_answer({"breakers": shown})
 
     async def _ordered(self, order: Order) -> Shown:
-        if order["upstream"] is None:
+        if order["upstream"] is None and order["do"] != "list":
             raise web.HTTPBadRequest(text="An `upstream` is missing.\n")
         try:
             return await self._gateway.order_breakers(order)

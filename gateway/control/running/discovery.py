@@ -95,7 +95,7 @@ class Discovery:
                 failing = self._say(name, failing, "")
                 settled = await self._take(name, addresses, proven)
             except (OSError, TimeoutError) as error:
-                failing = self._say(name, failing, str(error) or "no answer in time")
+                failing = self._say(name, failing, _in_words(error))
             except Exception:  # noqa: BLE001 - the next lookup comes all the same
                 _log.exception("upstream %s: looking up %s", self._upstreams[name].name, name.host)
             self._tried(name)
@@ -176,3 +176,8 @@ class Discovery:
         was = f", was {', '.join(there)}" if there else ""
         _log.info("upstream %s: %s is %s%s", upstream.name, name.host, ", ".join(addresses), was)
         self._changed()
+
+
+def _in_words(error: OSError | TimeoutError) -> str:
+    """Why a lookup failed, without the numbers of the C library."""
+    return (error.strerror or "").lower() or str(error) or "no answer in time"

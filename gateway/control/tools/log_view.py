@@ -27,7 +27,7 @@ from gateway.proxy.access_log.line import ECS, FLAT, OTEL
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 """C0 and C1 controls, and characters that hide or turn text around."""
 _STATUS: Final = re.compile(r"([1-5])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?", re.IGNORECASE)
-_MILLISECONDS: Final = ("duration_ms", "queue_ms", "backoff_ms", "upstream_ms", "overhead_ms", "ttfb_ms")
+_MILLISECONDS: Final = ("duration_ms", "queue_ms", "backoff_ms", "connect_ms", "upstream_ms", "overhead_ms", "ttfb_ms")
 _LONGEST_LINE: Final = 1 << 20
 _COLOURS: Final = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
 _RESET: Final = "\x1b[0m"
@@ -181,7 +181,8 @@ def _in_words(entry: dict[str, Any], *, colour: bool) -> str:
             parts.append(_clean(f"({entry['detail']})"))
     if entry.get("upstream_addr"):
         attempts = f" ×{entry['attempts']}" if entry.get("attempts", 1) != 1 else ""
-        parts.append(_clean(f"← {entry['upstream_addr']}{attempts} {_number(entry.get('upstream_ms')):.1f}ms"))
+        connecting = f" (connecting {_number(entry['connect_ms']):.1f}ms)" if entry.get("connect_ms") else ""
+        parts.append(_clean(f"← {entry['upstream_addr']}{attempts} {_number(entry.get('upstream_ms')):.1f}ms{connecting}"))
     if entry.get("slow"):
         parts.append("slow")
     parts += [_clean(f"{name}={entry[name]}") for name in ("client_ip", "request_id") if entry.get(name)]

@@ -21,7 +21,7 @@ from gateway.access_log import AccessNames, AccessSettings
 from gateway.errors import Failed, Failure
 from gateway.headers import TOKEN
 from gateway.proxy.client import Client
-from gateway.proxy.exchange import Exchange
+from gateway.proxy.exchange import Exchange, Tries
 
 FLAT: Final = AccessNames()
 """Times in seconds since the epoch, durations in milliseconds."""
@@ -55,6 +55,7 @@ OTEL: Final = AccessNames(
         "duration_ms": "http.server.request.duration",
         "queue_ms": "gateway.queue.duration",
         "backoff_ms": "gateway.backoff.duration",
+        "connect_ms": "gateway.connect.duration",
         "upstream_ms": "gateway.upstream.duration",
         "overhead_ms": "gateway.overhead.duration",
         "ttfb_ms": "gateway.first_byte.duration",
@@ -89,6 +90,7 @@ ECS: Final = AccessNames(
         "duration_ms": "event.duration",
         "queue_ms": "gateway.queue_duration",
         "backoff_ms": "gateway.backoff_duration",
+        "connect_ms": "gateway.connect_duration",
         "upstream_ms": "gateway.upstream_duration",
         "overhead_ms": "gateway.overhead_duration",
         "ttfb_ms": "gateway.first_byte_duration",
@@ -215,9 +217,9 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float, overhead: floa
         extra += log.breaker_key + _quoted(endpoint.guard.state.value)
     tries = x.tries
     if tries is not None:
-        extra += log.attempts_key + orjson.dumps(tries.log)
-        if tries.backoff:
-            extra += log.backoff % (tries.backoff * log.duration_scale)
+        extra += _tried(tries, log)
+    if x.connect_seconds:
+        extra += log.connect % (x.connect_seconds * log.duration_scale)
     head = x.head
     client = x.client
     body = x.request_body
@@ -263,12 +265,17 @@ def access_line(x: Exchange, log: AccessSettings, seconds: float, overhead: floa
         b'"%b"' % x.coding if x.coding else _NULL,
         seconds * scale,
         x.queued * scale,
-        x.upstream_seconds * scale,
+        (x.upstream_seconds + x.connect_seconds) * scale,
         overhead * scale,
         (x.responded_at - x.started if x.responded_at else seconds) * scale,
         agent,
         extra,
     )
+
+
+def _tried(tries: Tries, log: AccessSettings) -> bytes:
+    waited = log.backoff % (tries.backoff * log.duration_scale) if tries.backoff else b""
+    return log.attempts_key + orjson.dumps(tries.log) + waited
 
 
 def refused_line(client: Client, failed: Failed, request_id: bytes, received: bytes, log: AccessSettings) -> bytes:

@@ -60,6 +60,8 @@ async def _new_connection(x: Exchange, route: Route, pool: EndpointPool) -> Upst
     except BaseException:
         opening.abandon()
         raise
+    finally:
+        x.connect_seconds += monotonic() - now
     return opening.connection()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from time import monotonic
 from typing import Final, Protocol
 
 from gateway.endpoints import Endpoint
@@ -96,12 +97,24 @@ class UpstreamConnection(Connection):
         elif occupant is None:
             return
         elif self.response is None or self.response.status == 101:
-            occupant.fail(Failed(Failure.TERMINATED))
+            occupant.fail(Failed(Failure.TERMINATED, self._how_it_ended(exc)))
         elif self.body is not None and not self.body.done:
             if exc is None and isinstance(self.body.decoder, UntilClose):
                 self.body.finish()
             else:
-                occupant.fail(Failed(Failure.INCOMPLETE))
+                self._body_broke(occupant, _how_much(self.body, self.response))
+
+    def _how_it_ended(self, exc: Exception | None) -> str:
+        """For people: services that restart, crash, or are asked in the wrong protocol look different here."""
+        how = "closed" if exc is None else "reset"
+        if self.silent:
+            return f"{how} before any byte of a response"
+        return f"{how} within the response head" if self._buffer else f"{how} behind an interim response"
+
+    def _body_broke(self, occupant: Occupant, how: str) -> None:
+        endpoint = self.pool.endpoint
+        endpoint.group.cut(endpoint, Failure.INCOMPLETE.code, monotonic())
+        occupant.fail(Failed(Failure.INCOMPLETE, how))
 
     def _read_last_words(self) -> None:
         """An upstream that refuses an upload answers and closes; writing then fails before the answer was read.
@@ -141,7 +154,7 @@ class UpstreamConnection(Connection):
         try:
             body.feed(data)
         except Failed as failed:
-            occupant.fail(Failed(Failure.INCOMPLETE, failed.detail))
+            self._body_broke(occupant, failed.detail)
             return
         if body.done and body.decoder.rest:
             self.reusable = False
@@ -265,6 +278,13 @@ class UpstreamConnection(Connection):
         """Bytes that came behind a 101 head: the first of the tunnel."""
         data, self._buffer = self._buffer, b""
         return data
+
+
+def _how_much(body: Body, response: ResponseHead) -> str:
+    """For people: what has arrived of a body that broke."""
+    if response.length >= 0:
+        return f"{body.received} of {response.length} bytes of the body have arrived"
+    return f"{body.received} bytes of the body have arrived, and no end of it"
 
 
 def _decoder(head: ResponseHead) -> Decoder:

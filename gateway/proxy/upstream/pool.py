@@ -12,12 +12,17 @@ import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from gateway.endpoints import Endpoint
 from gateway.errors import Failed, Failure
 from gateway.metrics import UpstreamMetrics
 from gateway.proxy.upstream.connection import UpstreamConnection
 from gateway.snapshot import UpstreamSettings
+
+_NO_TLS: Final = "what came back is no TLS: is it an `http://` endpoint?"
+_NO_TLS_REASONS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL calls an answer in another protocol."""
 
 
 class EndpointPool:
@@ -173,11 +178,14 @@ def _connect_failure(error: Exception) -> Failed:
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failed(Failure.TLS_CERTIFICATE, error.verify_message)
     if isinstance(error, ssl.SSLError):
-        return Failed(Failure.TLS_PROTOCOL, (error.reason or "").replace("_", " ").lower())
-    if isinstance(error, ConnectionRefusedError | FileNotFoundError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
+        reason = (error.reason or "").replace("_", " ").lower()
+        return Failed(Failure.TLS_PROTOCOL, f"{_NO_TLS} ({reason})" if error.reason in _NO_TLS_REASONS else reason)
+    if isinstance(error, FileNotFoundError):
+        return Failed(Failure.REFUSED, "there is no such socket")
+    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return Failed(Failure.REFUSED)
     if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return Failed(Failure.TERMINATED)
+        return Failed(Failure.TERMINATED, "while the connection was being opened")
     if isinstance(error, TimeoutError):
         return Failed(Failure.CONNECT_TIMEOUT)
     return Failed(Failure.UNREACHABLE, (error.strerror or "").lower() if isinstance(error, OSError) else "")

@@ -27,6 +27,15 @@ from gateway.proxy.wire.http1_request import (
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n")
 _STATUS_START: Final = b"HTTP/1."
+_SPOKEN: Final = (
+    (b"\x15\x03", "it answers in TLS: is it an `https://` endpoint?"),
+    (b"\x00\x00", "it answers in HTTP/2 or another binary protocol"),
+    (b"SSH-", "it answers in SSH"),
+    (b"220", "it answers as a mail or FTP server does"),
+    (b"-ERR", "it answers as Redis does"),
+    (b"<", "it answers with a document and no response head"),
+)
+"""How answers in other protocols begin."""
 _BLANK_BEFORE_COLON: Final = re.compile(rb"^(" + TOKEN + rb"++)[\t ]++:", re.MULTILINE)
 """RFC 9112 5.1: a proxy removes the blanks from a response. (In a request they are 400.)"""
 
@@ -98,7 +107,7 @@ def read_response(data: bytes, end: int, own: bytes, last: ResponseFields | None
     """
     match = _STATUS_LINE.match(data)
     if match is None:
-        raise Failed(Failure.PROTOCOL, "the status line is not valid")
+        raise Failed(Failure.PROTOCOL, _spoken(data) or "the status line is not valid")
     version, status, reason = match.groups()
     block = data[match.end() : end]
     known = last is not None and last.block == block and last.own == own
@@ -172,4 +181,9 @@ def _apply_connection(fields: ResponseFields, options: list[bytes]) -> None:
 def check_partial_response(buffer: bytes, scanned: int = 0) -> None:
     """Refuse early what can no longer become a valid response head. `scanned` bytes were seen before."""
     if not buffer.startswith(_STATUS_START[: len(buffer)]) or BARE.search(buffer, scanned) is not None:
-        raise Failed(Failure.PROTOCOL, "the response head is not valid")
+        raise Failed(Failure.PROTOCOL, _spoken(buffer) or "the response head is not valid")
+
+
+def _spoken(data: bytes) -> str:
+    """For people: what a service speaks that does not speak HTTP/1.1; empty when it cannot be told."""
+    return next((says for begins, says in _SPOKEN if data.startswith(begins)), "")

@@ -117,6 +117,7 @@ def access_settings(chosen: RouteLog, name: str | None, making: Making) -> Acces
         refused=refused_template(names, making.config_hash),
         time_scale=names.time_scale,
         duration_scale=names.duration_scale,
+        connect=b"," + key(names, "connect_ms") + names.duration_form,
         backoff=b"," + key(names, "backoff_ms") + names.duration_form,
         share=share,
         slow=chosen.slow,
