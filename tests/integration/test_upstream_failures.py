@@ -121,7 +121,8 @@ async def test_a_service_that_is_slow_to_accept_is_no_overhead(gateway: StartGat
 
     assert (response.status, entry["failure"]) == (504, "connection_timeout")
     assert entry["detail"] == "no connection within what was left of 0.2 s (timeout.request)"
-    assert entry["upstream_ms"] == entry["connect_ms"] >= 150 > entry["overhead_ms"]
+    assert entry["upstream_ms"] == entry["connect_ms"] >= 150
+    assert entry["overhead_ms"] < entry["connect_ms"]
 
 
 @pytest.mark.parametrize(
