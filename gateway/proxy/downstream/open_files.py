@@ -13,8 +13,9 @@ _log = logging.getLogger("gateway")
 
 
 def raise_file_limit(connections: int) -> None:
-    """Every exchange takes two sockets; the usual soft limit of 1024 files would end that early."""
-    wanted = 2 * connections + SPARE_FILES
+    """Every exchange takes two sockets, and as many as there may be connections may not have come through a TLS handshake;
+    the usual soft limit of 1024 files would end that early."""
+    wanted = 3 * connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if most > soft:
