@@ -23,7 +23,9 @@ async def secure(
     gateway: StartGateway, certificates: Certificates, more: str = "", server: str = "", names: tuple[str, ...] = ("good",)
 ) -> Gateway:
     """A gateway that speaks HTTPS alone, with these certificates."""
-    tls = ", ".join(f'{{certificate: "{certificates[f"{one}.crt"]}", key: "{certificates[f"{one}.key"]}"{more}}}' for one in names)
+    tls = ", ".join(
+        f'{{certificate: "{certificates[f"{one}.crt"]}", key: "{certificates[f"{one}.key"]}"{more}}}' for one in names
+    )
     return await gateway(f"""
 version: 1
 server: {{listen: [{{address: "127.0.0.1:0", tls: [{tls}]}}], overload: {{default: off, sheddable: off}}{server}}}
