@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import socket
 import sys
 import termios
@@ -23,6 +24,16 @@ PART_AGAIN: Final = 0.1
 _TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 _ESTABLISHED: Final = 1
 """`tcpi_state`, the first byte of TCP_INFO."""
+
+_INTO_THE_VOID: Final = ("SSL connection is closed", "socket.send() raised exception.")
+"""What the loops log of each write, from the fifth, to a peer that has left: a client could fill the log with it."""
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return record.msg not in _INTO_THE_VOID
+
+
+logging.getLogger("asyncio").addFilter(_matters)
 
 
 class Source(Protocol):

@@ -341,3 +341,29 @@ async def test_closing_opens_no_file(upstream: StartUpstream, gateway: StartGate
 
     assert client.told
     await eventually(lambda: not running.plane.connections)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["close-notify", "fin"])
+async def test_who_has_left_is_no_line_of_the_log(
+    gateway: StartGateway, certificates: Certificates, caplog: pytest.LogCaptureFixture, told: bool
+) -> None:
+    """A client may send requests ahead and leave: the loops would log each answer that nobody takes."""
+    running = await gateway(f"""
+version: 1
+server: {{listen: [{https(certificates)}], overload: {{default: off, sheddable: off}}}}
+access_log: "off"
+routes: [{{name: all, match: {{}}, respond: {{body: OK}}}}]
+""")
+    client = await mute_client(running, certificates)
+    client.send(GET)
+    await client.read_until(b"OK")
+    client.send(200 * GET)
+    if told:
+        with pytest.raises(ssl.SSLWantReadError):
+            client.tls.unwrap()
+        client._flush()
+    client.writer.write_eof()
+    await eventually(lambda: not running.plane.connections)
+    client.writer.close()
+
+    assert caplog.messages == []

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from gateway.proxy.downstream import handshakes
 from gateway.proxy.downstream.handshakes import unraisable
 from tests.certificates import Certificates
 from tests.conftest import StartGateway
@@ -65,6 +66,32 @@ async def test_plain_http_is_told_that_this_is_https(
     assert counted(running) == {"tls_plain_http": 1}
     assert "TLS handshake with 127.0.0.1 failed: plain HTTP at a port for HTTPS" in caplog.messages
     assert await served(running, certificates)
+
+
+async def test_an_upload_in_plain_http_is_told_too(gateway: StartGateway, certificates: Certificates) -> None:
+    """A reset for what is still coming would destroy the answer before anybody reads it (RFC 9112 9.6)."""
+    running = await secure(gateway, certificates)
+    client = await running.client()
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n")
+    await eventually(lambda: counted(running))
+    for _ in range(40):
+        await client.send(b"x" * 100_000)
+    response = await client.response()
+
+    assert (response.status, response.value(b"connection")) == (400, b"close")
+    client.close()
+    await eventually(lambda: not running.app.runtime.handshakes._refused)
+
+
+async def test_who_does_not_stop_sending_plain_http_is_let_go(
+    gateway: StartGateway, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is read for ever (threat: slowloris)."""
+    monkeypatch.setattr(handshakes, "LINGER", 0.1)
+    running = await secure(gateway, certificates)
+    client = await running.client()
+    assert (await client.ask(b"GET / HTTP/1.1\r\nHost: a\r\n")).status == 400
+    await eventually(lambda: not running.app.runtime.handshakes._refused)
 
 
 async def test_noise_is_dropped(gateway: StartGateway, certificates: Certificates) -> None:

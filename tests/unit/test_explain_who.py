@@ -237,3 +237,11 @@ def test_the_options_of_the_command(capsys: pytest.CaptureFixture[str], path: Pa
 
     assert row(out, "client").startswith("a Unix socket, no address: no trusted proxy")
     assert row(out, "listener") == f"unix:/run/gateway.sock {path}:3"
+
+
+def test_a_path_alone_is_not_sent_to_https(tmp_path: Path) -> None:
+    """Who writes no scheme asks for the route, also where all plain HTTP is redirected: the usual listeners are these two."""
+    path = tmp_path / "g.yaml"
+    path.write_text(TEXT.replace('":8080", "unix', '{address: ":8080", redirect_to_https: true}, "unix'), encoding="utf-8")
+
+    assert "→ route `all`" in explain(load(path), "GET", "/a")

@@ -225,6 +225,8 @@ def _listen(listed: Sequence[Listen], scheme: str, peer: str | None, wanted: str
                 return listen
         raise RequestError(f"nobody listens on `{wanted}`; there is {', '.join(str(listen.address) for listen in listed)}")
     fit = [listen for listen in listed if peer is None or bool(listen.address.path) is (peer == UNIX)]
+    if not scheme:  # who writes a path alone asks for its route, not where plain HTTP is sent to
+        fit = [listen for listen in fit or listed if not listen.redirect_to_https] or fit
     same = [listen for listen in fit or listed if (listen.tls is not None) is (scheme == "https")]
     return (same or fit or listed)[0]
 

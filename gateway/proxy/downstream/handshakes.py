@@ -33,6 +33,8 @@ _PLAIN: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConten
     _TEXT,
 )
 _UNREAD: Final = 64 * 1024
+LINGER: Final = 2.0
+"""Seconds for which the rest of a plain request is read and thrown away: a reset would destroy the answer (RFC 9112 9.6)."""
 _REASONS: Final = {
     "NO_SHARED_CIPHER": "tls_no_shared_cipher",
     "UNSUPPORTED_PROTOCOL": "tls_protocol_version",
@@ -73,6 +75,8 @@ class Handshakes:
         self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
         """Accepted, and not a byte has come."""
         self._under_way: set[asyncio.Task[None]] = set()
+        self._refused: dict[socket.socket, asyncio.TimerHandle] = {}
+        """They have their answer in plain HTTP, and may still be sending."""
         self._last_line = 0.0
         self._more = 0
         """Failures since the last line of the log."""
@@ -82,7 +86,7 @@ class Handshakes:
     ) -> None:
         """Take over a connection that was accepted; `accept` makes its protocol once it is through. `patience`: seconds for the
         first byte, and again for the handshake."""
-        waiting = len(self._silent) + len(self._under_way)
+        waiting = len(self._silent) + len(self._under_way) + len(self._refused)
         if waiting > self._plane.limits.connections:
             sock.close()
             self._count("connection_limit_reached")
@@ -99,6 +103,8 @@ class Handshakes:
     async def stop(self) -> None:
         """End those under way, too."""
         self.drop_silent()
+        for sock in list(self._refused):
+            self._let_go(sock)
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -135,14 +141,31 @@ class Handshakes:
     def _refuse(self, sock: socket.socket, *, plain: bool) -> None:
         """What begins with a letter is a request."""
         peer = _peer(sock)
-        if plain:
-            with contextlib.suppress(OSError):
-                sock.send(_PLAIN)
-                sock.shutdown(socket.SHUT_WR)
-                # The kernel would reset a connection with unread bytes, and the answer be lost.
-                sock.recv(_UNREAD)
-        sock.close()
         self._failed(peer, "tls_plain_http" if plain else "tls_error", "plain HTTP at a port for HTTPS" if plain else "no TLS")
+        if not plain:
+            sock.close()
+            return
+        with contextlib.suppress(OSError):
+            sock.send(_PLAIN)
+            sock.shutdown(socket.SHUT_WR)
+        loop = self._plane.loop
+        self._refused[sock] = loop.call_later(LINGER, self._let_go, sock)
+        loop.add_reader(sock, self._throw_away, sock)
+
+    def _throw_away(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(_UNREAD)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._let_go(sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        self._refused.pop(sock).cancel()
+        self._plane.loop.remove_reader(sock)
+        sock.close()
 
     async def _handshake(
         self, sock: socket.socket, context: ssl.SSLContext, accept: Callable[[], asyncio.Protocol], patience: float

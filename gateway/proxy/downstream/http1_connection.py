@@ -280,6 +280,7 @@ class Http1Connection(Http1Answers):
         assert exchange is not None
         self.source = None
         if self.transport.is_closing():
+            self.closing = True
             return
         if not exchange.keep_alive or (self.ended and not self._buffer):
             self._close(unread=bool(self._buffer) or not exchange.request_is_read())
