@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -24,6 +25,12 @@ from gateway.control.words.units import format_duration
 from gateway.control.words.values import did_you_mean, one_of, repeated
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
+_REGEX_SEGMENT: Final = re.compile(r"\[[^\]]+\]|\(.*\)|\.\*|\.\+|\$$")
+"""A segment of a path that is a regular expression elsewhere."""
+_REFERENCE: Final = re.compile(
+    r"\$\(?[A-Za-z_][A-Za-z0-9_]*\)?|%[A-Z_][A-Z0-9_]*%|\{\{.*\}\}|\{env\.[A-Za-z_]\w*\}|\{\$[A-Za-z_]\w*\}"
+)
+"""A reference to the environment as other programs write it."""
 
 
 def check(config: Config, resolved: ResolvedConfig, positions: Positions) -> list[Problem]:
@@ -32,6 +39,7 @@ def check(config: Config, resolved: ResolvedConfig, positions: Positions) -> lis
         *_addresses(config, positions),
         *check_server(config.server, positions),
         *check_redis(config.redis, positions),
+        *_secrets(config, positions),
         *_names(config, positions),
         *(problem for one in resolved.upstreams.values() for problem in _blocks(UPSTREAM_BLOCKS, one, positions)),
         *_blocks(ROUTE_BLOCKS, resolved.defaults, positions),
@@ -73,11 +81,13 @@ def _literal(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
     """Segments that other programs would take for parameters, and that stand for themselves here."""
     for one in resolved.routes:
         for path in one.facts.paths:
-            for segment in path.split("/") if "/:" in path or "/<" in path else ():
-                if segment[:1] in (":", "<"):
+            for segment in path.split("/"):
+                if segment[:1] in (":", "<") or _REGEX_SEGMENT.search(segment) is not None:
                     place = positions.at((*one.facts.loc, "match", "path"))
-                    name = segment.strip(":<>").rpartition(":")[2] or "id"
-                    yield f"{place}: note: `{segment}` stands for itself; a parameter is written `{{{name}}}`"
+                    name = (
+                        re.sub(r"[^A-Za-z0-9_]", "", segment.strip(":<>").rpartition(":")[2]) if segment[:1] in ":<" else "id"
+                    )
+                    yield f"{place}: note: `{segment}` stands for itself; a parameter is written `{{{name or 'id'}}}`"
 
 
 def _unused(resolved: ResolvedConfig, positions: Positions) -> Iterator[str]:
@@ -169,9 +179,24 @@ def _known(loc: Loc, name: str | None, config: Config, positions: Positions) -> 
         hint = did_you_mean(name, known) or (f"there are {', '.join(known[:10])}" if known else "there are none")
         if name in ("off", "none", "false"):
             hint = "without the line there is none: remove it"
+        elif (first := re.split(r"[^A-Za-z0-9_-]", name.lstrip("@"))[0]) in known:
+            hint = f"did you mean `{first}`?"
         elif "/" in name or ":" in name:
             hint = "a URL is an endpoint of an upstream: `upstreams: {app: {endpoints: [URL]}}`, and `upstream: app` here"
         yield positions.problem(loc, "there is no upstream of this name", hint)
+
+
+def _secrets(config: Config, positions: Positions) -> Iterator[Problem]:
+    """A reference that is not replaced would be a secret that everybody can guess."""
+    for loc, secret in ((("admin", "token"), config.admin.token), (("redis", "password"), config.redis.password)):
+        value = None if secret is None else secret.get_secret_value()
+        if value == "":
+            yield positions.problem(
+                loc, f"`{loc[-1]}` must not be empty", "remove the line, or name a file: `token_file: admin.token`"
+            )
+        elif value is not None and _REFERENCE.fullmatch(value):
+            message = f"`{loc[-1]}` is a reference that is not replaced"
+            yield positions.problem(loc, message, f"an environment variable is written `{loc[-1]}: ${{NAME}}`")
 
 
 def _names(config: Config, positions: Positions) -> Iterator[Problem]:

@@ -281,6 +281,21 @@ async def test_the_admin_listener_reloads(
             assert (await response.json())["ok"] is False
 
 
+async def test_an_empty_token_is_none(upstream: StartUpstream, gateway: StartGateway, tmp_path: Path) -> None:
+    """A token file without content, as a command that failed leaves it, must not let in who brings no token."""
+    (tmp_path / "admin.token").write_text("\n", encoding="utf-8")
+    origin = await upstream(answers(OK))
+    running = await gateway(proxy(origin.url).replace("admin: {", f"admin: {{token_file: {tmp_path / 'admin.token'}, "))
+    host, port = running.admin
+    async with ClientSession() as session:
+        for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer"}):
+            async with session.post(f"http://{host}:{port}/reload", headers=headers) as response:
+                assert (response.status, await response.text()) == (
+                    403,
+                    "`admin.token_file` is empty: nothing can be changed here.\n",
+                )
+
+
 class Target:
     """Takes every configuration, and counts them; refuses when told to."""
 

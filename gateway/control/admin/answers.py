@@ -22,9 +22,11 @@ def json_answer(value: object, status: int = 200) -> web.Response:
 
 
 def check_token(request: web.Request, token: str | None) -> None:
-    """Raises an HTTP answer unless the request may change something. None: `admin.token_file` is not set."""
-    if token is None:
-        raise web.HTTPForbidden(text="`admin.token_file` is not set: nothing can be changed here.\n")
+    """Raises an HTTP answer unless the request may change something. None: `admin.token_file` is not set. An empty file proves
+    nothing: whoever brings no token would have the right one."""
+    if token is None or not token.strip():
+        why = "is not set" if token is None else "is empty"
+        raise web.HTTPForbidden(text=f"`admin.token_file` {why}: nothing can be changed here.\n")
     given = request.headers.get("Authorization", "").removeprefix("Bearer ")
     if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode("utf-8")):
         raise web.HTTPUnauthorized(text="The token is missing or wrong.\n", headers={"WWW-Authenticate": "Bearer"})

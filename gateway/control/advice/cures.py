@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -29,13 +30,15 @@ _SYNONYMS: Final = {
     "brotli": "br", "gz": "gzip", "ws": "websocket",
     "ip": "client_ip", "remoteaddr": "client_ip", "remoteip": "client_ip", "json": "flat", "dryrun": "shadow",
     "leakybucket": "token_bucket", "gcra": "token_bucket", "fixedwindow": "sliding_window",
+    "max": "auto", "cpus": "auto", "cores": "auto", "randomtwo": "two_choices", "random2": "two_choices", "allow": "forward",
     "tls12": "1.2", "tlsv12": "1.2", "tls13": "1.3", "tlsv13": "1.3",
 }  # fmt: skip
 _INSIDE: Final = {
     "match": ("path", "host", "methods"), "limits": ("body",), "keep_alive": ("idle", "max_idle"), "admin": ("listen",),
     "server": ("listen",), "backoff": ("base",), "compression": ("codings",), "respond": ("body",), "ejection": ("failures",),
     "request_fields": ("set",), "response_fields": ("set",), "body": ("body",), "retry": ("on",), "exempt": ("cidrs", "keys"),
-    "redirect": ("to",), "load_balancing": ("algorithm",), "tls": ("ca",), "include": (),
+    "redirect": ("to",), "queue": ("max_wait", "size"), "headers": ("request",),
+    "levels": ("gzip",), "load_balancing": ("algorithm",), "tls": ("ca",), "include": (),
 }  # fmt: skip
 """The words of a block that a bare value may have been meant for."""
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM])?")
@@ -98,7 +101,16 @@ def cure(data: Any, loc: Loc, base: Path, *, off: bool = False) -> str:
 def _candidates(value: Any, loc: Loc) -> Iterator[Any]:
     """What may have been meant, the likeliest first. Values are as they are read: text, true, false, lists and maps."""
     name = next((step for step in reversed(loc) if isinstance(step, str)), "")
+    outer = loc[-2] if len(loc) > 1 else ""
     if isinstance(value, list):
+        if value and all(isinstance(item, dict) and {"name", "value"} <= item.keys() for item in value):
+            yield {item["name"]: item["value"] for item in value}
+        if name == "match" and len(value) > 1:
+            if all(isinstance(item, dict) and list(item) == ["path"] for item in value):
+                yield {"path": [item["path"] for item in value]}
+            return
+        if outer in ("headers", "query") and all(isinstance(item, str) and re.fullmatch(r"[\w-]+", item) for item in value):
+            yield {"regex": "|".join(value)}
         yield from value[:1] if len(value) == 1 else ()
         if name in ("headers", "query") and all(isinstance(item, str) for item in value):
             yield dict.fromkeys(value, True)
@@ -106,6 +118,10 @@ def _candidates(value: Any, loc: Loc) -> Iterator[Any]:
             yield {key: item for one in value for key, item in one.items()}
             yield {"set": {key: item for one in value for key, item in one.items()}}
     elif isinstance(value, dict):
+        if {"type", "value"} <= value.keys() and isinstance(value["value"], str):
+            yield f"{value['value'].rstrip('/')}/**" if "refix" in str(value["type"]) else value["value"]
+        if name == "body":
+            yield json.dumps(value)
         yield [value]
         yield from _of_single(*next(iter(value.items()))) if len(value) == 1 and name != "body" else ()
         if {"address", "port"} <= value.keys():
@@ -113,9 +129,23 @@ def _candidates(value: Any, loc: Loc) -> Iterator[Any]:
         if value and all(isinstance(item, str) for item in value.values()):
             yield list(value.values())
     else:
-        yield from _of_scalar(("true" if value else "false") if isinstance(value, bool) else str(value), name, value)
+        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+        yield from _of_rule(text) if name in ("match", "path") else ()
+        yield from _of_scalar(text, name, value) if outer not in ("set", "add") else ()
         return
     yield from ({inner: value} for inner in _INSIDE.get(name, ()))
+
+
+def _of_rule(text: str) -> Iterator[Any]:
+    """A rule of Traefik, as a match or as a path: Host(`a`) && PathPrefix(`/api`)."""
+    found: dict[str, list[str]] = {}
+    for kind, names in re.findall(r"(Host|PathPrefix|Path|Method)\(([^)]*)\)", text):
+        word = {"Host": "host", "Method": "methods"}.get(kind, "path")
+        for one in re.findall(r"[`'\"]([^`'\"]+)[`'\"]", names):
+            found.setdefault(word, []).append(f"{one.rstrip('/')}/**" if kind == "PathPrefix" else one)
+    if found and "||" not in text:
+        yield {word: values if len(values) > 1 or word == "methods" else values[0] for word, values in found.items()}
+        yield from found.get("path", ())
 
 
 def _of_single(key: str, value: Any) -> Iterator[Any]:
@@ -148,11 +178,16 @@ def _of_scalar(text: str, name: str, value: Any) -> Iterator[Any]:
     pair = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)\s*[=:]\s*(.+)", text)
     if pair is not None:
         yield {pair[1]: pair[2]}
-    status = re.match(r"([2-5][0-9]{2})\b", text)
+    moved = re.fullmatch(r"(30[12378])\s+(\S+?);?", text)
+    if moved is not None:
+        yield {"to": moved[2], "status": moved[1]}
+    status = re.match(r"([2-5][0-9]{2})\b(?!-)", text)
     if status is not None:
         yield status[1]
     if text.startswith("-"):
         yield [text[1:]]
+    if re.fullmatch(r"[0-9]{2,5}", text):
+        yield {"listen": f"127.0.0.1:{text}"}
     if lower not in _OFF | _ON:
         yield from ({inner: text} for inner in _INSIDE.get(name, ()))
         yield from ({inner: [text]} for inner in _INSIDE.get(name, ()))
@@ -169,7 +204,7 @@ def _synonyms(text: str, name: str) -> Iterator[Any]:
         kind = {"$a": "query", "$c": "cookie"}.get(text.strip()[:2], "header")
         if plain in ("remoteaddr", "binaryremoteaddr", "remoteip", "ipaddress", "clientaddress", "sourceip"):
             yield "client_ip"
-        elif variable is not None:
+        elif variable is not None and text not in ("path", "header", "query", "cookie", "constant", "uri", "url"):
             yield f"{kind}:{(variable[1] or variable[2]).replace('_', '-')}"
 
 
@@ -178,7 +213,7 @@ def _spellings(text: str, name: str) -> Iterator[str]:
     yield quota_hint(stripped)
     yield stripped
     yield stripped.partition("#")[0].strip()
-    yield stripped.strip("\"'`;,")
+    yield stripped.strip("\"'`;,%")
     yield stripped.lower()
     yield stripped.upper()
     yield re.sub(r"-+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", stripped)).lower()
@@ -190,12 +225,15 @@ def _spellings(text: str, name: str) -> Iterator[str]:
             yield str(int(number))
     if re.match(r"v?1(\.0+)?$", stripped) or name == "version":
         yield "1"
+    probe = re.fullmatch(r"(?:GET|HEAD|OPTIONS)\s+(/\S*)", stripped)
+    if probe is not None:
+        yield probe[1]
     if name in ("path", "health", "to", "from", "strip_prefix", "rewrite_prefix"):
         yield urlsplit(stripped).path if "://" in stripped else f"/{stripped}"
     if name in ("redirect", "to") and "." in stripped:
         yield f"https://{stripped}"
     if name in ("redis", "url"):
-        yield f"redis://{stripped}"
+        yield f"redis://{stripped.rpartition('://')[2]}"
     if name == "name":
         folded = unicodedata.normalize("NFKD", stripped).encode("ascii", "ignore").decode()
         yield re.sub(r"[^A-Za-z0-9._-]+", "-", folded).strip("-._")

@@ -58,12 +58,22 @@ _SHAPES: Final = {
     ("routes", "*", "response_fields"): "response_fields: {set: {X-A: b}}",
     ("routes", "*", "rewrite_prefix"): "rewrite_prefix: {from: /api, to: /v1}",
     ("routes", "*", "limits"): "limits: {body: 10MiB}",
+    ("routes", "*", "access_log"): "access_log: {sample: 10%}",
+    ("routes", "*", "decompress_request"): "decompress_request: on",
+    ("routes", "*", "request_fields", "set"): "set: {X-A: b}",
+    ("upstreams", "*", "endpoints"): 'endpoints: ["http://127.0.0.1:9000"]',
+    ("upstreams", "*", "max_in_flight", "queue"): "queue: 50",
+    ("upstreams", "*", "slow_start"): "slow_start: 30s",
+    ("server", "trusted_proxies"): "trusted_proxies: [10.0.0.0/8]",
+    ("admin",): 'admin: {listen: "127.0.0.1:9900"}',
     ("routes", "*", "upgrades"): "upgrades: [websocket]",
     ("redis",): 'redis: "redis://127.0.0.1:6379"',
     ("server", "timeouts"): "timeouts: {header: 10s, keep_alive: 75s}",
 }
 """What a block looks like that has been written in a form that tells nothing of what was meant."""
 
+_BRIEF: Final = frozenset({"connect", "base", "max", "max_wait", "slow"})
+"""Times that are mostly written in milliseconds."""
 _EXAMPLES: Final = {
     "version": "version: 1",
     "routes": _SHAPES["routes",],
@@ -125,6 +135,8 @@ def explained(error: dict[str, Any], source: Source) -> Problem | None:
     message = context.get("message") if kind == "invalid" else _bounds(kind, context, loc) or _PLAIN_TEXTS.get(kind)
     message = message or "not valid here"
     hint = str(context.get("hint", "")) if kind == "invalid" else ""
+    if isinstance(node, Scalar) and isinstance(node.value, str) and not node.written:
+        hint = _number_hint(node.value, name, loc) or hint
     if isinstance(node, Scalar) and node.written:
         # What stands for `${…}` may be secret, and a hint may quote it.
         hint = f"after `{node.written[:80]}` was replaced" if not node.written.startswith("${file") else ""
@@ -145,6 +157,15 @@ def _as_written(loc: Loc, positions: Positions) -> Loc:
     while written and isinstance(written[-1], int) and not isinstance(positions.find(written[:-1])[0], Sequence):
         written = written[:-1]
     return written
+
+
+def _number_hint(text: str, name: str, loc: Loc) -> str:
+    """What a number without a unit is, where its place tells."""
+    if name == "body" and text == "0":
+        return "write `body: off` for no limit, or `body: 0B` for no body"
+    if text.isdigit() and 20 <= int(text) < 1000 and (name in _BRIEF or loc == ("redis", "timeout")):
+        return f"did you mean `{text}ms`?"
+    return ""
 
 
 def _missing(loc: Loc, positions: Positions) -> Problem | None:

@@ -20,6 +20,8 @@ from gateway.control.reading.problems import Problem
 from gateway.control.schema import Config
 
 _ACTIONS: Final = ("upstream", "redirect", "respond")
+_CHOSEN: Final[dict[str, type[Scalar]]] = {"set": Scalar, "add": Scalar}
+"""Blocks whose keys are names that an operator chooses, and what stands behind them."""
 _STAND_IN: Final = "https://stand-in"
 _MOST: Final = 100
 """Unknown words of one block that are looked at one by one: nobody has misspelt more."""
@@ -78,13 +80,18 @@ def _words(root: Mapping, block: Loc, names: list[str], missing: list[str], foun
         name: _value_too(unknown_word((*block, name), parent.items[name][1], positions), name, block, source) for name in names
     }
     foreign_file = (
-        not block and not parent.items.keys() & {"routes", "upstreams"} and all(a.elsewhere for a in answers.values())
+        not block
+        and not parent.items.keys() & {"routes", "upstreams"}
+        and any(a.elsewhere for a in answers.values())
+        and all(a.elsewhere or a.stands_for for a in answers.values())
     )
     groups: dict[str, list[str]] = {}
     for name, answer in answers.items():
         told = answer.hint if answer.stands_for or answer.elsewhere else name
         groups.setdefault("" if foreign_file else told, []).append(name)
     for together in groups.values():
+        # Of several words that tell what it is, one that names it.
+        together.sort(key=lambda name: ("looks like" not in answers[name].hint, not answers[name].stands_for))
         answer = answers[together[0]]
         message = answer.message
         if len(together) > 1 and not foreign_file:
@@ -158,7 +165,8 @@ def _put_right(root: Mapping, block: Loc, name: str, answer: Unknown, missing: l
     elif answer.stands_for:
         # (A limit that is broken would be taken out, and be missing then.)
         least = answer.stands_for == "limit" and block[-1:] == ("max_in_flight",)
-        parent.items.setdefault(answer.stands_for, (key, Scalar(key, "1000") if least else _nothing(node.position)))
+        for word in answer.stands_for.split():
+            parent.items.setdefault(word, (key, Scalar(key, "1000") if least else _nothing(node.position)))
     elif answer.place is not None and (not answer.place[len(block) :] or answer.place[len(block)] in missing):
         _move(root, block, answer.place, name, (key, node))
 
@@ -195,7 +203,13 @@ def _indent(parent: Mapping, block: Loc, name: str, found: Mended, positions: Po
             above = other, key
         elif above is not None and other not in known_fields((*block, above[0])):
             above = None
-    if above is None or plain(name) not in map(plain, known_fields((*block, above[0]))):
+    if above is None:
+        return False
+    # Names that an operator chooses are known by what stands behind them.
+    chosen = _CHOSEN.get(above[0]) if above[0] in known_fields(block) and name not in known_fields(block) else None
+    if plain(name) not in map(plain, known_fields((*block, above[0]))) and not (
+        chosen is not None and isinstance(parent.items[name][1], chosen)
+    ):
         return False
     outer, place = above
     found.silenced.add(place)
@@ -211,6 +225,26 @@ def _indent(parent: Mapping, block: Loc, name: str, found: Mended, positions: Po
             found.problems.append(positions.problem_at(key, message, hint))
         inner.items[name] = (key, node)
     return True
+
+
+def outdented(root: Mapping, positions: Positions, found: Mended) -> None:
+    """Upstreams that begin in the first column, below an `upstreams:` that has no value because of that."""
+    key, node = root.items.get("upstreams", (root.position, root))
+    known = known_fields(())
+    names = (
+        [name for name, (_, one) in root.items.items() if name not in known and _has_endpoints(one)] if _is_null(node) else []
+    )
+    if not names:
+        return
+    found.silenced.add(key)
+    message = f"`{names[0]}` belongs into `upstreams` on line {key.line}, which has no value without it"
+    hint = "indent it by 2 blanks, and what stands below it too"
+    found.problems.append(positions.problem_at(root.items[names[0]][0], message, hint))
+    root.items["upstreams"] = (key, Mapping(key, {name: root.items.pop(name) for name in names}))
+
+
+def _has_endpoints(node: Node) -> bool:
+    return isinstance(node, Mapping) and "endpoints" in node.items
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from gateway.control.advice.places import plain
+from gateway.control.advice.unknown import table
+from gateway.control.json_schema import known_fields
 from gateway.control.reading.characters import odd_character
 from gateway.control.reading.problems import Problem, hide_secrets
 
@@ -26,7 +29,18 @@ def polish(problems: Iterable[Problem], lines: Mapping[str, list[str]]) -> list[
     listed = list(problems)
     tagged = {(one.file, one.line, one.column) for one in listed if one.message.startswith("the tag `")}
     told = [one for one in listed if one.message.startswith("the tag `") or (one.file, one.line, one.column) not in tagged]
+    told = [_of_another(one) for one in told]
     return [_hinted(_reference(_character(problem, lines), lines)) for problem in told]
+
+
+def _of_another(problem: Problem) -> Problem:
+    """A line of another program's configuration, `word value;`, by its first word."""
+    words = problem.source.split()
+    if "a colon is missing" in problem.message and len(words) > 1 and not problem.hint.startswith("write `timeout"):
+        row = table().get(("route", plain(words[0]))) or table().get(("", plain(words[0])))
+        if row is not None and plain(words[0]) not in map(plain, known_fields(("routes", 0))):
+            return replace(problem, message=f"not valid YAML: a line of another program, `{words[0]}`", hint=row.say)
+    return problem
 
 
 def _hinted(problem: Problem) -> Problem:

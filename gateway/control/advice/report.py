@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gateway.control import checks
 from gateway.control.advice.explain import Source, example_of, explained
-from gateway.control.advice.mend import fill, mend
+from gateway.control.advice.mend import Mended, fill, mend, outdented
 from gateway.control.reading.nodes import Loc, Mapping, Positions, to_data
 from gateway.control.reading.problems import Problem
 from gateway.control.resolved import resolve_config
@@ -26,10 +26,15 @@ def all_problems(root: Mapping, lines: dict[str, list[str]], base: Path, problem
     """The problems that are known already, and all others."""
     found = dict.fromkeys(problems)
     positions = Positions(root, lines)
+    first = Mended()
+    outdented(root, positions, first)
     fill(root)
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         _, errors, source = _tried(to_data(root), positions, base)
         mended = mend(root, errors, source)
+        if not turn:
+            mended.problems += first.problems
+            mended.silenced |= first.silenced
         said = {(key.file, key.line, key.column) for key in mended.silenced}
         found = {one: None for one in found if (one.file, one.line, one.column) not in said}
         found.update(dict.fromkeys(mended.problems))

@@ -12,12 +12,14 @@ from gateway.control.advice.places import belongs, in_words, nested, plain, shap
 from gateway.control.advice.tables import read_table
 from gateway.control.json_schema import known_fields
 from gateway.control.reading.characters import odd_character, plain_text
-from gateway.control.reading.nodes import Loc, Node, Positions
+from gateway.control.reading.nodes import Loc, Mapping, Node, Positions, Scalar
 from gateway.control.schema import Match
 
 _SURE, _LIKELY = 0.8, 0.6
 """How alike two words are that are taken for one: before all else, and where nothing else is known of it."""
 _LISTED: Final = 30
+_ALIKE: Final = frozenset({"apiVersion", "matches", "volumes"})
+"""Words of other programs that are nearly one of ours."""
 _OF_MATCH: Final = frozenset(Match.model_fields)
 """Written in a route they are no slip of the pen, however alike another word is."""
 
@@ -28,7 +30,7 @@ class Row:
 
     say: str
     stands_for: str = ""
-    """The word of the same block that is not missing besides."""
+    """The word of the same block, or the words, that are not missing besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,48 @@ def unknown_word(loc: Loc, node: Node, positions: Positions) -> Unknown:
     known = known_fields(block)
     message = f"unknown field `{name}`{within(block, positions)}"
     return (
-        _misspelled(name, message, known)
+        _of_here(name, block, message, node)
+        or _misspelled(name, message, known)
         or (name in _OF_MATCH and _foreign(scope_of(block), name, message, known))
         or _close(name, message, known, _SURE)
         or _foreign(scope_of(block), name, message, known)
         or _elsewhere(name, block, message, node, near=True)
         or _foreign("", name, message, known)
+        or ("/" in name and _foreign("", name.rpartition("/")[2], message, known))
         or _close(name, message, known, _LIKELY)
         or _elsewhere(name, block, message, node, near=False)
         or _of_another_block(name, message)
         or Unknown(message, _listed(name, known, node))
     )
+
+
+def _of_here(name: str, block: Loc, message: str, node: Node) -> Unknown | None:
+    """Words that only their place tells."""
+    scope = scope_of(block)
+    if name in _ALIKE:
+        return _foreign(scope, name, message, known_fields(block))
+    if block == ("defaults",) and name == "match":
+        return Unknown(message, "each route has its own `match`, there is none for all of them", elsewhere=True)
+    part = re.fullmatch(r"([A-Za-z_]+)\s*[= ]\s*(\S+)", name)
+    if part is not None and _is_null(node) and part[1] in known_fields(block):
+        return Unknown(f"a colon is missing behind `{part[1]}`", f"write `{part[1]}: {part[2]}`", stands_for=part[1])
+    if scope == "endpoint" and isinstance(node, Scalar) and str(node.value).isdigit() and (scope, plain(name)) not in table():
+        return Unknown("an endpoint is a URL", f"write `- http://{name}:{node.value}`", stands_for="url")
+    if scope == "rewrite_prefix" and name.startswith("/") and isinstance(node, Scalar):
+        cure = f"write `rewrite_prefix: {{from: {name}, to: {node.value}}}`"
+        return Unknown("the prefixes are named", cure, stands_for="from to")
+    if scope == "route" and block[:1] == ("routes",) and _is_null(node) and (scope, plain(name)) not in table():
+        return Unknown(message, f"the name of a route stands behind `name`: write `name: {name}`", stands_for="name")
+    if not block and isinstance(node, Mapping) and {"version", "routes"} & node.items.keys():
+        hint = f"take out the line `{name}:`, and one level of indentation below it"
+        return Unknown(f"unknown field `{name}` around the configuration", hint, elsewhere=True)
+    if not block and name.startswith("x-"):
+        return Unknown(
+            message, "what all routes share stands in `defaults:`; there is no place for other values", elsewhere=True
+        )
+    if name.startswith("traefik."):
+        return Unknown(message, "routes are not read from labels: each is an entry of `routes:`", elsewhere=True)
+    return None
 
 
 def _misspelled(name: str, message: str, known: list[str]) -> Unknown | None:
@@ -127,7 +160,7 @@ def _foreign(scope: str, name: str, message: str, known: list[str]) -> Unknown |
     row = table().get((scope, plain(name)))
     if row is None:
         return None
-    stands_for = row.stands_for if row.stands_for in known else ""
+    stands_for = row.stands_for if row.stands_for and set(row.stands_for.split()) <= set(known) else ""
     return Unknown(message, row.say, stands_for=stands_for, elsewhere=not stands_for)
 
 
@@ -164,3 +197,7 @@ def _listed(name: str, known: list[str], node: Node) -> str:
         return f"a field is written with `set`: `set: {{{name}: {shown_value(node, name)}}}`"
     more = ", …" if len(known) > _LISTED else ""
     return f"known here: {', '.join(known[:_LISTED])}{more}" if known else ""
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.value is None

@@ -35,7 +35,7 @@ def _resolve(reference: str, environ: Mapping[str, str], base: Path, read: Calla
         return read(base / reference[5:])
     name, separator, rest = reference.partition(":")
     if _NAME.fullmatch(name) is None or (separator and rest[:1] not in ("-", "?")):
-        raise ValueError("not a reference: write `${VAR}`, `${VAR:-default}`, `${VAR:?message}` or `${file:/path}`")
+        raise ValueError(f"not a reference: write {_meant(reference)}")
     value = environ.get(name)
     if not separator:
         if value is None:
@@ -46,6 +46,17 @@ def _resolve(reference: str, environ: Mapping[str, str], base: Path, read: Calla
     if rest[0] == "?":
         raise ValueError(f"the environment variable `{name}` is not set: {rest[1:] or 'it is required'}")
     return rest[1:]
+
+
+def _meant(reference: str) -> str:
+    """What a reference in another program's form is here. Only names are quoted: what stands behind may be a secret."""
+    other = re.fullmatch(r"(?:env[:.]|ENV[:.])([A-Za-z_][A-Za-z0-9_]*)", reference)
+    if other is not None:
+        return f"`${{{other[1]}}}`"
+    name = _NAME.match(reference)
+    if name is not None and reference[name.end() : name.end() + 1] in (":", "-", "="):
+        return f"`${{{name[0]}:-default}}`, with `:-` before the default"
+    return "`${VAR}`, `${VAR:-default}`, `${VAR:?message}` or `${file:/path}`"
 
 
 def read_secret(path: Path) -> str:

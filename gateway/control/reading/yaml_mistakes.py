@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import yaml
 
 from gateway.control.reading.characters import odd_character
+from gateway.control.reading.odd_lines import odd_line
 from gateway.control.reading.problems import shown
 
 _KEY: Final = r"[A-Za-z_][A-Za-z0-9_.-]*"
@@ -51,6 +52,7 @@ def explained(error: yaml.MarkedYAMLError, lines: list[str]) -> Mistake:
     found = (
         _odd(lines, context.line, mark.line)
         or _tab(lines, mark.line)
+        or _from_elsewhere(lines, max(min(context.line, mark.line - 1), mark.line - 2), mark.line)
         or _known(problem, error.context or "", lines, (context.line, context.column), (mark.line, mark.column))
         or Mistake(mark.line + 1, mark.column + 1, 1, f"not valid YAML: {problem}")
     )
@@ -66,6 +68,14 @@ def _odd(lines: list[str], first: int, last: int) -> Mistake | None:
         if found is not None:
             return Mistake(at + 1, found[0] + 1, 1, f"not valid YAML: {found[1]}", found[2])
     return None
+
+
+def _from_elsewhere(lines: list[str], first: int, last: int) -> Mistake | None:
+    found = odd_line(lines, first, last)
+    if found is None:
+        return None
+    row, column, message, hint = found
+    return Mistake(row + 1, column + 1, max(len(lines[row].strip()), 1), f"not valid YAML: {message}", hint)
 
 
 def _tab(lines: list[str], at: int) -> Mistake | None:
@@ -137,6 +147,9 @@ def _in_brackets(lines: list[str], opened: tuple[int, int], at: tuple[int, int])
         )
     if line[column : column + 1] == ":" and (start := line.rfind(": ", 0, column)) >= 0:
         text = re.split(r"[,}\]]", line[start + 2 :])[0].strip()
+        if ";" in text:
+            message, cure = "not valid YAML: what stands in braces is parted by commas", text.replace(";", ",")
+            return Mistake(at[0] + 1, start + 3, len(text), message, f"write `{cure}`")
         message = "not valid YAML: a value with a colon and a blank in it needs quotes"
         return Mistake(at[0] + 1, start + 3, len(text), message, f'write `"{text}"`')
     if at[0] == opened[0] and line[column : column + 1] == '"':
@@ -190,6 +203,11 @@ def _braces(line: str, row: int, column: int) -> Mistake:
 def _first_character(line: str, row: int, column: int) -> Mistake:
     match = re.match(r"[^,\]}#]+" if re.search(r"[{\[]", line[:column]) else r".+", line[column:])
     text = (match[0] if match else line[column:]).rstrip()
+    if text == "*" and (key := re.search(r"(host|path):\s*$", line[:column])) is not None:
+        cure = "without `host` any is taken: remove it" if key[1] == "host" else "write `path: /**`"
+        return Mistake(
+            row + 1, column + 1, 1, "not valid YAML: a value that is `*` needs quotes, and there is a better one", cure
+        )
     return Mistake(
         row + 1,
         column + 1,
@@ -231,6 +249,11 @@ def _without_colon(line: str, row: int, column: int) -> Mistake:
             "not valid YAML: a key ends with a colon",
             f"write `{equals[1]}: {equals[2][:_LONGEST]}`",
         )
+    limit = re.match(r"timeout +([a-z-]+) +([0-9]+[a-z]*)", text)
+    if limit is not None:
+        word = {"connect": "connect", "tunnel": "idle"}.get(limit[1], "request")
+        hint = f"write `timeout: {{{word}: {limit[2]}}}`"
+        return Mistake(row + 1, column + 1, len(text), "not valid YAML: a colon is missing behind the key", hint)
     spaced = re.match(rf"({_KEY}) +([^:]+?);?$", text)
     hint = f"write `{spaced[1]}: {spaced[2][:_LONGEST]}`" if spaced else "a line is `key: value`, or `- entry` in a list"
     return Mistake(row + 1, column + 1, max(len(text), 1), "not valid YAML: a colon is missing behind the key", hint)
@@ -281,6 +304,20 @@ def _odd_place(lines: list[str], row: int, column: int) -> Mistake | None:
     like, text = places[nearest], line.strip()
     if nearest == indent:
         return _wrong_kind(lines, row, like)
+    above = _line_above(lines, row)
+    if (found := _no_colon(lines, above) or _no_dash(lines, like, indent - nearest)) is not None:
+        return found
+    entry = re.fullmatch(r"\s*- +([^\s:{\[][^:]*(?::\S*)?)", lines[like].rstrip())
+    if entry is not None:
+        word = "url" if "://" in entry[1] else "address"
+        hint = f"write `- {word}: {entry[1][:_LONGEST]}` there, and indent this line by {_blanks(nearest)}"
+        return Mistake(
+            row + 1,
+            indent + 1,
+            len(text),
+            f"not valid YAML: the entry on line {like + 1} is a text, so nothing stands below it",
+            hint,
+        )
     message = f"not valid YAML: this line is indented by {_blanks(indent)}, and no block around it is"
     return Mistake(
         row + 1,
@@ -291,9 +328,34 @@ def _odd_place(lines: list[str], row: int, column: int) -> Mistake | None:
     )
 
 
+def _line_above(lines: list[str], row: int) -> int:
+    return next((at for at in range(row - 1, -1, -1) if lines[at].strip() and not lines[at].lstrip().startswith("#")), 0)
+
+
+def _no_colon(lines: list[str], at: int) -> Mistake | None:
+    """A key without its colon, with its block below it."""
+    text = lines[at].strip()
+    if re.fullmatch(_KEY, text) is None:
+        return None
+    column = len(lines[at]) - len(lines[at].lstrip())
+    return Mistake(at + 1, column + 1, len(text), "not valid YAML: a colon is missing behind the key", f"write `{text}:`")
+
+
+def _no_dash(lines: list[str], at: int, deeper: int) -> Mistake | None:
+    """The first line of an entry without its dash, the others below it."""
+    text, above = lines[at].strip(), lines[_line_above(lines, at)].strip()
+    if deeper != len("- ") or above not in ("routes:", "endpoints:", "listen:") or text.startswith("-"):
+        return None
+    column = len(lines[at]) - len(lines[at].lstrip())
+    message = f"not valid YAML: `{above[:-1]}` is a list, and an entry begins with `- `"
+    return Mistake(at + 1, column + 1, len(text), message, f"write `- {text[:_LONGEST]}`")
+
+
 def _wrong_kind(lines: list[str], row: int, like: int) -> Mistake:
     """A line that is well indented, but is no key among keys, or no entry among entries."""
     text, other = lines[row].strip(), lines[like].strip()
+    if ":" not in other and " " in other and not other.startswith("-"):
+        return _without_colon(lines[like], like, len(lines[like]) - len(lines[like].lstrip()))
     if ":" not in other and not other.startswith("-"):
         column = len(lines[like]) - len(lines[like].lstrip())
         return Mistake(

@@ -80,6 +80,10 @@ def network_hint(text: str) -> str:
         return f"write {local}"
     if re.search(r"[a-z]", re.sub(r"^[0-9a-f:.]+(/|$)", "", written)):
         return "names are not looked up: write its addresses, as `10.0.0.5` or `10.0.0.0/8`"
+    octets = re.fullmatch(r"((?:[0-9]{1,3}\.){1,3})\*(?:\.\*)*", written)
+    if octets is not None:
+        given = octets[1].count(".")
+        return f"write `{octets[1]}{'.'.join(['0'] * (4 - given))}/{8 * given}`"
     if "-" in written:
         return "a range is written with its length, as `10.0.0.0/28`"
     bare = written.rpartition(":")[0] if written.count(":") == 1 else ""

@@ -43,6 +43,8 @@ def _parse_address(text: str) -> Address:
     if match[2] == "*":
         raise invalid("all interfaces are written without a host", listen_hint(text))
     host, port = _host_port(match)
+    if host.isdigit():
+        raise invalid("ports of a container are mapped by what starts it, not here", f'write `":{port}"`')
     return Address(host, port)
 
 
@@ -92,13 +94,17 @@ def _parse_endpoint(text: str) -> EndpointUrl:
     if "@" in authority:
         raise invalid("an endpoint has no user or password", "set the `Authorization` field in `request_fields`")
     authority = ascii_host(authority)
+    if len(several := re.split(r"[\s,;]+(?=https?://)", text)) > 1:
+        raise invalid("several endpoints in one text", f"write `endpoints: [{', '.join(several)}]`")
     if rest:
         raise invalid("an endpoint has no path", path_of_endpoint_hint(authority, scheme, rest))
     default = 443 if scheme == "https" else 80
     has_port = re.search(r":[0-9]*$", authority) is not None and not authority.endswith("]")
     parts = _HOST_PORT.fullmatch(authority if has_port else f"{authority}:{default}")
     if parts is None:
-        raise invalid("the endpoint's host is neither a name nor an address")
+        literal = authority.count(":") > 2 and re.fullmatch(r"([0-9A-Fa-f:]*::[0-9A-Fa-f:]*?):([0-9]{2,5})", authority)
+        hint = f'write `"{scheme}://[{literal[1]}]:{literal[2]}"`' if literal else ""
+        raise invalid("the endpoint's host is neither a name nor an address", hint)
     host, port = _host_port(parts)
     if not host or not port:
         raise invalid("an endpoint needs a host and a port above 0")

@@ -43,7 +43,7 @@ def _parse_match_host(text: str) -> str:
     wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     name = ascii_host(name)
     host = normalise_host(name.encode("ascii"))
-    if not name or host is None or "*" in name or name.startswith("."):
+    if not name or host is None or "*" in name or name.startswith(".") or name == "_":
         raise invalid("not a host: write `api.example.com` or `*.example.com`", host_hint(text))
     if re.search(r":[0-9]*$", name) is not None and not name.endswith("]"):
         raise invalid("hosts are matched without port", f"did you mean `{wildcard}{host.decode('ascii')}`?")

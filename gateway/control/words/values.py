@@ -260,6 +260,11 @@ def _parse_location(text: str) -> str:
     variable = _VARIABLE.search(text)
     if variable is not None:
         kept = text[: variable.start()] or "https://app.example.com"
+        if kept == "https://":
+            all_of_it = "`server: {listen: [{address: ':80', redirect_to_https: true}]}`"
+            raise invalid(
+                "there are no variables in a redirect", f"write {all_of_it}: that sends all to HTTPS, without a route"
+            )
         raise invalid("there are no variables in a redirect", f'write `redirect: {{to: "{kept}", keep_path: true}}`')
     if len(text) > 2048 or _LOCATION.fullmatch(text) is None or re.match(r"(?:https?://[^/?#]|/(?!/))", text) is None:
         raise invalid("a redirect leads to `https://…`, `http://…` or `/…`, in printable ASCII without blanks")

@@ -32,9 +32,15 @@ REDACTED: Final = (
 """Query parameters that are credentials in most services."""
 
 
+_NO_FILES: Final = frozenset({"stdout", "stderr", "console", "json", "combined", "common", "syslog"})
+"""What other programs call destinations and formats."""
+
+
 def _resolve_file(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= 4096:
         raise invalid("expected the path of a file, or `-`")
+    if value.lower() in _NO_FILES:
+        raise invalid("this would be a file of this name: standard output is `-`", 'write `access_log: {file: "-"}`')
     return value if value == "-" else str(Path((info.context or {}).get("base", Path()), value))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Self
@@ -16,6 +17,11 @@ from gateway.control.words.model import HIDDEN, Model, setting
 from gateway.headers import HOP_BY_HOP, visible
 from gateway.snapshot import FieldEdits as FieldEditsSnapshot
 
+_VARIABLE: Final = re.compile(
+    r"\$(?:remote_(?:addr|port|user)|(?:http_|arg_|cookie_|request_|server_|ssl_|realip_|upstream_)[a-z_]+|host|scheme|uri|args"
+    r"|proxy_add_x_forwarded_for|binary_remote_addr)\b|%\[[a-z0-9_.,()-]+\]|%[A-Z_]{4,}(?:\([^)]*\))?%"
+)
+"""Variables of nginx, HAProxy and Envoy."""
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"})
 
 
@@ -118,6 +124,18 @@ def _check(found: Resolved[FieldEdits], facts: RouteFacts, positions: Positions,
                 yield positions.problem(loc, wrong[0], hint)
 
 
+def _notes(found: Resolved[FieldEdits], positions: Positions) -> Iterator[str]:
+    """Variables of other programs, which are sent as they stand."""
+    for kind in ("set", "add"):
+        for one in found.parts[kind].parts.values() if found.parts else ():
+            variable = _VARIABLE.search(one.value)
+            if variable is not None and one.origin is not None:
+                yield (
+                    f"{positions.at(one.origin)}: note: `{variable[0]}` is sent as it stands: facts of a request are written "
+                    "in braces, as `{client_ip}`; `X-Forwarded-For`, `-Host` and `-Proto` are set without being asked for"
+                )
+
+
 def field_line(name: str, value: str) -> bytes:
     """A field line without CRLF."""
     return f"{name}: {value}".encode()
@@ -164,6 +182,7 @@ def _block(name: str, slot: str, *, request: bool) -> Block[RouteFacts]:
         check=partial(_check, request=request),
         compile=partial(_compile, slot=slot),
         rows=partial(_rows, block=name),
+        notes=_notes,
         dump=_dump,
     )
 

@@ -21,7 +21,7 @@ def _protocol(text: str) -> str:
     if len(text) > 64 or _PROTOCOL.fullmatch(text) is None:
         raise invalid("a protocol is a name as clients send it in `Upgrade`, with its version if it has one: `SPDY/3.1`")
     name = text.lower()
-    if name != WEBSOCKET and difflib.SequenceMatcher(None, name, WEBSOCKET).ratio() >= _LIKENESS:
+    if name in ("ws", "wss") or (name != WEBSOCKET and difflib.SequenceMatcher(None, name, WEBSOCKET).ratio() >= _LIKENESS):
         raise invalid("not a protocol", f"did you mean `{WEBSOCKET}`?")
     if name == "h2c":
         raise invalid("HTTP/2 inside a tunnel would pass every policy by, so `h2c` is never upgraded to")
