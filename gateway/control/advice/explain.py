@@ -163,7 +163,13 @@ def _number_hint(text: str, name: str, loc: Loc) -> str:
     """What a number without a unit is, where its place tells."""
     if name == "body" and text == "0":
         return "write `body: off` for no limit, or `body: 0B` for no body"
-    if text.isdigit() and 20 <= int(text) < 1000 and (name in _BRIEF or loc == ("redis", "timeout")):
+    if (
+        len(text) <= 3
+        and text.isascii()
+        and text.isdigit()
+        and 20 <= int(text) < 1000
+        and (name in _BRIEF or loc == ("redis", "timeout"))
+    ):
         return f"did you mean `{text}ms`?"
     return ""
 

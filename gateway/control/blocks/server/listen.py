@@ -28,7 +28,7 @@ def _parse_redirect(value: Any) -> int | bool:
         return value
     if value in ("301", "302", "303", "307", "308"):
         raise invalid("a number is the port of HTTPS; the status is 308", "write `redirect_to_https: true`")
-    if isinstance(value, str) and value.isdigit() and 0 < int(value) < 65_536:
+    if isinstance(value, str) and len(value) <= 5 and value.isascii() and value.isdigit() and 0 < int(value) < 65_536:
         return int(value)
     raise invalid("expected `true`, `false` or the port of HTTPS, such as `443`")
 

@@ -78,7 +78,9 @@ def _parse_store(text: str) -> StoreUrl:
         service, _, path = path.partition("/")
         if _SERVICE.fullmatch(service) is None:
             raise invalid("behind the sentinels stands the name of the master: `redis+sentinel://host:26379/mymaster`")
-    if path and (not path.isdigit() or int(path) > 9999 or (kind == "cluster" and int(path))):
+    if path and (
+        not (path.isascii() and path.isdigit() and len(path) <= 4) or int(path) > 9999 or (kind == "cluster" and int(path))
+    ):
         raise invalid("a cluster has only database 0" if kind == "cluster" else "behind the address stands a database number")
     return StoreUrl(kind, tls, nodes, "", int(path or 0), service, unquote(username), unquote(password))
 
