@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
+import socket
 import ssl
 import sys
 
@@ -12,6 +14,7 @@ import pytest
 
 from gateway.proxy.downstream import handshakes
 from gateway.proxy.downstream.handshakes import unraisable
+from gateway.proxy.downstream.tls_server import ACCEPTED_AT_ONCE
 from tests.certificates import Certificates
 from tests.conftest import StartGateway
 from tests.support import GET, Client, Gateway, eventually
@@ -218,6 +221,22 @@ async def test_those_who_wait_are_bounded(gateway: StartGateway, certificates: C
     assert counted(running) == {"connection_limit_reached": 4}
     for client in clients:
         client.close()
+
+
+async def test_a_flood_comes_in_few_by_few(gateway: StartGateway, certificates: Certificates) -> None:
+    """Handshakes are most of what TLS costs: those of a flood must not be done in a row while all others wait."""
+    running = await secure(gateway, certificates)
+    silent = running.app.runtime.handshakes._silent
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(running.address))
+        seen = [0]
+        while seen[-1] < 40:
+            await asyncio.sleep(0)
+            seen.append(len(silent))
+
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= ACCEPTED_AT_ONCE
+    await eventually(lambda: not silent)
 
 
 async def test_a_shutdown_waits_for_nobody_who_is_silent(gateway: StartGateway, certificates: Certificates) -> None:

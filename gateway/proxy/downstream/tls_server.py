@@ -11,8 +11,9 @@ from typing import Final
 
 from gateway.proxy.downstream.handshakes import Handshakes
 
-ACCEPTED_AT_ONCE: Final = 64
-"""Connections that are taken in a row before others have their turn."""
+ACCEPTED_AT_ONCE: Final = 8
+"""Connections that are taken in a row before others have their turn. Their handshakes come due in a row, too, and each takes a
+millisecond of computing: all others wait so long."""
 NEXT_TRY: Final = 1.0
 """Seconds without accepting after the process may open no more files."""
 
