@@ -50,14 +50,8 @@ def test_who_is_busy_keeps_the_address_and_holds_nobody_up(tmp_path: Path, opene
     """A queue that is full makes a connection wait: the start said nothing then, and could not be stopped."""
     path = tmp_path / "in"
     taken(path, opened).listen(0)
-<<<<<<< HEAD
     first, second = (opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
     for client in (first, second):
-=======
-    full = False
-    for _ in range(2):  # a queue of 0 holds one
-        client = opened.enter_context(socket.socket(socket.AF_UNIX))
->>>>>>> attack
         client.setblocking(False)
     # A queue of 0 holds one.
     assert [client.connect_ex(str(path)) for client in (first, second)] == [0, errno.EAGAIN]
