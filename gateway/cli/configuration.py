@@ -38,6 +38,7 @@ def add_commands(add: Add) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from gateway.control.checks import notes as notes_of
+    from gateway.control.checks import secret_notes
     from gateway.control.load import load as load_file
     from gateway.control.reading.problems import ConfigError, render_github, render_json, render_text
 
@@ -48,7 +49,7 @@ def _check(options: argparse.Namespace) -> int:
     try:
         loaded = load_file(path)
         config = loaded.config
-        notes = notes_of(loaded.resolved, loaded.positions)
+        notes = notes_of(loaded.resolved, loaded.positions) + secret_notes(config, loaded.positions)
         summary = f"{path}: ok, {_count(len(config.routes), 'route')}, {_count(len(config.upstreams), 'upstream')}"
     except ConfigError as error:
         problems = error.problems

@@ -199,6 +199,20 @@ def _secrets(config: Config, positions: Positions) -> Iterator[Problem]:
             yield positions.problem(loc, message, f"an environment variable is written `{loc[-1]}: ${{NAME}}`")
 
 
+def secret_notes(config: Config, positions: Positions) -> list[str]:
+    """Where the token of the admin listener cannot be read by who asks; who runs the gateway may be somebody else."""
+    path = config.admin.token_file
+    if path is None:
+        return []
+    try:
+        why = (
+            "" if (config.admin.secret("token") or "").strip() else f"`{path}` is empty: nothing can be changed through `admin`"
+        )
+    except ValueError as error:
+        why = f"{error}: the gateway does not start without it"
+    return [f"{positions.at(('admin', 'token_file'))}: note: {why}"] if why else []
+
+
 def _names(config: Config, positions: Positions) -> Iterator[Problem]:
     for index, first in repeated(route.name for route in config.routes):
         place = positions.at(("routes", first, "name"))

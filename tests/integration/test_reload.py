@@ -273,6 +273,7 @@ async def test_the_admin_listener_reloads(
         assert running.app.plane.snapshot.routes[0].timeout.request == 15
         assert (await post(headers=bearer))[0] == 200
         assert running.app.plane.snapshot.routes[0].timeout.request == 1
+        assert (await post(headers=bearer))[1]["text"].startswith("no changes: the last ones were taken over at ")
         async with failing(caplog):
             rewrite(running, "version: 1\n")
             status, answer = await post(headers=bearer)

@@ -124,6 +124,21 @@ def test_a_mistake_in_the_file_does_not_lead_to_another_gateway(elsewhere: Path,
     )
 
 
+def test_a_token_that_is_not_there_is_noted(capsys: Captured, elsewhere: Path) -> None:
+    """`check` says what `run` would fall over, and what an empty file means; both are no mistake of the file."""
+    (elsewhere / "gateway.yaml").write_text(CONFIG + "admin: {token_file: admin.token}\n")
+    assert main(["check"]) == OK
+    assert "gateway.yaml:3: note: cannot read `admin.token`: No such file or directory: the gateway does not start" in (
+        capsys.readouterr().out
+    )
+    (elsewhere / "admin.token").write_text("\n")
+    assert main(["check"]) == OK
+    assert "note: `admin.token` is empty" in capsys.readouterr().out
+    (elsewhere / "admin.token").write_text("sesame\n")
+    assert main(["check"]) == OK
+    assert "note" not in capsys.readouterr().out
+
+
 def test_what_is_too_much_is_said_by_the_command(capsys: Captured) -> None:
     """An argument too many is named, with the help of the command that got it."""
     assert main(["check", "a.yaml", "b.yaml"]) == USAGE

@@ -58,11 +58,16 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     problems: tuple[Problem, ...] = ()
     dry_run: bool = False
+    last_change: str = ""
+    """Where nothing has changed: when something did last, and who asked for it; empty: not since the start."""
 
     @property
     def text(self) -> str:
         """What has changed, or what is wrong."""
-        return render(self.changes) if self.ok else render_text(self.problems)
+        if not self.ok:
+            return render_text(self.problems)
+        since = f": the last ones were taken over at {self.last_change}" if self.last_change else ""
+        return render(self.changes) + since
 
 
 class Reloader:
@@ -79,6 +84,7 @@ class Reloader:
         self._tasks: set[asyncio.Task[Outcome]] = set()
         self.last = Outcome(True, target.loaded.hash)
         """How the last one went; the start counts."""
+        self._last_change = ""
 
     # -- one reload --------------------------------------------------------------------------------------------------
 
@@ -88,6 +94,8 @@ class Reloader:
             outcome = await self._reload(cause, dry_run=dry_run)
             if not dry_run:
                 self.last = outcome
+                if outcome.changes:
+                    self._last_change = f"{time.strftime('%H:%M:%S')} ({cause})"
             return outcome
 
     async def _reload(self, cause: str, *, dry_run: bool) -> Outcome:
@@ -121,7 +129,7 @@ class Reloader:
         if not dry_run:
             self._metrics.succeeded(time.time())
             _log.info("configuration reloaded (%s): %s\n%s", cause, loaded.hash, render(changes))
-        return Outcome(True, loaded.hash, changes, dry_run=dry_run)
+        return Outcome(True, loaded.hash, changes, dry_run=dry_run, last_change="" if changes else self._last_change)
 
     async def _look_at(self, read: Sources, every: Sources) -> None:
         """`read` has just been tried; look at the files of `every` from now on."""
