@@ -17,7 +17,7 @@ from gateway.proxy.downstream.handshakes import unraisable
 from gateway.proxy.downstream.tls_server import ACCEPTED_AT_ONCE
 from tests.certificates import Certificates
 from tests.conftest import StartGateway
-from tests.support import GET, Client, Gateway, eventually
+from tests.support import GET, PATIENCE, Client, Gateway, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with the openssl command")
 
@@ -231,9 +231,10 @@ async def test_a_flood_comes_in_few_by_few(gateway: StartGateway, certificates: 
         for _ in range(40):
             stack.enter_context(socket.create_connection(running.address))
         seen = [0]
-        while seen[-1] < 40:
-            await asyncio.sleep(0)
-            seen.append(len(silent))
+        async with asyncio.timeout(PATIENCE):
+            while seen[-1] < 40:
+                await asyncio.sleep(0)
+                seen.append(len(silent))
 
     assert max(after - before for before, after in itertools.pairwise(seen)) <= ACCEPTED_AT_ONCE
     await eventually(lambda: not silent)

@@ -201,10 +201,11 @@ async def test_a_broken_file_changes_nothing(
 async def test_of_thousands_of_mistakes_the_log_holds_the_first(
     upstream: StartUpstream, gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file of another kind by mistake: the answer has all that is wrong, the log 200 and how many more there are."""
+    """A file that was made wrong: the answer has all that is wrong, the log 200 and how many more there are."""
     running = await gateway(proxy((await upstream(answers(OK))).url))
+    routes = "".join(f"  - {{name: r{number}, match: {{path: /{number}}}, respond: 99}}\n" for number in range(1000))
     async with failing(caplog) as errors:
-        outcome = await reloaded(running, "version: 1\n" + "".join(f"unknown{number}: 1\n" for number in range(1000)))
+        outcome = await reloaded(running, f"version: 1\nroutes:\n{routes}")
 
     assert len(outcome.problems) == 1000
     assert errors[0].count(": error: ") == 200
