@@ -16,7 +16,14 @@ from gateway.errors import Failure
 from gateway.metrics import GatewayMetrics
 from gateway.snapshot import Route, Snapshot
 
-_FORWARDING: Final = (Failure.DEADLINE, Failure.NO_ENDPOINT, Failure.REFUSED, Failure.TERMINATED, Failure.CONNECT_TIMEOUT)
+_FORWARDING: Final = (
+    Failure.DEADLINE,
+    Failure.ATTEMPT_TIMEOUT,
+    Failure.NO_ENDPOINT,
+    Failure.REFUSED,
+    Failure.TERMINATED,
+    Failure.CONNECT_TIMEOUT,
+)
 """What can befall any request that is forwarded. Each block knows what else there is because of it."""
 _NOWHERE: Final = (Failure.ROUTE_NOT_FOUND, Failure.METHOD_NOT_ALLOWED, Failure.MISDIRECTED, Failure.BAD_REQUEST)
 

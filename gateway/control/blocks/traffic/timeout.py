@@ -12,9 +12,7 @@ from gateway.control.words import units, values
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import Model, setting
 from gateway.control.words.units import format_duration
-from gateway.errors import Failure
 from gateway.policies.timeout import TimeoutSettings
-from gateway.snapshot import Route
 
 NAMES: Final = ("request", "attempt", "connect", "idle")
 
@@ -66,11 +64,4 @@ def _rows(found: Resolved[Timeout], facts: RouteFacts, asked: Asked) -> list[Row
     return [(f"timeout.{name}", format_duration(found[name].value), found[name].place(asked.positions)) for name in NAMES]
 
 
-def _foresee(route: Route) -> tuple[Failure, ...]:
-    shorter = route.upstream is not None and route.timeout.attempt < route.timeout.request
-    return (Failure.ATTEMPT_TIMEOUT,) if shorter else ()
-
-
-BLOCK: Final = Block[RouteFacts](
-    "timeout", Timeout(), forwards=True, check=_check, compile=slot("timeout", _made), rows=_rows, foresee=_foresee
-)
+BLOCK: Final = Block[RouteFacts]("timeout", Timeout(), forwards=True, check=_check, compile=slot("timeout", _made), rows=_rows)
