@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import Final
 
-from gateway.cli.common import ADMIN, INVALID, OK, UNREACHABLE, Add, Admin, add_admin, add_config, ask, fail, table, told
+from gateway.cli.common import ADMIN, INVALID, OK, UNREACHABLE, Add, Admin, add_admin, add_config, ask, fail, told
 from gateway.cli.configuration import diff_running
+from gateway.control.tools.columns import columns
 
 RELOAD_TIMEOUT: Final = 60.0
 """Seconds."""
@@ -91,9 +92,10 @@ def _upstreams(options: argparse.Namespace) -> int:
     status, text = ask(options, "GET", "/upstreams")
     if status != 200:
         return told(status, text)
-    found = [one for one in json.loads(text) if options.upstream in (None, one["name"])]
+    upstreams = json.loads(text)
+    found = [one for one in upstreams if options.upstream in (None, one["name"])]
     if not found and options.upstream is not None:
-        known = ", ".join(str(one["name"]) for one in json.loads(text)) or "none"
+        known = ", ".join(str(one["name"]) for one in upstreams) or "none"
         fail(options.name, f"there is no upstream `{options.upstream}`; there are {known}", INVALID)
     rows: list[tuple[str, ...]] = [
         ("UPSTREAM", "ENDPOINT", "STATE", "BREAKER", "IN FLIGHT", "REQUESTS", "FAILED", "LAST FAILURE", "WHY")
@@ -104,7 +106,7 @@ def _upstreams(options: argparse.Namespace) -> int:
             cells = (one["state"], one["circuit_breaker"], one["in_flight"], one["requests"], one["failed"])
             ago = f"{_cell(last['reason'])}, {_cell(last['ago'])} s ago" if last else "-"
             rows.append((str(upstream["name"]), _cell(one["url"]), *map(_cell, cells), ago, _cell(one["why"])))
-    print(table(rows))
+    print(columns(rows))
     return OK
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from gateway.cli.common import Add, add_admin, ask, fail, table, told
+from gateway.cli.common import Add, add_admin, ask, fail, told
+from gateway.control.tools.columns import columns
 
 
 def add_commands(add: Add) -> None:
@@ -62,4 +63,4 @@ def _table(text: str) -> str:
             why = f"held {forced['to']} until {forced['until']} by {forced['by']}: {forced['reason']}"
         rates = [f"{window['failure_rate']:.1%}", f"{window['slow_rate']:.1%}"]
         rows.append((one["upstream"], one["endpoint"], state, str(window["calls"]), *rates, one["probes_at"] or "-", why))
-    return table(rows)
+    return columns(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO, TypeAlias
@@ -144,9 +144,3 @@ def told(status: int, text: str) -> int:
     """Print an answer of the admin listener, or why there is none; the exit code."""
     print(text.rstrip("\n"), file=sys.stdout if status == 200 else sys.stderr)
     return OK if status == 200 else INVALID if status else UNREACHABLE
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """The rows, the first of which is the head, in columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from gateway.control.tools.columns import columns
+
 _HEAD: Final = ("ROUTE", "LIMIT", "RULE", "DENIED", "KEY", "VALUE", "DIGEST")
 HIDDEN: Final = "…"
 """Stands for a part of a key that nobody but the client knows."""
@@ -18,8 +20,7 @@ def top_table(text: str) -> str:
     if not rows:
         return "no key has been denied" if limits else "there are no rate limits"
     rows.insert(0, _HEAD)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return columns(rows)
 
 
 def limited_routes(text: str) -> list[str]:

@@ -7,6 +7,7 @@ own timeout and what is left; an attempt that would start after the deadline is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 MAX_BUDGET_FIELD_MS = 86_400_000
 """A day: longer client budgets cannot shorten any budget the schema allows."""
@@ -38,6 +39,10 @@ def budget(settings: TimeoutSettings, client_budget: float | None) -> float:
     if client_budget is not None and client_budget < settings.request:
         return client_budget
     return settings.request
+
+
+BLAMED_FROM: Final = 0.5
+"""The share of its own limit that an upstream must have had when the deadline of the request comes, to be to blame for it."""
 
 
 def attempt_ends(settings: TimeoutSettings, now: float, deadline_at: float) -> float:

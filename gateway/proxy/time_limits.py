@@ -20,7 +20,7 @@ from typing import Final
 
 from gateway.errors import Failed, Failure
 from gateway.policies import NEVER
-from gateway.policies.timeout import attempt_ends
+from gateway.policies.timeout import BLAMED_FROM, attempt_ends
 from gateway.proxy.exchange import Exchange
 from gateway.snapshot import Route
 
@@ -38,8 +38,8 @@ UPLOAD_GRACE: Final = 5.0
 def attempt_began(x: Exchange, route: Route, now: float) -> None:
     """The whole request is with the upstream: from now on its time counts."""
     due = attempt_ends(route.timeout, now, x.deadline)
-    # A deadline that leaves the upstream less than half of its time says nothing about the upstream.
-    short = due >= x.deadline and due - now < route.timeout.attempt / 2
+    # A deadline that leaves the upstream too little of its time says nothing about the upstream.
+    short = due >= x.deadline and due - now < BLAMED_FROM * route.timeout.attempt
     x.expect_by(due, _DEADLINE if short else _ATTEMPT_TIMEOUT, now)
 
 

@@ -14,7 +14,6 @@ ANY: Final = "*"
 """Stands for every name and every number in a place."""
 _DEEPEST: Final = 8
 _LONGEST: Final = 60
-_INHERITING: Final = ("routes", "defaults")
 _SECRET: Final = re.compile(r"(?i)password|secret|token|credential|://[^/]*@")
 
 

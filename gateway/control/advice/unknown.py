@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from gateway.control.json_schema import known_fields
 from gateway.control.reading.characters import odd_character, plain_text
 from gateway.control.reading.nodes import Loc, Mapping, Node, Positions, Scalar
 from gateway.control.schema import Match
+from gateway.control.words.values import closest
 
 _SURE, _LIKELY = 0.8, 0.6
 """How alike two words are that are taken for one: before all else, and where nothing else is known of it."""
@@ -149,11 +149,8 @@ def _misspelled(name: str, message: str, known: list[str]) -> Unknown | None:
 
 
 def _close(name: str, message: str, known: list[str], cutoff: float) -> Unknown | None:
-    close = difflib.get_close_matches(name[:64].lower(), [word.lower() for word in known], n=1, cutoff=cutoff)
-    if not close:
-        return None
-    meant = next(word for word in known if word.lower() == close[0])
-    return Unknown(message, f"did you mean `{meant}`?", meant=meant)
+    meant = closest(name, known, cutoff)
+    return Unknown(message, f"did you mean `{meant}`?", meant=meant) if meant else None
 
 
 def _foreign(scope: str, name: str, message: str, known: list[str]) -> Unknown | None:

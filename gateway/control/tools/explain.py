@@ -16,11 +16,14 @@ from gateway.control.matches import route_matches
 from gateway.control.reading.nodes import Loc
 from gateway.control.resolved import ResolvedRoute
 from gateway.control.schema import Route
+from gateway.control.tools.columns import columns
 from gateway.control.tools.trial import Trial, field_of, try_out
 from gateway.control.tools.who import asking, forwarded
+from gateway.control.words.facts import PATH
 from gateway.control.words.host_names import with_name
 from gateway.errors import Failed
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.steps.field_edits import fact
 from gateway.proxy.steps.match import ACME
 from gateway.proxy.steps.own_answer import location
 from gateway.router import (
@@ -33,7 +36,7 @@ from gateway.router import (
     Unmatched,
     rank,
 )
-from gateway.snapshot import Redirect
+from gateway.snapshot import Fact, Redirect
 
 T = TypeVar("T")
 
@@ -101,12 +104,9 @@ def _routes(
 
 
 def _facts(trial: Trial) -> dict[str, bytes]:
-    x = trial.x
-    facts = {"host": x.host, "scheme": x.scheme(), "method": x.head.method}
-    if trial.from_known:
-        address = x.client.peer if x.client_ip is None else x.client_ip
-        facts["client_ip"] = str(address or "unknown").encode("ascii")
-    return facts | {f"path.{name}": value for name, value in x.parameters}
+    kinds = [Fact.HOST, Fact.SCHEME, Fact.METHOD, *([Fact.CLIENT_IP] if trial.from_known else [])]
+    facts = {kind.value: fact(kind, "", trial.x) for kind in kinds}
+    return facts | {PATH + name: fact(Fact.PATH, name, trial.x) for name, _ in trial.x.parameters}
 
 
 def _refused(found: Any, failed: Failed | None) -> str:
@@ -262,5 +262,4 @@ def route_table(loaded: Loaded) -> str:
         path = match.path + (f" +{conditions}" if conditions else "")
         host, place = with_name(match.host) or "*", _place(loaded, ("routes", index, "name"))
         rows.append((route.name, methods, host, path, _action(route), place))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return columns(rows)

@@ -37,13 +37,17 @@ def invalid(message: str, hint: str = "") -> PydanticCustomError:
     return PydanticCustomError("invalid", "{message}", {"message": message, "hint": hint})
 
 
+def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word that is most like this one, whatever the case; empty when none is alike by `cutoff` (0 to 1)."""
+    listed = list(known)
+    close = difflib.get_close_matches(word[:64].lower(), [name.lower() for name in listed], n=1, cutoff=cutoff)
+    return next(name for name in listed if name.lower() == close[0]) if close else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean …?` for the closest known word, or nothing."""
-    listed = list(known)
-    close = difflib.get_close_matches(word[:64].lower(), [name.lower() for name in listed], n=1, cutoff=0.6)
-    if not close:
-        return ""
-    return f"did you mean `{next(name for name in listed if name.lower() == close[0])}`?"
+    meant = closest(word, known)
+    return f"did you mean `{meant}`?" if meant else ""
 
 
 def repeated(words: Iterable[Any]) -> Iterator[tuple[int, int]]:

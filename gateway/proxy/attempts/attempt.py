@@ -7,6 +7,7 @@ from time import monotonic
 from gateway.errors import Failure
 from gateway.policies import NEVER
 from gateway.policies.retry import IDEMPOTENT
+from gateway.policies.timeout import BLAMED_FROM
 from gateway.proxy import time_limits
 from gateway.proxy.exchange import Attempt, Exchange, suspend
 from gateway.proxy.steps.request_fields import host_for, request_lines
@@ -49,7 +50,7 @@ async def _new_connection(x: Exchange, route: Route, pool: EndpointPool) -> Upst
     now = monotonic()
     due = now + route.timeout.connect
     if x.deadline < due:
-        short = x.deadline - now < route.timeout.connect / 2
+        short = x.deadline - now < BLAMED_FROM * route.timeout.connect
         x.expect_by(x.deadline, Failure.DEADLINE if short else Failure.CONNECT_TIMEOUT, now)
     else:
         x.expect_by(due, Failure.CONNECT_TIMEOUT, now)

@@ -22,6 +22,7 @@ from typing import Final
 
 from gateway.errors import Failure
 from gateway.policies import NEVER, status_meant
+from gateway.policies.timeout import BLAMED_FROM
 from gateway.proxy.exchange import Attempt
 from gateway.proxy.upstream import health
 
@@ -102,5 +103,5 @@ def _waited(attempt: Attempt, now: float) -> float:
 
 def _is_its_fault(attempt: Attempt, failure: Failure, waited: float) -> bool:
     if failure is _DEADLINE:
-        return waited >= attempt.route.timeout.attempt / 2
+        return waited >= BLAMED_FROM * attempt.route.timeout.attempt
     return failure.source == "upstream"

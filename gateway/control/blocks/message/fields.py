@@ -14,7 +14,7 @@ from gateway.control.words import values
 from gateway.control.words.facts import facts_in, parts_of, wrong_fact
 from gateway.control.words.inherit import Policy, Resolved
 from gateway.control.words.model import HIDDEN, Model, setting
-from gateway.headers import HOP_BY_HOP, visible
+from gateway.headers import HOP_BY_HOP
 from gateway.snapshot import FieldEdits as FieldEditsSnapshot
 
 _VARIABLE: Final = re.compile(
@@ -163,7 +163,7 @@ def _rows(found: Resolved[FieldEdits], facts: RouteFacts, asked: Asked, *, block
 
 def _told(value: str, facts: RouteFacts, asked: Asked) -> list[str]:
     """The facts of the request in a value, in words."""
-    known = {"route": facts.name.encode("ascii"), **{word: visible(value) for word, value in asked.request.facts.items()}}
+    known = {"route": facts.name.encode("ascii"), **asked.request.facts}
     told = [f"{{{word}}} = {known[word].decode('ascii')}" if word in known else f"{{{word}}}" for word in facts_in(value)]
     return [", ".join(told)] if told else []
 
