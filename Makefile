@@ -35,7 +35,7 @@ else
 endif
 
 check: lint
-	$(PYTEST) -q -n $(JOBS) tests/unit tests/test_architecture.py
+	$(PYTEST) -q -n $(JOBS) --dist loadscope -m "not slow" tests/unit tests/test_architecture.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check --quiet $(CHECKED)

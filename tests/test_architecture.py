@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture_page import PAGE, page
+from tests.docs.architecture_page import PAGE, page
 
 ROOT = Path(__file__).resolve().parent.parent
 GATEWAY = ROOT / "gateway"
@@ -39,9 +39,15 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@cache
+def nodes(module: ast.Module) -> list[ast.AST]:
+    """All that is in it: each rule asks for that."""
+    return list(ast.walk(module))
+
+
 def imported(module: ast.Module) -> Iterator[str]:
     """Every dotted name that an import statement of the module mentions."""
-    for node in ast.walk(module):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -50,7 +56,7 @@ def imported(module: ast.Module) -> Iterator[str]:
 
 def functions_that_test(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """The test functions of a module, those in classes too."""
-    for node in ast.walk(module):
+    for node in nodes(module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_"):
             yield node
 
@@ -129,7 +135,7 @@ def is_a_duration(node: ast.AST) -> bool:
 
 def upper_bounds(module: ast.Module) -> Iterator[str]:
     """Comparisons that say that something took less than a number of seconds that stands there."""
-    for node in ast.walk(module):
+    for node in nodes(module):
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             for left, operator, right in zip(sides, node.ops, sides[1:], strict=False):
@@ -169,7 +175,7 @@ def test_no_test_sleeps(path: Path) -> None:
     """A sleep hopes: what a test waits for is a state or an event. Slowness that is meant is `time_passes` of support.py."""
     sleeps = [
         f"{node.lineno}: {ast.unparse(node)}"
-        for node in ast.walk(tree(path))
+        for node in nodes(tree(path))
         if isinstance(node, ast.Call) and called(node) == "sleep" and ast.unparse(node.args[0]) != "0"
     ]
 
@@ -198,7 +204,7 @@ def test_no_file_uses_the_undocumented_parsers(path: Path) -> None:
 
 def patterns(module: ast.Module) -> Iterator[str]:
     """The parts of every regular expression, each class of characters written as a dot."""
-    for call in ast.walk(module):
+    for call in nodes(module):
         if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("re."):
             for node in ast.walk(call):
                 if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
@@ -220,7 +226,7 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 def needed(module: str) -> set[str]:
     """The modules that the imports name, those for types only too. A name that a package passes on belongs to the package."""
     found: set[str] = set()
-    for node in ast.walk(tree(MODULES[module])):
+    for node in nodes(tree(MODULES[module])):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -287,7 +293,7 @@ STEPS = sorted(path for part in ("steps", "attempts", "access_log") for path in 
 @pytest.mark.parametrize("path", STEPS, ids=name)
 def test_no_step_writes_on_a_transport(path: Path) -> None:
     """Steps answer through `Client` and ask through an upstream connection; bytes on a socket are below them."""
-    assert [node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr == "transport"] == []
+    assert [node.attr for node in nodes(tree(path)) if isinstance(node, ast.Attribute) and node.attr == "transport"] == []
 
 
 def test_the_tables_of_the_architecture_page_are_as_the_code_is() -> None:
@@ -299,6 +305,6 @@ def test_the_tables_of_the_architecture_page_are_as_the_code_is() -> None:
 def test_no_docstring_sends_the_reader_elsewhere(path: Path) -> None:
     """A docstring says what it is about. What overrides a documented method needs none."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+    texts = [ast.get_docstring(node) or "" for node in nodes(tree(path)) if isinstance(node, kinds)]
 
     assert [text for text in texts if text.startswith(("See ", "The same "))] == []

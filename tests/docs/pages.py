@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gateway.control.json_schema import rendered_schema
-from tests import architecture_page
-from tests.docs import commands_page, configuration_page, man_page, metrics_page, picture
+from tests.docs import architecture_page, commands_page, configuration_page, man_page, metrics_page, picture
 
 if __name__ == "__main__":
     docs = configuration_page.PAGE.parent

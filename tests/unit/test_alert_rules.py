@@ -35,6 +35,7 @@ def test_promtool_takes_the_configuration_and_the_rules() -> None:
     promtool("check", "rules", *RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.stem))
 def test_every_alert_fires_when_it_should_and_only_then(path: Any) -> None:
     """The unit tests of the rules, with their real windows."""

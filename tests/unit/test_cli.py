@@ -197,6 +197,7 @@ def test_a_health_check_starts_fast() -> None:
     assert not loaded & {"pydantic", "yaml", "aiohttp", "asyncio", "prometheus_client"}
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback() -> None:
     """`gateway schema | head -1` ends quietly."""
     code = (

@@ -77,6 +77,7 @@ def test_blocks_are_of_languages_that_are_tried() -> None:
     assert [page.name for page in PAGES if re.search(r"^[ >]+```", page.read_text(encoding="utf-8"), re.MULTILINE)] == []
 
 
+@pytest.mark.slow
 def test_the_site_builds(tmp_path: Path) -> None:
     """Every link and every anchor of the documentation leads somewhere, and every page is in the navigation."""
     if importlib.util.find_spec("mkdocs") is None:

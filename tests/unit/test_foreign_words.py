@@ -164,6 +164,7 @@ def test_every_maximum_has_its_reason() -> None:
     assert sorted({".".join(place) for place in places if not reason_for(place)}) == []
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_read_for_a_right_file() -> None:
     """A configuration that is right loads neither the tables nor the code around them."""
     code = (

@@ -396,6 +396,7 @@ def aiohttp_reads(data: bytes) -> Any:
         loop.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(heads())
 @example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

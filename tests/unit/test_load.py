@@ -606,6 +606,7 @@ def outcome_of(path: Path) -> Loaded | ConfigError:
         return error
 
 
+@pytest.mark.slow
 @given(documents)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 def test_any_document_is_a_configuration_or_an_error(tmp_path: Path, document: object) -> None:

@@ -126,6 +126,7 @@ def test_no_line_ends_the_reading(line: bytes) -> None:
     assert list(shown([line], Filter(failed=True), colour=False)) == []
 
 
+@pytest.mark.slow
 def test_the_command_reads_files_and_standard_input(tmp_path: Path) -> None:
     """`gateway logs FILE` and `… | gateway logs`; wrong usage and missing files have their exit codes."""
     path = tmp_path / "access.log"

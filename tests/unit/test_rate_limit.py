@@ -211,6 +211,7 @@ def test_no_window_takes_more_than_the_documented_bound(limited: Limited, steps:
 # -- what clients get ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3 * LARGEST_EXACT), st.integers(0, MICROSECONDS), st.lists(st.integers(5_000, 50_000), min_size=1))
 def test_who_always_asks_gets_the_limit(limit: int, begin: int, pauses: list[int]) -> None:
     """However unevenly it asks: over 20 windows at least 90 % of the limit, and of a small one at most 100 % in any window."""
